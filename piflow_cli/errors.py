@@ -1,0 +1,37 @@
+"""The errors a user can meet. Each message says what was wrong, the value, what is allowed and what to do next."""
+
+
+class PiflowError(Exception):
+    """A known error: the command line prints its message in one block and exits with 1."""
+
+
+class PresetError(PiflowError):
+    """A preset does not exist, does not parse, or has a key or a value that is not allowed."""
+
+
+class ModelError(PiflowError):
+    """A teacher or student cannot be loaded: missing, of another family, truncated, of wrong shapes, or unsafe."""
+
+
+class PolicyError(PiflowError):
+    """A policy was asked for something outside what it was trained for, such as another segment size."""
+
+
+class DeviceError(PiflowError):
+    """The device asked for is not available."""
+
+
+class StorageError(PiflowError):
+    """An output folder cannot be written, is too small, or holds another run."""
+
+
+class DataError(PiflowError):
+    """Training data, prompts, labels or reference statistics cannot be used."""
+
+
+class MissingExtraError(PiflowError):
+    """A feature needs an optional package that is not installed."""
+
+
+class TrainingError(PiflowError):
+    """Training cannot go on, for example after too many non-finite steps in a row."""
