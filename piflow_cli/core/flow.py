@@ -1,0 +1,50 @@
+"""Flow-matching conventions (Lipman et al., arXiv 2210.02747): x_t = (1 - sigma) x_0 + sigma noise, u = noise - x_0.
+
+Shapes: B batch, C latent channels, S spatial dims (H, W or T, H, W), K components or grid points.
+"""
+
+import torch
+from torch import Tensor
+
+SIGMA_EPS = 1e-6
+"""Default floor of sigma where something is divided by it."""
+
+
+def match_dims(value: Tensor, like: Tensor) -> Tensor:
+    """Return `value` of shape (B,) viewed as (B, 1, ..., 1) with the number of dimensions of `like`."""
+    return value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
+
+
+def diffuse(x_0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """Return x_t = (1 - sigma) x_0 + sigma noise.
+
+    Args:
+        x_0: clean latents, (B, C, *S).
+        noise: standard normal, (B, C, *S).
+        sigma: noise level in [0, 1], (B,).
+    """
+    sigma = match_dims(sigma, x_0)
+    return (1 - sigma) * x_0 + sigma * noise
+
+
+def velocity_to_x0(x_t: Tensor, u: Tensor, sigma: Tensor) -> Tensor:
+    """Return x_0 = x_t - sigma u for x_t, u (B, C, *S) and sigma (B,)."""
+    return x_t - match_dims(sigma, x_t) * u
+
+
+def x0_to_velocity(x_t: Tensor, x_0: Tensor, sigma: Tensor, *, eps: float = SIGMA_EPS) -> Tensor:
+    """Return u = (x_t - x_0) / max(sigma, eps) for x_t, x_0 (B, C, *S) and sigma (B,)."""
+    return (x_t - x_0) / match_dims(sigma, x_t).clamp(min=eps)
+
+
+def euler_step(x: Tensor, u: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+    """Return x + u (sigma_next - sigma), one Euler step along sigma; x, u (B, C, *S), sigmas (B,)."""
+    return x + u * match_dims(sigma_next - sigma, x)
+
+
+def randn_like_seeded(shape: tuple[int, ...], generator: torch.Generator, device: torch.device | str) -> Tensor:
+    """Return float32 standard normal noise drawn on the generator's own device, moved to `device`.
+
+    Drawing on the generator's device makes a seed give the same noise whatever the network runs on.
+    """
+    return torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32).to(device)

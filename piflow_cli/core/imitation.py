@@ -1,0 +1,198 @@
+"""Policy imitation distillation, pi-ID (pi-Flow, section 4 and algorithms 1-3): the loss of one segment.
+
+A rollout of the detached policy visits states of the student's own making; at each the teacher is asked for its
+velocity, and the live policy is pulled towards it with a plain L2 loss.
+
+Shapes: B batch, M intermediates, C latent channels, S spatial dims.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from piflow_cli.core.flow import euler_step, match_dims
+from piflow_cli.core.interfaces import Policy
+from piflow_cli.core.rollout import mean_velocity
+from piflow_cli.core.schedule import Shift
+
+TeacherVelocity = Callable[[Tensor, Tensor], Tensor]
+"""(x (B, C, *S), sigma (B,)) -> guided teacher velocity (B, C, *S), without gradient."""
+
+
+@dataclass(frozen=True)
+class ImitationSettings:
+    """What one imitation step does.
+
+    Args:
+        shift: the map from raw time to sigma.
+        num_intermediates: M, states a segment at which the teacher is asked.
+        window_substeps: length of the micro window in substeps; 0 matches instantaneous velocities.
+        total_substeps: substeps of a rollout over [0, 1].
+        loss_scale: factor of the loss.
+    """
+
+    shift: Shift
+    num_intermediates: int = 2
+    window_substeps: int = 0
+    total_substeps: int = 128
+    loss_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Where the student's and the teacher's parts of a segment lie, as distances in raw time from its source.
+
+    The segment less the window is shared out: the student's gaps fill 1 - teacher_ratio of it, the teacher's the rest.
+
+    Args:
+        visits: distance of each visited state, (B, M).
+        teacher_ends: distance of the end of the teacher's step that starts there, (B, M).
+        window: length of the micro window, (B,).
+    """
+
+    visits: Tensor
+    teacher_ends: Tensor
+    window: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        segment: Tensor,
+        student_draws: Tensor,
+        teacher_draws: Tensor,
+        *,
+        teacher_ratio: float,
+        window_substeps: int,
+        total_substeps: int,
+    ) -> "Partition":
+        """Partition segments of length (B,) by uniform draws in [0, 1), (B, M) of the student, (B, M - 1) of the teacher."""
+        substep = segment / torch.round(segment * total_substeps).clamp(min=1)
+        window = torch.minimum(window_substeps * substep, segment)  # (B,)
+        room = (segment - window)[:, None]  # (B, 1)
+        student = student_draws.sort(dim=1).values * (1 - teacher_ratio) * room  # (B, M)
+        inner = teacher_draws.sort(dim=1).values * teacher_ratio * room  # (B, M - 1)
+        teacher = torch.cat([torch.zeros_like(room), inner, teacher_ratio * room], dim=1)  # (B, M + 1)
+        return cls(visits=student + teacher[:, :-1], teacher_ends=student + teacher[:, 1:], window=window)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One visited state: x_t (B, C, *S) at tau (B,), the end of its averaging window, and the teacher's velocity there."""
+
+    x_t: Tensor
+    tau: Tensor
+    tau_window_end: Tensor
+    u_teacher: Tensor
+
+
+@torch.no_grad()
+def visit_states(
+    policy: Policy,
+    teacher: TeacherVelocity,
+    x_src: Tensor,
+    tau_src: Tensor,
+    partition: Partition,
+    *,
+    shift: Shift,
+    total_substeps: int,
+) -> list[Visit]:
+    """Walk a segment with the detached policy, ask the teacher at M states, and let it take its own Euler steps.
+
+    Args:
+        policy: detached policy of the segment's source, with its dropout.
+        teacher: the teacher's velocity.
+        x_src: the source, (B, C, *S), at raw time tau_src (B,).
+        partition: where to stop.
+        shift, total_substeps: of the rollout.
+    """
+    x, tau = x_src, tau_src
+    visits = []
+    for i in range(partition.visits.shape[1]):
+        tau_a = (tau_src - partition.visits[:, i]).clamp(min=0)
+        tau_b = (tau_src - partition.teacher_ends[:, i]).clamp(min=0)
+        at_start = match_dims(tau_a >= tau, x)
+        x = torch.where(at_start, x, policy.rollout(x, tau, tau_a, shift=shift, total_substeps=total_substeps))
+        sigma_a = shift.sigma(tau_a)
+        u_teacher = teacher(x, sigma_a)
+        end = (tau_b - partition.window).clamp(min=0)
+        visits.append(Visit(x_t=x, tau=tau_a, tau_window_end=end, u_teacher=u_teacher))
+        x, tau = euler_step(x, u_teacher, sigma_a, shift.sigma(tau_b)), tau_b
+    return visits
+
+
+def imitation_loss(policy: Policy, visits: list[Visit], *, settings: ImitationSettings) -> tuple[Tensor, list[Tensor]]:
+    """Return 0.5 scale mean((u_teacher - u_policy)^2) over the visited states, and the policy's velocities there.
+
+    Args:
+        policy: the live policy; gradients reach its parameters only.
+        visits: the states of `visit_states`.
+        settings: loss scale and substeps.
+
+    Source: pi-Flow, equation 6 with the micro window of section 4.
+    """
+    u_policy = [
+        mean_velocity(
+            policy,
+            visit.x_t,
+            visit.tau,
+            visit.tau_window_end,
+            shift=settings.shift,
+            total_substeps=settings.total_substeps,
+        )
+        for visit in visits
+    ]
+    error = torch.stack([(visit.u_teacher - u).square().mean() for visit, u in zip(visits, u_policy, strict=True)])
+    return settings.loss_scale * 0.5 * error.mean(), u_policy
+
+
+def imitate_segment(
+    policy: Policy,
+    teacher: TeacherVelocity,
+    x_src: Tensor,
+    tau_src: Tensor,
+    segment: Tensor,
+    *,
+    settings: ImitationSettings,
+    teacher_ratio: float = 0.0,
+    dropout: float = 0.0,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return the imitation loss of one segment, a scalar with gradient to the policy's network.
+
+    Args:
+        policy: the live policy of the source.
+        teacher: the teacher's velocity.
+        x_src: the source, (B, C, *S), at raw time tau_src (B,).
+        segment: length of the segment in raw time, (B,).
+        settings: what the step does.
+        teacher_ratio: share of the segment that the teacher walks, in [0, 1] (trajectory mixing).
+        dropout: strength of the noise on the detached policy.
+        generator: source of all draws.
+    """
+    batch, device = x_src.shape[0], x_src.device
+
+    def draw(count: int) -> Tensor:
+        return torch.rand((batch, count), generator=generator, device=generator.device).to(device)
+
+    student_draws, teacher_draws = draw(settings.num_intermediates), draw(settings.num_intermediates - 1)
+    partition = Partition.of(
+        segment,
+        student_draws,
+        teacher_draws,
+        teacher_ratio=teacher_ratio,
+        window_substeps=settings.window_substeps,
+        total_substeps=settings.total_substeps,
+    )
+    detached = policy.detach().perturb(dropout, generator=generator)
+    visits = visit_states(
+        detached,
+        teacher,
+        x_src,
+        tau_src,
+        partition,
+        shift=settings.shift,
+        total_substeps=settings.total_substeps,
+    )
+    return imitation_loss(policy, visits, settings=settings)[0]
