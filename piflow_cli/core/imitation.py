@@ -1,4 +1,4 @@
-"""Policy imitation distillation, pi-ID (pi-Flow, section 4 and algorithms 1-3): the loss of one segment.
+"""Policy imitation distillation, pi-ID (pi-Flow, section 4 and algorithms 1-3): the loss of a segment, and of a walk.
 
 A rollout of the detached policy visits states of the student's own making; at each the teacher is asked for its
 velocity, and the live policy is pulled towards it with a plain L2 loss.
@@ -6,8 +6,9 @@ velocity, and the live policy is pulled towards it with a plain L2 loss.
 Shapes: B batch, M intermediates, C latent channels, S spatial dims.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -15,10 +16,13 @@ from torch import Tensor
 from piflow_cli.core.flow import euler_step, match_dims
 from piflow_cli.core.interfaces import Policy
 from piflow_cli.core.rollout import mean_velocity
-from piflow_cli.core.schedule import Shift
+from piflow_cli.core.schedule import Segments, Shift
 
 TeacherVelocity = Callable[[Tensor, Tensor], Tensor]
 """(x (B, C, *S), sigma (B,)) -> guided teacher velocity (B, C, *S), without gradient."""
+
+MakePolicy = Callable[[Tensor, Tensor], Policy]
+"""(x_src (B, C, *S), sigma_src (B,)) -> the live policy of one network evaluation there."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Partition:
         window_substeps: int,
         total_substeps: int,
     ) -> "Partition":
-        """Partition segments of length (B,) by uniform draws in [0, 1), (B, M) of the student, (B, M - 1) of the teacher."""
+        """Partition segments of length (B,) by draws in [0, 1): the student's (B, M), the teacher's (B, M - 1)."""
         substep = segment / torch.round(segment * total_substeps).clamp(min=1)
         window = torch.minimum(window_substeps * substep, segment)  # (B,)
         room = (segment - window)[:, None]  # (B, 1)
@@ -79,12 +83,25 @@ class Partition:
 
 @dataclass(frozen=True)
 class Visit:
-    """One visited state: x_t (B, C, *S) at tau (B,), the end of its averaging window, and the teacher's velocity there."""
+    """One visited state and what the teacher says there.
+
+    Args:
+        x_t: the state, (B, C, *S).
+        tau: its raw time, (B,).
+        tau_teacher_end: where the teacher's own step from here ends, (B,).
+        tau_window_end: where the policy's velocity stops being averaged, (B,).
+        u_teacher: the teacher's velocity at x_t, (B, C, *S).
+    """
 
     x_t: Tensor
     tau: Tensor
+    tau_teacher_end: Tensor
     tau_window_end: Tensor
     u_teacher: Tensor
+
+    def after_teacher(self, shift: Shift) -> Tensor:
+        """The state at tau_teacher_end by one Euler step of the teacher, (B, C, *S)."""
+        return euler_step(self.x_t, self.u_teacher, shift.sigma(self.tau), shift.sigma(self.tau_teacher_end))
 
 
 @torch.no_grad()
@@ -115,11 +132,28 @@ def visit_states(
         at_start = match_dims(tau_a >= tau, x)
         x = torch.where(at_start, x, policy.rollout(x, tau, tau_a, shift=shift, total_substeps=total_substeps))
         sigma_a = shift.sigma(tau_a)
-        u_teacher = teacher(x, sigma_a)
         end = (tau_b - partition.window).clamp(min=0)
-        visits.append(Visit(x_t=x, tau=tau_a, tau_window_end=end, u_teacher=u_teacher))
-        x, tau = euler_step(x, u_teacher, sigma_a, shift.sigma(tau_b)), tau_b
+        visit = Visit(x_t=x, tau=tau_a, tau_teacher_end=tau_b, tau_window_end=end, u_teacher=teacher(x, sigma_a))
+        visits.append(visit)
+        x, tau = visit.after_teacher(shift), tau_b
     return visits
+
+
+@torch.no_grad()
+def finish_segment(
+    policy: Policy, visits: list[Visit], tau_dst: Tensor, *, shift: Shift, total_substeps: int
+) -> Tensor:
+    """Return the state at the segment's end, (B, C, *S): the walk of `visit_states` goes on with the detached policy.
+
+    Args:
+        policy: the detached policy of the walk.
+        visits: its visited states, at least one.
+        tau_dst: raw time of the end, (B,).
+        shift, total_substeps: of the rollout.
+    """
+    last = visits[-1]
+    x = last.after_teacher(shift)
+    return policy.rollout(x, last.tau_teacher_end, tau_dst, shift=shift, total_substeps=total_substeps)
 
 
 def imitation_loss(policy: Policy, visits: list[Visit], *, settings: ImitationSettings) -> tuple[Tensor, list[Tensor]]:
@@ -169,15 +203,70 @@ def imitate_segment(
         settings: what the step does.
         teacher_ratio: share of the segment that the teacher walks, in [0, 1] (trajectory mixing).
         dropout: strength of the noise on the detached policy.
-        generator: source of all draws.
+        generator: source of all draws: the student's times, the teacher's, then the policy's noise.
     """
-    batch, device = x_src.shape[0], x_src.device
+    partition = _draw_partition(segment, settings=settings, teacher_ratio=teacher_ratio, generator=generator)
+    detached = policy.detach().perturb(dropout, generator=generator)
+    visits = visit_states(
+        detached, teacher, x_src, tau_src, partition, shift=settings.shift, total_substeps=settings.total_substeps
+    )
+    return imitation_loss(policy, visits, settings=settings)[0]
+
+
+def data_free_losses(
+    make_policy: MakePolicy,
+    teacher: TeacherVelocity,
+    noise: Tensor,
+    *,
+    segments: Segments,
+    settings: ImitationSettings,
+    teacher_ratio: float = 0.0,
+    dropout: float = 0.0,
+    generator: torch.Generator,
+) -> Iterator[Tensor]:
+    """Yield one loss a segment, walking all of them from noise: no data is needed.
+
+    The next source is where the detached policy's walk ends, so segments share no graph. Their losses, each weighted by
+    its segment's length, add up to the loss of the walk: call backward on each as it comes, and memory is that of one.
+
+    Args:
+        make_policy: one evaluation of the student, (x_src (B, C, *S), sigma_src (B,)) -> live policy.
+        teacher: the teacher's velocity.
+        noise: standard normal, (B, C, *S): the state at raw time 1.
+        segments: the NFE segments.
+        settings, teacher_ratio, dropout, generator: as `imitate_segment`.
+
+    Source: pi-Flow, section 4 (data-free training); weights and ends of segments as in the public implementation.
+    """
+    shift, total_substeps = settings.shift, settings.total_substeps
+    x_src = noise
+    for tau_from, tau_to in pairwise(segments.boundaries()):
+        tau_src, tau_dst = (noise.new_full(noise.shape[:1], tau) for tau in (tau_from, tau_to))
+        partition = _draw_partition(
+            tau_src - tau_dst, settings=settings, teacher_ratio=teacher_ratio, generator=generator
+        )
+        policy = make_policy(x_src, shift.sigma(tau_src))
+        detached = policy.detach().perturb(dropout, generator=generator)
+        visits = visit_states(detached, teacher, x_src, tau_src, partition, shift=shift, total_substeps=total_substeps)
+        if tau_to > 0:
+            x_src = finish_segment(detached, visits, tau_dst, shift=shift, total_substeps=total_substeps)
+        loss = imitation_loss(policy, visits, settings=settings)[0] * (tau_from - tau_to)
+        del policy, detached, visits  # nothing of this segment outlives its backward
+        yield loss
+        del loss
+
+
+def _draw_partition(
+    segment: Tensor, *, settings: ImitationSettings, teacher_ratio: float, generator: torch.Generator
+) -> Partition:
+    """A random partition of segments of length (B,); the student's times are drawn first."""
 
     def draw(count: int) -> Tensor:
-        return torch.rand((batch, count), generator=generator, device=generator.device).to(device)
+        shape = (segment.shape[0], count)
+        return torch.rand(shape, generator=generator, device=generator.device).to(segment.device)
 
     student_draws, teacher_draws = draw(settings.num_intermediates), draw(settings.num_intermediates - 1)
-    partition = Partition.of(
+    return Partition.of(
         segment,
         student_draws,
         teacher_draws,
@@ -185,14 +274,3 @@ def imitate_segment(
         window_substeps=settings.window_substeps,
         total_substeps=settings.total_substeps,
     )
-    detached = policy.detach().perturb(dropout, generator=generator)
-    visits = visit_states(
-        detached,
-        teacher,
-        x_src,
-        tau_src,
-        partition,
-        shift=settings.shift,
-        total_substeps=settings.total_substeps,
-    )
-    return imitation_loss(policy, visits, settings=settings)[0]

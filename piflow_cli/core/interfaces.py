@@ -23,7 +23,7 @@ class Policy(Protocol):
     """A network-free velocity field made from one network output at (x_src, sigma_src): a frozen value."""
 
     exact_rollout: bool
-    """Whether `rollout` is a closed form of stepping `velocity`, and so differentiable at the cost of one evaluation."""
+    """Whether `rollout` is a closed form of stepping `velocity`, differentiable at the cost of one evaluation."""
     depends_on_x: bool
     """Whether the x_0 estimate of the policy depends on the state, and not only on time."""
 
@@ -62,7 +62,7 @@ class PatchLayout:
 
 
 class PolicyFamily(Protocol):
-    """The settings of one kind of policy: they say how wide its head is, build it, and turn its output into a policy."""
+    """The settings of one kind of policy: how wide its head is, how to build it, how its output becomes a policy."""
 
     type: str
 
@@ -102,6 +102,8 @@ class Backbone(Protocol):
 
     latent_channels: int
     layout: PatchLayout
+    projection_name: str
+    """Name of the final projection inside the module."""
 
     def predict(self, module: nn.Module, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """The module's output (B, channels, *S) in its own dtype at x (B, C, *S), sigma (B,)."""
@@ -124,17 +126,10 @@ class Backbone(Protocol):
         ...
 
 
-class Teacher(Protocol):
-    """A loaded teacher: a velocity field with its conditioning, its latent space and its decoder."""
+class Space(Protocol):
+    """The conditions and the latent space that a teacher and its students share."""
 
-    name: str
-    module: nn.Module
-    backbone: Backbone
     latent_shape: tuple[int, ...]
-
-    def velocity(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """Guided velocity (B, C, *S) in float32 at x (B, C, *S), sigma (B,)."""
-        ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         """The condition of a batch of prompts; for class models a prompt is a class name or index."""
@@ -142,4 +137,36 @@ class Teacher(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (B, 1 or 3, H, W) in [0, 1] of latents (B, C, *S)."""
+        ...
+
+
+class Teacher(Protocol):
+    """A loaded teacher: a velocity field with its conditions and its latent space."""
+
+    name: str
+    module: nn.Module
+    backbone: Backbone
+    space: Space
+
+    def velocity(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """Guided velocity (B, C, *S) in float32 at x (B, C, *S), sigma (B,)."""
+        ...
+
+
+class TeacherFamily(Protocol):
+    """The settings of one kind of teacher: they load it, or describe it without its weights."""
+
+    type: str
+    source: str
+
+    def load(self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Teacher:
+        """The frozen teacher."""
+        ...
+
+    def check_source(self) -> None:
+        """Raise ModelError where it can be said without reading weights that loading will fail."""
+        ...
+
+    def describe(self) -> tuple[nn.Module, Backbone]:
+        """The module on the meta device and its backbone."""
         ...

@@ -3,6 +3,8 @@
 Shapes: B batch, C latent channels, S spatial dims, n substeps of the longest rollout in the batch.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -52,7 +54,7 @@ def euler_rollout(
     """
     _, sigmas = substep_sigmas(tau_from, tau_to, shift=shift, total_substeps=total_substeps)
     sigmas = sigmas.to(x.dtype)
-    for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, sigma_next in pairwise(sigmas):
         moving = match_dims(sigma != sigma_next, x)
         x = torch.where(moving, euler_step(x, policy.velocity(x, sigma), sigma, sigma_next), x)
     return x

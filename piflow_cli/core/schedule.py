@@ -5,6 +5,7 @@ Shapes: B batch.
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -147,7 +148,7 @@ def flow_map_steps(segments: Segments, shift: Shift, *, h: float = 0.0) -> tuple
         raise ValueError(f"h is {h}; it must be >= 0 (0 is the ODE, inf re-noises fully)")
     taus = segments.boundaries()
     steps = []
-    for tau_src, tau_to in zip(taus[:-1], taus[1:], strict=True):
+    for tau_src, tau_to in pairwise(taus):
         sigma_src, sigma_to = shift.sigma(tau_src), shift.sigma(tau_to)
         ratio = sigma_to * (1 - sigma_src) / (sigma_src * (1 - sigma_to))
         m = 1.0 if h == 0 else ratio ** (h * h) if ratio > 0 else 0.0

@@ -33,7 +33,11 @@ class Student(nn.Module):
         channels = family.output_channels(backbone.latent_channels)
         backbone.replace_projection(module, head, output_channels=channels)
         self.module = module
-        self.head = head  # registered under `module` too; parameters() names each tensor once
+
+    @property
+    def head(self) -> nn.Module:
+        """The policy head inside the module."""
+        return self.module.get_submodule(self.backbone.projection_name)
 
     @classmethod
     def from_teacher(
@@ -46,7 +50,7 @@ class Student(nn.Module):
         return student
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
-        """The network output (B, channels, *S) and what the head reads from the embedding, for x (B, C, *S), sigma (B,)."""
+        """The network output (B, channels, *S) and what the head reads off the embedding; x (B, C, *S), sigma (B,)."""
         output = self.backbone.predict(self.module, x, sigma, condition)
         return output, self.head.extra(self.backbone.embed(self.module, sigma, condition))
 

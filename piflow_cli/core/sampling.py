@@ -1,0 +1,127 @@
+"""Sampling: the student's loop of one evaluation and one rollout a segment, and the teacher's Euler loop.
+
+Shapes: B batch, C latent channels, S spatial dims.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from piflow_cli.core.flow import euler_step, randn_like_seeded
+from piflow_cli.core.interfaces import Condition, Policy, PolicyFamily
+from piflow_cli.core.schedule import Shift, flow_map_steps
+from piflow_cli.core.settings import SamplingSettings
+from piflow_cli.core.student import make_policy
+
+T = TypeVar("T")
+
+
+@dataclass
+class Stopwatch:
+    """Wall time of a sampling loop by what spent it, in seconds."""
+
+    network_s: float = 0.0
+    policy_s: float = 0.0
+
+
+def _timed(function: Callable[[], T], device: torch.device) -> tuple[T, float]:
+    start = time.perf_counter()
+    result = function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return result, time.perf_counter() - start
+
+
+@torch.no_grad()
+def sample_student(
+    network: nn.Module,
+    family: PolicyFamily,
+    noise: Tensor,
+    condition: Condition,
+    *,
+    settings: SamplingSettings,
+    generator: torch.Generator | None = None,
+    stopwatch: Stopwatch | None = None,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Return latents x_0, (B, C, *S), from noise by `settings.nfe` evaluations of the student.
+
+    Temperature sharpens every policy but the last: on the final step it hurts texture (pi-Flow, appendix B.1).
+
+    Args:
+        network: a Student, or what a distributed wrapper made of it.
+        family: its policy family.
+        noise: standard normal, (B, C, *S), float32.
+        condition: what the batch is conditioned on.
+        settings: NFE, shift, substeps, temperature and h.
+        generator: source of the noise between segments where h > 0.
+        stopwatch: if given, the time of network and policy is added to it.
+        on_step: called with (evaluations done, latents) after each segment.
+
+    Raises:
+        PolicyError: the policy cannot serve these segments.
+    """
+    family.check_sampling(segments=settings.segments, shift=settings.shift)
+    shift, temperature = settings.time_shift, settings.resolved_temperature()
+    stopwatch = stopwatch if stopwatch is not None else Stopwatch()
+    x = noise.float()
+    steps = flow_map_steps(settings.segments, shift, h=settings.h)
+    for i, step in enumerate(steps):
+        sigma = x.new_full((x.shape[0],), step.sigma_src)
+        policy, seconds = _timed(lambda x=x, sigma=sigma: make_policy(network, family, x, sigma, condition), x.device)
+        stopwatch.network_s += seconds
+        if i < len(steps) - 1:
+            policy = policy.with_temperature(temperature)
+        x, seconds = _timed(lambda p=policy, x=x, s=step: _roll(p, x, s.tau_src, s.sigma_dst, settings), x.device)
+        stopwatch.policy_s += seconds
+        if step.m != 1:
+            fresh = None if step.sigma_to == 0 else randn_like_seeded(tuple(x.shape), _required(generator), x.device)
+            x = step.renoise(x, fresh if fresh is not None else torch.zeros_like(x))
+        if on_step is not None:
+            on_step(i + 1, x)
+    return x
+
+
+def _roll(policy: Policy, x: Tensor, tau_src: float, sigma_dst: float, settings: SamplingSettings) -> Tensor:
+    shift = settings.time_shift
+    tau_from, tau_to = x.new_full((x.shape[0],), tau_src), x.new_full((x.shape[0],), shift.tau(sigma_dst))
+    return policy.rollout(x, tau_from, tau_to, shift=shift, total_substeps=settings.total_substeps)
+
+
+def _required(generator: torch.Generator | None) -> torch.Generator:
+    if generator is None:
+        raise ValueError("sampling with h > 0 needs a generator")
+    return generator
+
+
+@torch.no_grad()
+def sample_euler(
+    velocity: Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
+    *,
+    num_steps: int,
+    shift: Shift,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Return latents (B, C, *S) by Euler steps of a velocity field, uniform in raw time: first order, one call a step.
+
+    Args:
+        velocity: (x, sigma (B,)) -> u.
+        noise: standard normal, (B, C, *S).
+        num_steps: network evaluations.
+        shift: the map from raw time to sigma.
+        on_step: called with (steps done, latents).
+    """
+    x = noise.float()
+    sigmas = shift.sigma(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)).tolist()
+    for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        now, then = x.new_full((x.shape[0],), sigma), x.new_full((x.shape[0],), sigma_next)
+        x = euler_step(x, velocity(x, now), now, then)
+        if on_step is not None:
+            on_step(i + 1, x)
+    return x

@@ -1,0 +1,70 @@
+"""Settings that more than one floor shares: families by their `type`, and how a student is sampled."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
+
+from piflow_cli import registry
+from piflow_cli.core.schedule import Segments, Shift
+from piflow_cli.errors import PiflowError
+
+
+class Settings(BaseModel):
+    """The ground of all settings: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _family(kind: str) -> BeforeValidator:
+    """A validator that turns a table with a `type` into the settings class registered under it."""
+
+    def validate(value: Any) -> Any:
+        if isinstance(value, BaseModel):
+            return value
+        if not isinstance(value, dict) or "type" not in value:
+            raise ValueError(f"needs a type: one of {', '.join(registry.names(kind))}")
+        try:
+            settings = registry.resolve(kind, value["type"])
+        except PiflowError as error:
+            raise ValueError(str(error)) from None
+        return settings.model_validate(value)
+
+    return BeforeValidator(validate)
+
+
+PolicySettings = Annotated[SerializeAsAny[BaseModel], _family("policy")]
+"""The settings of any registered policy; the object is the policy family itself."""
+TeacherSettings = Annotated[SerializeAsAny[BaseModel], _family("teacher")]
+"""The settings of any registered teacher family; the object loads the teacher."""
+DataSettings = Annotated[SerializeAsAny[BaseModel], _family("data")]
+"""The settings of any registered data source; the object opens it."""
+
+AUTO_TEMPERATURE_SLOPE = 0.1
+"""Temperature per evaluation beyond the first under `auto` (pi-Flow, appendix B.1)."""
+
+
+class SamplingSettings(Settings):
+    """How a student is sampled, and what it was trained for."""
+
+    nfe: int = Field(ge=1, le=128, description="network evaluations")
+    shift: float = Field(1.0, gt=0, le=100, description="m in sigma = m tau / (1 + (m - 1) tau)")
+    final_step_scale: float = Field(1.0, gt=0, le=1, description="length of the last segment relative to the others")
+    total_substeps: int = Field(128, ge=1, le=4096, description="policy substeps over the whole of raw time")
+    temperature: float | Literal["auto"] = Field(1.0, description="sharpening of the policy, or auto = 0.1 (nfe - 1)")
+    h: float = Field(0.0, ge=0, description="stochasticity between segments; 0 is the ODE, inf re-noises fully")
+
+    @property
+    def segments(self) -> Segments:
+        """The intervals of raw time, one an evaluation."""
+        return Segments(self.nfe, self.final_step_scale)
+
+    @property
+    def time_shift(self) -> Shift:
+        """The map from raw time to sigma."""
+        return Shift(self.shift)
+
+    def resolved_temperature(self) -> float:
+        """The temperature of every step but the last, in [0, 1]."""
+        if self.temperature == "auto":
+            return min(max(AUTO_TEMPERATURE_SLOPE * (self.nfe - 1), 0.0), 1.0)
+        return float(self.temperature)

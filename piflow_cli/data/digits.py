@@ -1,0 +1,49 @@
+"""scikit-learn's digits: 1,797 real scans of 8x8 pixels in 10 classes (UCI, Alpaydin and Kaynak)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from piflow_cli.core.settings import Settings
+from piflow_cli.data.noise import draw_indices
+from piflow_cli.errors import MissingExtraError
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """Latents (M, C, *S) and labels (M,) held in memory."""
+
+    latents: Tensor
+    labels: Tensor
+
+    has_images = True
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Latents (B, C, *S) and labels (B,), drawn with replacement."""
+        index = draw_indices(len(self.latents), batch_size, generator)
+        return self.latents[index], self.labels[index]
+
+
+class Digits(Settings):
+    """The scans as pixels in [-1, 1]."""
+
+    type: Literal["digits"] = "digits"
+
+    def open(self, space: object) -> TensorSource:
+        """All scans, (1797, 1, 8, 8).
+
+        Raises:
+            MissingExtraError: scikit-learn is not installed.
+        """
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError:
+            raise MissingExtraError(
+                "the digits need scikit-learn: pip install 'piflow[digits]'. Without it train data-free: "
+                "--set data.type=noise"
+            ) from None
+        digits = load_digits()
+        pixels = torch.from_numpy(digits.images).float().unsqueeze(1) / 8 - 1
+        return TensorSource(latents=pixels, labels=torch.from_numpy(digits.target).long())

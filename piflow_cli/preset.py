@@ -1,0 +1,213 @@
+"""The recipe of a distillation: its schema, and loading it from a name or a TOML file with overrides."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from piflow_cli import registry
+from piflow_cli.core.settings import DataSettings, PolicySettings, SamplingSettings, Settings, TeacherSettings
+from piflow_cli.errors import PiflowError, PresetError
+
+FAMILIES = ("teacher", "policy", "data")
+
+
+class ObjectiveSettings(Settings):
+    """Imitation distillation: where the student is corrected, and how."""
+
+    num_intermediates: int = Field(2, ge=1, le=64, description="states a segment at which the teacher is asked")
+    window_substeps: int = Field(0, ge=0, le=128, description="micro window in substeps; 0 matches velocities")
+    loss_scale: float = Field(3.0, gt=0, description="factor of the loss")
+    teacher_mixing_steps: int = Field(
+        0, ge=0, description="steps over which the teacher's share of a trajectory falls from 1 to 0; 0 is off"
+    )
+
+
+class OptimizerSettings(Settings):
+    """The optimiser, its schedule, and what guards it."""
+
+    name: Literal["auto", "adamw", "adamw8bit"] = Field(
+        "auto", description="auto is 8-bit AdamW on CUDA where bitsandbytes is installed, else AdamW"
+    )
+    learning_rate: float = Field(5e-5, gt=0, le=1, description="after warm-up")
+    warmup_steps: int = Field(500, ge=0, description="linear warm-up")
+    decay: Literal["constant", "cosine"] = Field("constant", description="learning rate after warm-up")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW betas")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
+    clip_norm: float = Field(1.0, gt=0, description="largest gradient norm after warm-up")
+    max_bad_steps: int = Field(20, ge=1, description="non-finite steps in a row before training stops")
+
+
+class TrainingSettings(Settings):
+    """How long, how large and in which precision; what is kept on the way."""
+
+    steps: int = Field(ge=1, description="optimiser steps")
+    batch_size: int = Field(ge=1, description="samples an optimiser step, over all processes and accumulation")
+    micro_batch_size: int | None = Field(None, ge=1, description="samples a forward pass and process; unset: all")
+    mixed_precision: Literal["no", "bf16", "fp16"] = Field("no", description="autocast of the student's forward pass")
+    teacher_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the frozen teacher")
+    gradient_checkpointing: bool = Field(False, description="recompute the student's blocks in the backward pass")
+    ema_gamma: float = Field(7.0, ge=0, description="beta = (1 - 1/t)^(gamma + 1)")
+    seed: int = Field(0, ge=0, description="of every random draw")
+    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
+    checkpoints_kept: int = Field(2, ge=1, description="newest checkpoints kept")
+    preview_every: int = Field(500, ge=0, description="steps between preview pictures; 0 is none")
+    preview_images: int = Field(16, ge=1, le=256, description="pictures in a preview")
+    trackers: tuple[str, ...] = Field((), description="accelerate trackers, such as tensorboard or wandb")
+
+
+class Preset(Settings):
+    """A recipe: which teacher becomes which student, how, and what score to expect."""
+
+    name: str = Field(min_length=1, description="name of the recipe")
+    summary: str = Field("", description="one line")
+    source: str = Field("", description="where the hyperparameters come from")
+    expected: str = Field("", description="the score to expect")
+    needs: str = Field("", description="hardware, data and time, in words")
+    teacher: TeacherSettings
+    policy: PolicySettings
+    sampling: SamplingSettings
+    objective: ObjectiveSettings = ObjectiveSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    training: TrainingSettings
+    data: DataSettings
+
+    @model_validator(mode="after")
+    def _policy_fits_sampling(self) -> Self:
+        try:
+            self.policy.check_sampling(segments=self.sampling.segments, shift=self.sampling.shift)
+        except PiflowError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+def preset_folders() -> list[Path]:
+    """Where named presets are: beside a source checkout, or inside the installed package."""
+    package = Path(__file__).parent
+    return [folder for folder in (package.parent / "presets", package / "_presets") if folder.is_dir()]
+
+
+def preset_paths() -> dict[str, Path]:
+    """The named presets, by name."""
+    folders = preset_folders()
+    return {path.stem: path for path in sorted(folders[0].glob("*.toml"))} if folders else {}
+
+
+def read_preset_table(name_or_path: str | Path) -> dict[str, Any]:
+    """The raw TOML of a preset by name or path.
+
+    Raises:
+        PresetError: no such name or file, or no TOML.
+    """
+    text = str(name_or_path)
+    named = preset_paths()
+    path = named.get(text) or Path(text)
+    if not path.is_file():
+        if path.suffix == ".toml" or "/" in text:
+            raise PresetError(f"there is no preset file {text}. Named presets: {', '.join(named)}.")
+        raise PresetError(registry.unknown_name("preset", text, list(named)))
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PresetError(f"{path} is not TOML: {error}") from None
+    return {"name": path.stem, **table}
+
+
+def load_preset(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Preset:
+    """Load and validate a preset.
+
+    Args:
+        name_or_path: a name from `piflow presets list`, or a TOML file.
+        overrides: `key.path=value` settings, values in TOML's notation (bare words are strings).
+
+    Raises:
+        PresetError: each problem with its full key path, the value and what is allowed.
+    """
+    table = read_preset_table(name_or_path)
+    for override in overrides:
+        _override(table, override)
+    return parse_preset(table, origin=str(name_or_path))
+
+
+def parse_preset(table: Mapping[str, Any], *, origin: str = "preset") -> Preset:
+    """Validate a table. Raises PresetError as `load_preset` does."""
+    values, problems = dict(table), []
+    _fill_policy(values)
+    for kind in FAMILIES:
+        problems += _build_family(values, kind)
+    try:
+        if not problems:
+            return Preset.model_validate(values)
+    except ValidationError as error:
+        problems += [_explain(item, Preset, ()) for item in error.errors()]
+    raise PresetError(f"{origin} is not a valid preset:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def _fill_policy(values: dict[str, Any]) -> None:
+    """Give a policy that stores its segment and shift those of the sampling table, so that no preset says them twice."""
+    policy, sampling = values.get("policy"), values.get("sampling")
+    if not (isinstance(policy, dict) and isinstance(sampling, dict) and isinstance(sampling.get("nfe"), int)):
+        return
+    try:
+        settings = SamplingSettings.model_validate(sampling)
+        fields = registry.resolve("policy", policy.get("type", "")).model_fields
+    except (ValidationError, PiflowError):
+        return  # reported with their paths by the validation that follows
+    derived = {"segment_size": settings.segments.longest, "shift": settings.shift}
+    missing = {key: value for key, value in derived.items() if key in fields and key not in policy}
+    values["policy"] = {**policy, **missing}
+
+
+def _build_family(values: dict[str, Any], kind: str) -> list[str]:
+    """Replace the table of a family by its settings; return the problems, with full key paths."""
+    table = values.get(kind)
+    if table is None or isinstance(table, BaseModel):
+        return []
+    if not isinstance(table, dict) or "type" not in table:
+        return [f"{kind}.type: missing; one of {', '.join(registry.names(kind))}"]
+    try:
+        family = registry.resolve(kind, str(table["type"]))
+    except PiflowError as error:
+        return [f"{kind}.type: {error}"]
+    try:
+        values[kind] = family.model_validate(table)
+    except ValidationError as error:
+        return [_explain(item, family, (kind,)) for item in error.errors()]
+    return []
+
+
+def _explain(item: Any, model: type[BaseModel], prefix: tuple[str, ...]) -> str:
+    """One problem of a ValidationError as `key.path: what is allowed (got value)`."""
+    path = ".".join(str(part) for part in (*prefix, *item["loc"]))
+    if item["type"] == "extra_forbidden":
+        for part in item["loc"][:-1]:
+            annotation = model.model_fields[str(part)].annotation
+            model = annotation if isinstance(annotation, type) else model
+        near = difflib.get_close_matches(str(item["loc"][-1]), list(model.model_fields), n=2, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(near)}?" if near else f" Known: {', '.join(model.model_fields)}."
+        return f"{path}: unknown key.{hint}"
+    if item["type"] == "missing":
+        return f"{path}: missing"
+    message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    got = "" if isinstance(item["input"], dict | BaseModel) else f" (got {item['input']!r})"
+    return f"{path}: {message}{got}" if path else message
+
+
+def _override(table: dict[str, Any], override: str) -> None:
+    """Apply `key.path=value` to a raw table."""
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise PresetError(f"--set takes key.path=value, such as training.steps=1000; got {override!r}")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise PresetError(f"--set {override}: {parent} is a value, not a table")
+    table[last] = value

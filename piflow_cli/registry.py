@@ -1,0 +1,59 @@
+"""Names of the families and where they live: a newcomer is one file and one line here. Nothing is imported until used."""
+
+import difflib
+from importlib import import_module
+from typing import Any
+
+from piflow_cli.errors import PiflowError
+
+ENTRIES: dict[str, dict[str, str]] = {
+    "policy": {
+        "gmflow": "piflow_cli.policies.gmflow:GMFlow",
+        "dx": "piflow_cli.policies.dx:DX",
+    },
+    "teacher": {
+        "dit": "piflow_cli.teachers.dit:DiT",
+    },
+    "data": {
+        "noise": "piflow_cli.data.noise:Noise",
+        "digits": "piflow_cli.data.digits:Digits",
+        "images": "piflow_cli.data.images:Images",
+        "latents": "piflow_cli.data.latents:Latents",
+    },
+    "format": {
+        "native": "piflow_cli.formats.native:NativeFormat",
+        "lakonlab": "piflow_cli.formats.lakonlab:LakonlabFormat",
+    },
+    "metric": {
+        "fid": "piflow_cli.metrics.fid:METRIC",
+        "kid": "piflow_cli.metrics.kid:METRIC",
+        "is": "piflow_cli.metrics.inception_score:METRIC",
+        "precision-recall": "piflow_cli.metrics.precision_recall:METRIC",
+        "accuracy": "piflow_cli.metrics.accuracy:METRIC",
+    },
+}
+
+
+def names(kind: str) -> list[str]:
+    """Names registered under a kind: policy, teacher, data, format or metric."""
+    return list(ENTRIES[kind])
+
+
+def resolve(kind: str, name: str) -> Any:
+    """Import and return the class or object behind a name.
+
+    Raises:
+        PiflowError: the name is not registered; near names are suggested.
+    """
+    try:
+        module, attribute = ENTRIES[kind][name].split(":")
+    except KeyError:
+        raise PiflowError(unknown_name(kind, name, names(kind))) from None
+    return getattr(import_module(module), attribute)
+
+
+def unknown_name(kind: str, name: str, known: list[str]) -> str:
+    """The message for a name that does not exist, with the near ones first."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."

@@ -1,0 +1,239 @@
+"""Reading a DiT's config and weights from a diffusers folder, a hub id or a released weight file.
+
+The released files name one shared embedding `emb.*`; diffusers holds a copy of it in every block. Here the copies are
+one module, so that weights, gradients and memory exist once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from piflow_cli.errors import ModelError
+from piflow_cli.teachers.loading import check_shapes, locate, read_json, read_weights, unreachable
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+    from piflow_cli.teachers.dit import DiT
+
+CLASS_NAMES = ("DiTTransformer2DModel", "DiTTransformer2DModelMod")
+FREQ_SHIFT = "downscale_freq_shift"
+"""Config key of the time embedding's frequencies: 1 in diffusers' DiT, 0 in the original and in the released weights."""
+FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMapSDEScheduler")
+SHARED = "transformer_blocks.0.norm1.emb."
+CONFIG_KEYS = (
+    "num_attention_heads attention_head_dim in_channels out_channels num_layers dropout norm_num_groups attention_bias "
+    "sample_size patch_size activation_fn num_embeds_ada_norm upcast_attention norm_type norm_elementwise_affine norm_eps"
+).split()
+
+
+@dataclass
+class Parts:
+    """What a source holds: the module and its config, the scheduler's config, class names and the autoencoder."""
+
+    module: nn.Module
+    config: dict[str, Any]
+    scheduler: dict[str, Any] | None
+    labels: dict[int, str] | None
+    vae: AutoencoderKL | None
+
+
+def build(config: dict[str, Any], *, device: str = "cpu") -> nn.Module:
+    """A DiTTransformer2DModel of a config, its embedding shared between blocks and never dropping labels.
+
+    Parameters are uninitialised; on "meta" they take no memory, while the position table always exists.
+    """
+    from accelerate import init_empty_weights
+    from diffusers import DiTTransformer2DModel
+
+    with init_empty_weights(include_buffers=False):
+        module = DiTTransformer2DModel(**{key: config[key] for key in CONFIG_KEYS if key in config})
+    share_embedding(module)
+    module.transformer_blocks[0].norm1.emb.time_proj.downscale_freq_shift = config.get(FREQ_SHIFT, 1)
+    return module if device == "meta" else _materialise(module, device)
+
+
+def share_embedding(module: nn.Module) -> None:
+    """Make every block use the first block's time and class embedding; dropping labels is the trainer's business."""
+    embedding = module.transformer_blocks[0].norm1.emb
+    embedding.class_embedder.dropout_prob = 0.0
+    for block in module.transformer_blocks[1:]:
+        block.norm1.emb = embedding
+
+
+def _materialise(module: nn.Module, device: str) -> nn.Module:
+    """Give meta parameters storage, keeping the buffers."""
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if parameter.is_meta:
+                setattr(owner, name, nn.Parameter(torch.empty_like(parameter, device=device)))
+    share_embedding(module)
+    return module.to(device)
+
+
+def load(settings: DiT, *, dtype: torch.dtype) -> Parts:
+    """Load everything a teacher needs onto the CPU."""
+    config, scheduler, labels = read_config(settings)
+    source = locate(settings.source)
+    weights = _read_module_weights(settings, source)
+    module = build(config, device="meta")
+    load_weights(module, to_diffusers(weights), source=settings.source, dtype=dtype)
+    return Parts(
+        module=module, config=config, scheduler=scheduler, labels=labels, vae=_load_vae(settings, source, dtype)
+    )
+
+
+def load_weights(module: nn.Module, weights: dict[str, Tensor], *, source: object, dtype: torch.dtype) -> None:
+    """Put weights, named as the module's own parameters (each once), into a module built on any device.
+
+    Raises:
+        ModelError: names or shapes differ.
+    """
+    expected = dict(module.named_parameters())
+    tied = {name for name in weights if ".norm1.emb." in name and not name.startswith(SHARED)}
+    for name in tied:
+        first = SHARED + name.split(".norm1.emb.", 1)[1]
+        if first in weights and not torch.equal(weights[first], weights[name]):
+            raise ModelError(f"{source} has different embeddings in its blocks ({name}); a DiT shares one")
+    weights = {name: tensor for name, tensor in weights.items() if name not in tied and name != "pos_embed.pos_embed"}
+    check_shapes(weights, expected, source=source)
+    weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
+    module.load_state_dict(weights, strict=False, assign=True)
+    share_embedding(module)
+
+
+def to_diffusers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the released `emb.*` to the first block's embedding; other names are diffusers' already."""
+    return {SHARED + name.removeprefix("emb.") if name.startswith("emb.") else name: t for name, t in weights.items()}
+
+
+def to_released(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `to_diffusers`."""
+    return {"emb." + name.removeprefix(SHARED) if name.startswith(SHARED) else name: t for name, t in weights.items()}
+
+
+def read_config(settings: DiT) -> tuple[dict[str, Any], dict[str, Any] | None, dict[int, str] | None]:
+    """The module's config, its scheduler's config and the class names, without reading weights where configs say it.
+
+    Raises:
+        ModelError: the source is missing, unreachable, or of another family.
+    """
+    source = locate(settings.source)
+    if isinstance(source, str):
+        return _read_hub_config(settings, source)
+    if source.is_file():
+        beside = source.with_name("config.json")
+        config = read_json(beside) if beside.exists() else infer_config(settings, read_weights(source))
+        return _checked(config, source), None, None
+    index = read_json(source / "model_index.json") if (source / "model_index.json").exists() else {}
+    folder = source / "transformer" if (source / "transformer").is_dir() else source
+    config = _checked(read_json(folder / "config.json"), source)
+    path = source / "scheduler" / "scheduler_config.json"
+    return config, read_json(path) if path.exists() else None, _labels(index)
+
+
+def _read_hub_config(settings: DiT, source: str) -> tuple[dict[str, Any], dict[str, Any] | None, dict[int, str] | None]:
+    from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+
+    try:
+        index = DiTPipeline.load_config(source, revision=settings.revision)
+        config = DiTTransformer2DModel.load_config(source, subfolder="transformer", revision=settings.revision)
+        scheduler = DDIMScheduler.load_config(source, subfolder="scheduler", revision=settings.revision)
+    except Exception as error:  # hub, network and gating errors share no ground class
+        raise unreachable(source, error) from error
+    return _checked(dict(config), source), dict(scheduler), _labels(dict(index))
+
+
+def infer_config(settings: DiT, weights: dict[str, Tensor]) -> dict[str, Any]:
+    """The config of released weights without one: widths from shapes, the rest from the settings.
+
+    Raises:
+        ModelError: these are no DiT weights.
+    """
+    weights = to_diffusers(weights)
+    try:
+        patch = weights["pos_embed.proj.weight"]  # (D, C, p, p)
+        classes = weights[SHARED + "class_embedder.embedding_table.weight"].shape[0] - 1
+        rows = weights["proj_out_2.bias"].shape[0] if "proj_out_2.bias" in weights else None
+    except KeyError as error:
+        raise ModelError(f"{settings.source} is no DiT: it has no {error.args[0]}") from None
+    width, channels, size, _ = patch.shape
+    blocks = {name.split(".")[1] for name in weights if name.startswith("transformer_blocks.")}
+    if width % settings.num_attention_heads:
+        raise ModelError(
+            f"width {width} is not divisible by teacher.num_attention_heads {settings.num_attention_heads}"
+        )
+    return {
+        "_class_name": CLASS_NAMES[0],
+        "num_attention_heads": settings.num_attention_heads,
+        "attention_head_dim": width // settings.num_attention_heads,
+        "in_channels": channels,
+        "out_channels": rows // size**2 if rows else None,
+        "num_layers": len(blocks),
+        "sample_size": settings.sample_size,
+        "patch_size": size,
+        "num_embeds_ada_norm": classes,
+        FREQ_SHIFT: 0,
+    }
+
+
+def prediction_of(scheduler: dict[str, Any] | None) -> str | None:
+    """What a network predicts by its scheduler's class: flow, epsilon, or None where nothing says it."""
+    if scheduler is None:
+        return None
+    return "flow" if scheduler.get("_class_name") in FLOW_SCHEDULERS else "epsilon"
+
+
+def _checked(config: dict[str, Any], source: object) -> dict[str, Any]:
+    name = config.get("_class_name")
+    if name not in CLASS_NAMES:
+        raise ModelError(
+            f"{source} holds a {name}, not a {CLASS_NAMES[0]}: it is a teacher of another family. "
+            "Check teacher.type and teacher.source."
+        )
+    defaults = {"patch_size": 2, "sample_size": 32, "in_channels": 4, "num_embeds_ada_norm": 1000, "out_channels": None}
+    return defaults | {FREQ_SHIFT: 1 if name == CLASS_NAMES[0] else 0} | config
+
+
+def _labels(index: dict[str, Any]) -> dict[int, str] | None:
+    labels = index.get("id2label")
+    return {int(i): str(name) for i, name in labels.items()} if labels else None
+
+
+def _read_module_weights(settings: DiT, source: Path | str) -> dict[str, Tensor]:
+    if isinstance(source, str):
+        from diffusers import DiTTransformer2DModel
+
+        try:
+            module = DiTTransformer2DModel.from_pretrained(source, subfolder="transformer", revision=settings.revision)
+        except Exception as error:  # hub, network and gating errors share no ground class
+            raise unreachable(source, error) from error
+        return module.state_dict()
+    if source.is_file():
+        return read_weights(source)
+    folder = source / "transformer" if (source / "transformer").is_dir() else source
+    files = sorted(folder.glob("diffusion_pytorch_model*.safetensors")) or sorted(folder.glob("*.bin"))
+    if not files:
+        raise ModelError(f"{folder} has no weights (diffusion_pytorch_model.safetensors)")
+    return {name: tensor for file in files for name, tensor in read_weights(file).items()}
+
+
+def _load_vae(settings: DiT, source: Path | str, dtype: torch.dtype) -> AutoencoderKL | None:
+    inside = isinstance(source, str) or (source / "vae" / "config.json").exists()
+    if settings.vae is None and not inside:
+        return None
+    from diffusers import AutoencoderKL
+
+    try:
+        if settings.vae is not None:
+            return AutoencoderKL.from_pretrained(str(locate(settings.vae)), torch_dtype=dtype)
+        return AutoencoderKL.from_pretrained(
+            str(source), subfolder="vae", torch_dtype=dtype, revision=settings.revision
+        )
+    except OSError as error:
+        raise unreachable(settings.vae or str(source), error) from error
