@@ -10,6 +10,11 @@ SIGMA_EPS = 1e-6
 """Default floor of sigma where something is divided by it."""
 
 
+def single_or_double(value: Tensor) -> Tensor:
+    """Return `value` in float32, or in float64 where it is that already."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
 def match_dims(value: Tensor, like: Tensor) -> Tensor:
     """Return `value` of shape (B,) viewed as (B, 1, ..., 1) with the number of dimensions of `like`."""
     return value.reshape(value.shape + (1,) * (like.ndim - value.ndim))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -125,6 +126,10 @@ class Backbone(Protocol):
         """Put a head in the place of the final projection."""
         ...
 
+    def retie(self, module: nn.Module) -> None:
+        """Make shared parameters one again after weights were assigned by name."""
+        ...
+
 
 class Space(Protocol):
     """The conditions and the latent space that a teacher and its students share."""
@@ -133,6 +138,14 @@ class Space(Protocol):
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         """The condition of a batch of prompts; for class models a prompt is a class name or index."""
+        ...
+
+    def conditions(self, drawn: Condition) -> Condition:
+        """What a data source drew, as the network takes it."""
+        ...
+
+    def preview_conditions(self, count: int) -> Condition:
+        """Conditions that show what the model can do."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -147,6 +160,8 @@ class Teacher(Protocol):
     module: nn.Module
     backbone: Backbone
     space: Space
+    network: dict[str, Any]
+    """What `TeacherFamily.rebuild` needs to make the module again without the teacher: JSON."""
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Guided velocity (B, C, *S) in float32 at x (B, C, *S), sigma (B,)."""
@@ -169,4 +184,10 @@ class TeacherFamily(Protocol):
 
     def describe(self) -> tuple[nn.Module, Backbone]:
         """The module on the meta device and its backbone."""
+        ...
+
+    def rebuild(
+        self, network: dict[str, Any], *, folder: Path | None, device: torch.device | str = "cpu"
+    ) -> tuple[nn.Module, Backbone, Space]:
+        """The parts of a student from its card: the module with its projection in place (on meta), and the rest."""
         ...

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from piflow_cli.core.flow import match_dims
+from piflow_cli.core.flow import match_dims, single_or_double
 from piflow_cli.core.interfaces import PatchLayout
 from piflow_cli.core.rollout import substep_sigmas
 from piflow_cli.core.schedule import Segments, Shift
@@ -108,7 +108,7 @@ class DXHead(nn.Module):
         """Tokens (B, tokens, D) to tokens that hold N C channels a position in the teacher's layout."""
         return self.points(tokens)
 
-    def extra(self, embedding: Tensor) -> None:  # noqa: ARG002
+    def extra(self, embedding: Tensor) -> None:
         """Nothing is read from the embedding."""
 
     @torch.no_grad()
@@ -150,7 +150,7 @@ class DX(BaseModel):
 
     def policy(self, output: Tensor, extra: Tensor | None, x_src: Tensor, sigma_src: Tensor) -> DXPolicy:  # noqa: ARG002
         """The policy of a network output (B, N C, *S) at x_src (B, C, *S), sigma_src (B,)."""
-        velocities = output.float().unflatten(1, (self.num_points, x_src.shape[1]))  # (B, N, C, *S)
+        velocities = single_or_double(output).unflatten(1, (self.num_points, x_src.shape[1]))  # (B, N, C, *S)
         return points_policy(velocities, x_src, sigma_src, settings=self)
 
     def check_sampling(self, *, segments: Segments, shift: float) -> None:
@@ -158,8 +158,9 @@ class DX(BaseModel):
         if abs(segments.longest - self.segment_size) > 1e-6:
             trained = 1 / self.segment_size
             raise PolicyError(
-                f"this DX student was trained on segments of {self.segment_size:.6g} of raw time, but {segments.nfe} NFE "
-                f"with final step scale {segments.final_step_scale} needs segments of {segments.longest:.6g}. "
+                f"this DX student was trained on segments of {self.segment_size:.6g} of raw time, but "
+                f"{segments.nfe} NFE with final step scale {segments.final_step_scale} needs segments of "
+                f"{segments.longest:.6g}. "
                 f"Use the NFE and final step scale it was trained with (NFE - 1 + final step scale = {trained:.4g})."
             )
         if abs(shift - self.shift) > 1e-6:
@@ -172,10 +173,10 @@ class DX(BaseModel):
 def points_policy(velocities: Tensor, x_src: Tensor, sigma_src: Tensor, *, settings: DX) -> DXPolicy:
     """Return the policy of N velocities at the source, (B, N, C, *S), each turned into x_0 = x_src - sigma_src u.
 
-    The polynomial form turns every coefficient so, as the released weights need it: higher orders of zero velocity start
-    at x_src, not at 0.
+    The polynomial form turns every coefficient so, as the released weights need it: higher orders of zero velocity
+    start at x_src, not at 0.
     """
-    x_src, sigma_src = x_src.float(), sigma_src.float()
+    x_src, sigma_src = single_or_double(x_src), single_or_double(sigma_src)
     return DXPolicy(
         points=x_src.unsqueeze(1) - match_dims(sigma_src, velocities) * velocities,
         sigma_src=sigma_src,

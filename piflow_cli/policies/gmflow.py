@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from piflow_cli.core.flow import match_dims
+from piflow_cli.core.flow import match_dims, single_or_double
 from piflow_cli.core.interfaces import PatchLayout
 from piflow_cli.core.schedule import Segments, Shift
 from piflow_cli.policies.gmflow_rollout import mixture_velocity, rollout_mixture
@@ -28,7 +28,7 @@ class GMFlowPolicy:
         logweights: unnormalised log-weights, (B, K, 1, *S); -inf drops a component.
         variance: variance of the components in x_0 space, one per sample, (B,).
         eps: floor of sigma.
-        compiled: whether the rollout runs through torch.compile.
+        compiled: whether rollouts without gradient run through torch.compile.
     """
 
     x_src: Tensor
@@ -182,7 +182,7 @@ class GMFlow(BaseModel):
     constant_logstd: float | None = Field(None, description="fixed log-std instead of a predicted one")
     bias_noise: float = Field(0.05, ge=0, description="std of the noise that tells the initial components apart")
     initial_std: float = Field(0.05, gt=0, description="std of the components, in units of sigma_src, before training")
-    compiled: bool = Field(False, description="run the rollout through torch.compile")
+    compiled: bool = Field(False, description="run rollouts without gradient through torch.compile")
 
     def output_channels(self, latent_channels: int) -> int:
         """K C channels of means and K of log-weights."""
@@ -208,12 +208,12 @@ class GMFlow(BaseModel):
     def policy(self, output: Tensor, extra: Tensor | None, x_src: Tensor, sigma_src: Tensor) -> GMFlowPolicy:
         """The policy of a network output (B, K C + K, *S), with log-stds `extra` (B,), at x_src, sigma_src (B,)."""
         k, c = self.num_components, x_src.shape[1]
-        output = output.float()
+        output = single_or_double(output)
         means = output[:, : k * c].unflatten(1, (k, c))  # (B, K, C, *S)
         logweights = output[:, k * c :].log_softmax(dim=1).unsqueeze(2)  # (B, K, 1, *S)
         return mixture_policy(means, logweights, extra, x_src, sigma_src, eps=self.eps, compiled=self.compiled)
 
-    def check_sampling(self, *, segments: Segments, shift: float) -> None:  # noqa: ARG002
+    def check_sampling(self, *, segments: Segments, shift: float) -> None:
         """A mixture serves any segments and any shift."""
 
 
@@ -237,14 +237,13 @@ def mixture_policy(
 
     Source: pi-Flow, section 3.2: mu = x_src - sigma_src mean, v = exp(2 logstd) sigma_src^2.
     """
-    x_src = x_src.float()
-    sigma_src = sigma_src.float()
+    x_src, sigma_src = single_or_double(x_src), single_or_double(sigma_src)
     return GMFlowPolicy(
         x_src=x_src,
         sigma_src=sigma_src,
         offsets=-match_dims(sigma_src, means) * means,
         logweights=logweights,
-        variance=(2 * logstds.float().reshape(-1)).exp() * sigma_src.square(),
+        variance=(2 * single_or_double(logstds).reshape(-1)).exp() * sigma_src.square(),
         eps=eps,
         compiled=compiled,
     )

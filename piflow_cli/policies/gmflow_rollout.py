@@ -15,17 +15,19 @@ float64 times give in advance; |e|^2 and e.x_src never change. Two exact forms o
 - gram: y stays in the span of its start, x_src and the K offsets, so the loop carries only e.y and the K coefficients;
   a substep costs one product with the K x K Gram matrix of the offsets. At most half the work where K < C.
 
-All work is local to a position, so on a CPU the loop runs over blocks of positions that stay in cache.
+All work is local to a position, so on a CPU the loop runs over blocks of positions that stay in cache. Compiled, a few
+substeps are unrolled into one call; a substep of length 0 changes nothing, so the last call is padded with them. With
+gradient the loop is not compiled: those rollouts are the few substeps of a micro window.
 
 Shapes: B batch, K components, C latent channels, S spatial dims, L positions (S flattened), n substeps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,24 +39,33 @@ from piflow_cli.core.schedule import Shift
 if TYPE_CHECKING:
     from piflow_cli.policies.gmflow import GMFlowPolicy
 
-BLOCK_BYTES = 1 << 19
-"""Working set of one block of positions on a CPU: about what one core's second-level cache holds."""
+T = TypeVar("T")
+
+BLOCK_BYTES = 1 << 20
+"""Working set a thread of one block of positions on a CPU: about what one core's second-level cache holds."""
+
+UNROLL = 4
+"""Substeps in one call of a compiled loop: enough to hide the cost of the call, few enough to compile in seconds."""
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Scalars of every substep and sample, (n, B, 1, 1) each: of the logits, and of the increment y' - y."""
+    """The scalars of a rollout, from float64 times.
 
-    logit_y: Tensor
-    logit_src: Tensor
-    logit_norm: Tensor
-    step_y: Tensor
-    step_src: Tensor
-    step_e: Tensor
+    Args:
+        steps: of each substep, (n, 6, B, 1, 1): the factors of e.y, e.x_src and |e|^2 in the logits, then those of y,
+            x_src and sum_K w e in y' - y.
+        start: factor of the rollout's start in its end, (B, 1, 1).
+        source: factor of x_src in its end, (B, 1, 1).
+    """
+
+    steps: Tensor
+    start: Tensor
+    source: Tensor
 
     @classmethod
-    def of(cls, policy: GMFlowPolicy, sigma: Tensor, step: Tensor) -> Coefficients:
-        """Coefficients for steps of length `step` from noise levels `sigma`, (n, B) both, in float64."""
+    def of(cls, policy: GMFlowPolicy, sigma: Tensor, length: Tensor) -> Coefficients:
+        """Coefficients of substeps of `length` from noise levels `sigma`, (n, B) both, in float64."""
         sigma = sigma.clamp(min=policy.eps)
         sigma_src = policy.sigma_src.double().clamp(min=policy.eps)
         v = policy.variance.double()
@@ -62,22 +73,22 @@ class Coefficients:
         zeta = a.square() - a_src.square()
         d = (v * zeta + 1).clamp(min=policy.eps)
         z_y, z_src = a / sigma, a - a_src
-        r = step / sigma
-        terms = (z_y / d, z_src / d, -zeta / (2 * d), r * (1 - v * z_y / d), -r * v * z_src / d, -r / d)
-        return cls(*(term.float()[..., None, None] for term in terms))
-
-    def terms(self) -> tuple[Tensor, ...]:
-        """The six fields in order, (n, B, 1, 1) each."""
-        return tuple(getattr(self, field.name) for field in fields(self))
+        r = length / sigma
+        step_y, step_src = r * (1 - v * z_y / d), -r * v * z_src / d
+        steps = torch.stack([z_y / d, z_src / d, -zeta / (2 * d), step_y, step_src, -r / d], dim=1)  # (n, 6, B)
+        keep = (1 + step_y).flip(0).cumprod(0).flip(0)  # (n, B): product from a substep to the end
+        later = torch.cat([keep[1:], torch.ones_like(keep[:1])])
+        start, source = keep[0], (step_src * later).sum(0)  # (B,)
+        return cls(*(term.to(policy.x_src.dtype)[..., None, None] for term in (steps, start, source)))
 
 
 def mixture_velocity(policy: GMFlowPolicy, x: Tensor, sigma: Tensor) -> Tensor:
-    """Return the policy's velocity at x (B, C, *S), sigma (B,): the increment of a step of length 1."""
+    """Return the policy's velocity at x (B, C, *S), sigma (B,): the increment of a substep of length 1."""
     sigma = sigma.double()[None]
-    terms = Coefficients.of(policy, sigma, torch.ones_like(sigma)).terms()
+    scalars = Coefficients.of(policy, sigma, torch.ones_like(sigma)).steps[0]
     y, x_src, e, logweights = _flatten(policy, x)
     norm = e.square().sum(2)  # (B, K, L)
-    return _direct_increment(y, x_src, e, logweights, norm, *(term[0] for term in terms)).view_as(x)
+    return _direct_increment(y, x_src, e, logweights, norm, scalars).view_as(x)
 
 
 def rollout_mixture(
@@ -96,23 +107,24 @@ def rollout_mixture(
         total_substeps: substeps of a rollout over [0, 1].
     """
     _, sigmas = substep_sigmas(tau_from, tau_to, shift=shift, total_substeps=total_substeps)
-    terms = Coefficients.of(policy, sigmas[:-1], sigmas.diff(dim=0)).terms()
+    coefficients = Coefficients.of(policy, sigmas[:-1], sigmas.diff(dim=0))
     planes = _flatten(policy, x)
     num_components, channels = policy.offsets.shape[1:3]
-    if num_components < channels:
-        advance, floats = _advance_gram, num_components * num_components
-    else:
-        advance, floats = _advance_direct, 2 * num_components * channels
-    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (*planes, *terms))
+    gram = num_components < channels
+    advance = _advance_gram if gram else _advance_direct
+    floats = 2 * num_components * (num_components if gram else channels)
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (*planes, coefficients.steps))
+    compiled = policy.compiled and not needs_grad
     rows = []
     for samples, blocks in _blocks(*planes[0].shape[::2], floats=floats, device=x.device):
+        scalars = (coefficients.steps[:, :, samples], coefficients.start[samples], coefficients.source[samples])
         row = []
         for positions in blocks:
-            inputs = (*(plane[samples, ..., positions] for plane in planes), *(term[:, samples] for term in terms))
+            inputs = (*(plane[samples, ..., positions] for plane in planes), *scalars, compiled)
             if needs_grad:
-                row.append(checkpoint(advance, *inputs, policy.compiled, use_reentrant=False, preserve_rng_state=False))
+                row.append(checkpoint(advance, *inputs, use_reentrant=False, preserve_rng_state=False))
             else:
-                row.append(advance(*inputs, policy.compiled))
+                row.append(advance(*inputs))
         rows.append(torch.cat(row, dim=2) if len(row) > 1 else row[0])
     y = torch.cat(rows) if len(rows) > 1 else rows[0]
     return policy.x_src + y.view_as(policy.x_src)
@@ -120,16 +132,16 @@ def rollout_mixture(
 
 def _flatten(policy: GMFlowPolicy, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y = x - x_src and x_src (B, C, L), offsets (B, K, C, L), log-weights (B, K, L)."""
-    y = (x.float() - policy.x_src).flatten(2)
+    y = (x.to(policy.x_src.dtype) - policy.x_src).flatten(2)
     return y, policy.x_src.flatten(2), policy.offsets.flatten(3), policy.logweights.flatten(2)
 
 
 def _blocks(batch: int, positions: int, *, floats: int, device: torch.device) -> Iterator[tuple[slice, list[slice]]]:
-    """Slices of samples, each with slices of positions, whose `floats` a position fit BLOCK_BYTES on a CPU."""
+    """Slices of samples, each with slices of positions, whose `floats` a position fit the cache of a CPU's threads."""
     if device.type != "cpu":
         yield slice(None), [slice(None)]
         return
-    budget = max(64, BLOCK_BYTES // (4 * floats))  # positions in a block
+    budget = max(64, BLOCK_BYTES * torch.get_num_threads() // (4 * floats))  # positions in a block
     num_samples = max(1, budget // positions)
     size = -(-positions // -(-positions // budget))  # as even as they divide, so that few shapes are compiled
     for start in range(0, batch, num_samples):
@@ -139,51 +151,84 @@ def _blocks(batch: int, positions: int, *, floats: int, device: torch.device) ->
         )
 
 
-def _advance_direct(y: Tensor, x_src: Tensor, e: Tensor, logweights: Tensor, *terms_compiled: Tensor | bool) -> Tensor:
-    """All substeps on one block with y (B, C, L) as the state; terms are (n, B, 1, 1)."""
-    *terms, compiled = terms_compiled
-    increment = _maybe_compile(_direct_increment, compiled=bool(compiled))
+def _advance_direct(
+    y: Tensor,
+    x_src: Tensor,
+    e: Tensor,
+    logweights: Tensor,
+    steps: Tensor,
+    start: Tensor,  # noqa: ARG001
+    source: Tensor,  # noqa: ARG001
+    compiled: bool,
+) -> Tensor:
+    """All substeps on one block with y (B, C, L) as the state."""
     norm = e.square().sum(2)  # (B, K, L)
-    for scalars in zip(*terms, strict=True):
-        y = y + increment(y, x_src, e, logweights, norm, *scalars)
+    loop, calls = _loop(_direct_loop, steps, compiled=compiled)
+    for scalars in calls:
+        y = loop(y, x_src, e, logweights, norm, scalars)
     return y
 
 
-def _direct_increment(y, x_src, e, logweights, norm, logit_y, logit_src, logit_norm, step_y, step_src, step_e):
-    """y' - y of one substep: y, x_src (B, C, L), e (B, K, C, L), logweights, norm (B, K, L), scalars (B, 1, 1)."""
-    z = logit_y * y + logit_src * x_src  # (B, C, L), over d
-    weights = (logweights + (e * z.unsqueeze(1)).sum(2) + logit_norm * norm).softmax(1)  # (B, K, L)
-    return step_y * y + step_src * x_src + step_e * (weights.unsqueeze(2) * e).sum(1)
+def _direct_loop(y: Tensor, x_src: Tensor, e: Tensor, logweights: Tensor, norm: Tensor, steps: Tensor) -> Tensor:
+    """Some substeps of `_advance_direct`, (n, 6, B, 1, 1)."""
+    for scalars in steps.unbind():
+        y = y + _direct_increment(y, x_src, e, logweights, norm, scalars)
+    return y
 
 
-def _advance_gram(y: Tensor, x_src: Tensor, e: Tensor, logweights: Tensor, *terms_compiled: Tensor | bool) -> Tensor:
-    """All substeps on one block with (e.y, the coefficients of the means) as the state."""
-    *terms, compiled = terms_compiled
-    step = _maybe_compile(_gram_step, compiled=bool(compiled))
+def _direct_increment(y: Tensor, x_src: Tensor, e: Tensor, logweights: Tensor, norm: Tensor, scalars: Tensor) -> Tensor:
+    """y' - y of one substep: y, x_src (B, C, L), e (B, K, C, L), logweights, norm (B, K, L), scalars (6, B, 1, 1)."""
+    logit_y, logit_src, logit_norm, step_y, step_src, step_e = scalars.unbind()
+    z = torch.addcmul(logit_src * x_src, logit_y, y)  # (B, C, L), over d
+    logits = torch.addcmul(logweights, logit_norm, norm) + (e * z.unsqueeze(1)).sum(2)  # (B, K, L)
+    mean = (logits.softmax(1).unsqueeze(2) * e).sum(1)  # (B, C, L)
+    return torch.addcmul(torch.addcmul(step_src * x_src, step_e, mean), step_y, y)
+
+
+def _advance_gram(
+    y: Tensor,
+    x_src: Tensor,
+    e: Tensor,
+    logweights: Tensor,
+    steps: Tensor,
+    start: Tensor,
+    source: Tensor,
+    compiled: bool,
+) -> Tensor:
+    """All substeps on one block with e.y and the coefficients of the offsets as the state."""
     gram = torch.stack([(e * e[:, k : k + 1]).sum(2) for k in range(e.shape[1])], dim=1)  # (B, K, K, L)
-    norm = gram.diagonal(dim1=1, dim2=2).movedim(-1, 1)  # (B, K, L)
     dot_src = (e * x_src.unsqueeze(1)).sum(2)  # (B, K, L)
     dot = (e * y.unsqueeze(1)).sum(2)  # (B, K, L)
-    coef = torch.zeros_like(dot)  # (B, K, L), of the means
-    coef_y, coef_src = 1.0, 0.0  # (B, 1, 1), of y and x_src
-    for scalars in zip(*terms, strict=True):
-        dot, coef = step(dot, coef, logweights, dot_src, norm, gram, *scalars)
-        _, _, _, step_y, step_src, _ = scalars
-        coef_y, coef_src = coef_y * (1 + step_y), coef_src * (1 + step_y) + step_src
-    return coef_y * y + coef_src * x_src + (coef.unsqueeze(2) * e).sum(1)
+    coef = torch.zeros_like(dot)  # (B, K, L)
+    loop, calls = _loop(_gram_loop, steps, compiled=compiled)
+    for scalars in calls:
+        dot, coef = loop(dot, coef, dot_src, gram, logweights, scalars)
+    return start * y + source * x_src + (coef.unsqueeze(2) * e).sum(1)
 
 
-def _gram_step(dot, coef, logweights, dot_src, norm, gram, logit_y, logit_src, logit_norm, step_y, step_src, step_e):
-    """One substep of `_advance_gram`."""
-    weights = (logweights + logit_y * dot + logit_src * dot_src + logit_norm * norm).softmax(1)  # (B, K, L)
-    dot_mean = (gram * weights.unsqueeze(1)).sum(2)  # (B, K, L)
-    return dot + step_y * dot + step_src * dot_src + step_e * dot_mean, coef + step_y * coef + step_e * weights
+def _gram_loop(
+    dot: Tensor, coef: Tensor, dot_src: Tensor, gram: Tensor, logweights: Tensor, steps: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Some substeps of `_advance_gram`, (n, 6, B, 1, 1): e.y and the coefficients, (B, K, L) both."""
+    norm = gram.diagonal(dim1=1, dim2=2).movedim(-1, 1)  # (B, K, L)
+    for scalars in steps.unbind():
+        logit_y, logit_src, logit_norm, step_y, step_src, step_e = scalars.unbind()
+        logits = torch.addcmul(torch.addcmul(logweights, logit_norm, norm), logit_src, dot_src)
+        weights = torch.addcmul(logits, logit_y, dot).softmax(1)  # (B, K, L)
+        dot_mean = (gram * weights.unsqueeze(1)).sum(2)  # (B, K, L): e.(sum_K w e)
+        dot = dot + torch.addcmul(torch.addcmul(step_src * dot_src, step_e, dot_mean), step_y, dot)
+        coef = coef + torch.addcmul(step_e * weights, step_y, coef)
+    return dot, coef
 
 
-def _maybe_compile(step: Callable[..., Tensor], *, compiled: bool) -> Callable[..., Tensor]:
-    return _compile(step) if compiled else step
+def _loop(loop: Callable[..., T], steps: Tensor, *, compiled: bool) -> tuple[Callable[..., T], Sequence[Tensor]]:
+    """A loop and the substeps of each of its calls: itself and all of them, or its compiled form and UNROLL each."""
+    if not compiled:
+        return loop, [steps]
+    padding = steps.new_zeros(-steps.shape[0] % UNROLL, *steps.shape[1:])
+    return _compile(loop), torch.cat([steps, padding]).split(UNROLL)
 
 
 @cache
-def _compile(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return torch.compile(step, dynamic=False)
+def _compile(loop: Callable[..., T]) -> Callable[..., T]:
+    return torch.compile(loop)

@@ -5,9 +5,7 @@ Shapes: B batch, C latent channels, H, W latent size, D network width.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,14 +16,13 @@ from torch import Tensor, nn
 from piflow_cli.core.guidance import guide
 from piflow_cli.core.interfaces import PatchLayout
 from piflow_cli.core.settings import Settings
-from piflow_cli.errors import DataError, ModelError
-from piflow_cli.teachers import dit_weights
+from piflow_cli.errors import ModelError
+from piflow_cli.teachers import dit_config, dit_weights
+from piflow_cli.teachers.dit_space import DiTSpace
 from piflow_cli.teachers.vp import VariancePreserving
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
-
-MAX_LABELS_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -88,85 +85,9 @@ class DiTBackbone:
         module.proj_out_2 = head
         module.out_channels = output_channels
 
-
-@dataclass
-class DiTSpace:
-    """The conditions and the latent space of a DiT: class labels, and an autoencoder where it works on latents.
-
-    Args:
-        labels: class names by index.
-        latent_shape: (C, H, W).
-        vae: AutoencoderKL, or None where the network works on pixels in [-1, 1].
-    """
-
-    labels: dict[int, str]
-    latent_shape: tuple[int, int, int]
-    vae: AutoencoderKL | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    @property
-    def num_classes(self) -> int:
-        """Classes without the null class, whose label is num_classes."""
-        return len(self.labels)
-
-    @property
-    def image_size_px(self) -> int:
-        """Height and width of a decoded picture."""
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1) if self.vae is not None else 1
-        return self.latent_shape[-1] * factor
-
-    @property
-    def image_channels(self) -> int:
-        """1 or 3."""
-        return self.vae.config.out_channels if self.vae is not None else self.latent_shape[0]
-
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Labels (B,) of class names or indices.
-
-        Raises:
-            DataError: empty, out of range, or no class of this name.
-        """
-        return torch.tensor([self._label(prompt) for prompt in prompts], device=self.device)
-
-    def _label(self, prompt: str) -> int:
-        prompt = prompt.strip()
-        if not prompt:
-            raise DataError("the prompt is empty; for a class model give a class name or index, such as 3")
-        if prompt.lstrip("+-").isdigit():
-            if int(prompt) not in self.labels:
-                raise DataError(f"class {prompt} is out of range; this model has classes 0 to {self.num_classes - 1}")
-            return int(prompt)
-        names = {name.strip().lower(): i for i, names in self.labels.items() for name in [names, *names.split(",")]}
-        if prompt.lower() in names:
-            return names[prompt.lower()]
-        near = difflib.get_close_matches(prompt.lower(), names, n=3, cutoff=0.5)
-        shown = ", ".join(list(self.labels.values())[:MAX_LABELS_SHOWN])
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Classes: {shown}{', ...' * (len(names) > 12)}"
-        raise DataError(
-            f"no class {prompt!r} in this model; give a name or an index 0 to {self.num_classes - 1}. {hint}"
-        )
-
-    def conditions(self, labels: Tensor) -> Tensor:
-        """The condition of class indices (B,): themselves, on the model's device."""
-        return labels.to(self.device)
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 1 or 3, H, W) in [0, 1] of latents (B, C, H, W)."""
-        if self.vae is not None:
-            scaled = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)
-            latents = self.vae.decode(scaled.to(self.vae.dtype)).sample.float()
-        return (latents / 2 + 0.5).clamp(0, 1)
-
-    @torch.no_grad()
-    def encode_images(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Latents (B, C, H, W) of pictures in [0, 1]; an autoencoder's posterior is sampled."""
-        x = images.to(self.device) * 2 - 1
-        if self.vae is None:
-            return x
-        posterior = self.vae.encode(x.to(self.vae.dtype)).latent_dist
-        shift = self.vae.config.shift_factor or 0
-        return (posterior.sample(generator).float() - shift) * self.vae.config.scaling_factor
+    def retie(self, module: nn.Module) -> None:
+        """Make the blocks share their embedding again after weights were assigned."""
+        dit_weights.share_embedding(module)
 
 
 @dataclass
@@ -178,6 +99,7 @@ class DiTTeacher:
     backbone: DiTBackbone
     space: DiTSpace
     settings: DiT
+    network: dict[str, Any]
 
     @torch.no_grad()
     def velocity(self, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
@@ -229,7 +151,49 @@ class DiT(Settings):
             parts.vae.requires_grad_(False).eval().to(device)
         backbone = self.backbone(parts.config, parts.scheduler)
         space = self.space(parts.config, parts.labels, parts.vae, device=device)
-        return DiTTeacher(name=self.source, module=module, backbone=backbone, space=space, settings=self)
+        network = {"config": parts.config, "scheduler": parts.scheduler, "labels": parts.labels}
+        return DiTTeacher(
+            name=self.source, module=module, backbone=backbone, space=space, settings=self, network=network
+        )
+
+    def rebuild(
+        self, network: dict[str, Any], *, folder: Path | None, device: torch.device | str = "cpu"
+    ) -> tuple[nn.Module, DiTBackbone, DiTSpace]:
+        """The parts of a student from what `DiTTeacher.network` said: module (on meta), backbone and space.
+
+        Args:
+            network: the teacher's own description, as a student's card keeps it.
+            folder: the student's folder, which holds the autoencoder as `vae` where there is one.
+            device: where the space works.
+
+        Raises:
+            ModelError: the description is not one of this family.
+        """
+        try:
+            config, scheduler, labels = network["config"], network["scheduler"], network["labels"]
+        except KeyError as error:
+            raise ModelError(f"this student's card says nothing of {error.args[0]}; it is no DiT student") from None
+        labels = {int(i): name for i, name in labels.items()} if labels else None
+        vae = dit_weights.student_vae(self, folder)
+        space = self.space(config, labels, vae.to(device) if vae is not None else None, device=device)
+        return self.build(config, device="meta"), self.backbone(config, scheduler), space
+
+    def to_released(self, weights: dict[str, Tensor], network: dict[str, Any]) -> dit_config.ReleasedNetwork:
+        """A student's weights (its head aside) and description as the authors' files hold them."""
+        diffusion = self.backbone(network["config"], network["scheduler"]).diffusion is not None
+        return dit_config.released_network(weights, network, diffusion=diffusion)
+
+    def from_released(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of the authors' files by diffusers' names."""
+        return dit_config.to_diffusers(weights)
+
+    def describe_released(self, weights: dict[str, Tensor], config: dict[str, Any] | None) -> dict[str, Any]:
+        """The description that `rebuild` takes, from the authors' files; without a config shapes and settings say it.
+
+        Raises:
+            ModelError: these are no DiT weights.
+        """
+        return dit_config.describe_released(self, weights, config)
 
     def check_source(self) -> None:
         """Raise ModelError where it can be said without loading weights that `load` will fail."""
@@ -247,7 +211,7 @@ class DiT(Settings):
 
     def backbone(self, config: dict[str, Any], scheduler: dict[str, Any] | None) -> DiTBackbone:
         """The backbone of a module's config and its scheduler's config."""
-        prediction = self.prediction or dit_weights.prediction_of(scheduler)
+        prediction = self.prediction or dit_config.prediction_of(scheduler)
         if prediction is None:
             raise ModelError(f"nothing says what {self.source} predicts; set teacher.prediction to flow or epsilon")
         scale = self.timestep_scale

@@ -1,7 +1,7 @@
 """Reading a DiT's config and weights from a diffusers folder, a hub id or a released weight file.
 
-The released files name one shared embedding `emb.*`; diffusers holds a copy of it in every block. Here the copies are
-one module, so that weights, gradients and memory exist once.
+diffusers holds a copy of the time and class embedding in every block. Here the copies are one module, so that weights,
+gradients and memory exist once.
 """
 
 from __future__ import annotations
@@ -14,22 +14,34 @@ import torch
 from torch import Tensor, nn
 
 from piflow_cli.errors import ModelError
-from piflow_cli.teachers.loading import check_shapes, locate, read_json, read_weights, unreachable
+from piflow_cli.teachers.dit_config import FREQ_SHIFT, SHARED, checked_config, infer_config, to_diffusers
+from piflow_cli.teachers.loading import locate, unreachable
+from piflow_cli.weights import check_shapes, read_json, read_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
     from piflow_cli.teachers.dit import DiT
 
-CLASS_NAMES = ("DiTTransformer2DModel", "DiTTransformer2DModelMod")
-FREQ_SHIFT = "downscale_freq_shift"
-"""Config key of the time embedding's frequencies: 1 in diffusers' DiT, 0 in the original and in the released weights."""
-FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMapSDEScheduler")
-SHARED = "transformer_blocks.0.norm1.emb."
 CONFIG_KEYS = (
-    "num_attention_heads attention_head_dim in_channels out_channels num_layers dropout norm_num_groups attention_bias "
-    "sample_size patch_size activation_fn num_embeds_ada_norm upcast_attention norm_type norm_elementwise_affine norm_eps"
-).split()
+    "num_attention_heads",
+    "attention_head_dim",
+    "in_channels",
+    "out_channels",
+    "num_layers",
+    "dropout",
+    "norm_num_groups",
+    "attention_bias",
+    "sample_size",
+    "patch_size",
+    "activation_fn",
+    "num_embeds_ada_norm",
+    "upcast_attention",
+    "norm_type",
+    "norm_elementwise_affine",
+    "norm_eps",
+)
+"""What a DiTTransformer2DModel is built from; other keys of a config are kept but not passed on."""
 
 
 @dataclass
@@ -84,7 +96,7 @@ def load(settings: DiT, *, dtype: torch.dtype) -> Parts:
     module = build(config, device="meta")
     load_weights(module, to_diffusers(weights), source=settings.source, dtype=dtype)
     return Parts(
-        module=module, config=config, scheduler=scheduler, labels=labels, vae=_load_vae(settings, source, dtype)
+        module=module, config=config, scheduler=scheduler, labels=labels, vae=_find_vae(settings, source, dtype)
     )
 
 
@@ -107,16 +119,6 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], *, source: objec
     share_embedding(module)
 
 
-def to_diffusers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the released `emb.*` to the first block's embedding; other names are diffusers' already."""
-    return {SHARED + name.removeprefix("emb.") if name.startswith("emb.") else name: t for name, t in weights.items()}
-
-
-def to_released(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `to_diffusers`."""
-    return {"emb." + name.removeprefix(SHARED) if name.startswith(SHARED) else name: t for name, t in weights.items()}
-
-
 def read_config(settings: DiT) -> tuple[dict[str, Any], dict[str, Any] | None, dict[int, str] | None]:
     """The module's config, its scheduler's config and the class names, without reading weights where configs say it.
 
@@ -129,10 +131,10 @@ def read_config(settings: DiT) -> tuple[dict[str, Any], dict[str, Any] | None, d
     if source.is_file():
         beside = source.with_name("config.json")
         config = read_json(beside) if beside.exists() else infer_config(settings, read_weights(source))
-        return _checked(config, source), None, None
+        return checked_config(config, source), None, None
     index = read_json(source / "model_index.json") if (source / "model_index.json").exists() else {}
     folder = source / "transformer" if (source / "transformer").is_dir() else source
-    config = _checked(read_json(folder / "config.json"), source)
+    config = checked_config(read_json(folder / "config.json"), source)
     path = source / "scheduler" / "scheduler_config.json"
     return config, read_json(path) if path.exists() else None, _labels(index)
 
@@ -146,58 +148,7 @@ def _read_hub_config(settings: DiT, source: str) -> tuple[dict[str, Any], dict[s
         scheduler = DDIMScheduler.load_config(source, subfolder="scheduler", revision=settings.revision)
     except Exception as error:  # hub, network and gating errors share no ground class
         raise unreachable(source, error) from error
-    return _checked(dict(config), source), dict(scheduler), _labels(dict(index))
-
-
-def infer_config(settings: DiT, weights: dict[str, Tensor]) -> dict[str, Any]:
-    """The config of released weights without one: widths from shapes, the rest from the settings.
-
-    Raises:
-        ModelError: these are no DiT weights.
-    """
-    weights = to_diffusers(weights)
-    try:
-        patch = weights["pos_embed.proj.weight"]  # (D, C, p, p)
-        classes = weights[SHARED + "class_embedder.embedding_table.weight"].shape[0] - 1
-        rows = weights["proj_out_2.bias"].shape[0] if "proj_out_2.bias" in weights else None
-    except KeyError as error:
-        raise ModelError(f"{settings.source} is no DiT: it has no {error.args[0]}") from None
-    width, channels, size, _ = patch.shape
-    blocks = {name.split(".")[1] for name in weights if name.startswith("transformer_blocks.")}
-    if width % settings.num_attention_heads:
-        raise ModelError(
-            f"width {width} is not divisible by teacher.num_attention_heads {settings.num_attention_heads}"
-        )
-    return {
-        "_class_name": CLASS_NAMES[0],
-        "num_attention_heads": settings.num_attention_heads,
-        "attention_head_dim": width // settings.num_attention_heads,
-        "in_channels": channels,
-        "out_channels": rows // size**2 if rows else None,
-        "num_layers": len(blocks),
-        "sample_size": settings.sample_size,
-        "patch_size": size,
-        "num_embeds_ada_norm": classes,
-        FREQ_SHIFT: 0,
-    }
-
-
-def prediction_of(scheduler: dict[str, Any] | None) -> str | None:
-    """What a network predicts by its scheduler's class: flow, epsilon, or None where nothing says it."""
-    if scheduler is None:
-        return None
-    return "flow" if scheduler.get("_class_name") in FLOW_SCHEDULERS else "epsilon"
-
-
-def _checked(config: dict[str, Any], source: object) -> dict[str, Any]:
-    name = config.get("_class_name")
-    if name not in CLASS_NAMES:
-        raise ModelError(
-            f"{source} holds a {name}, not a {CLASS_NAMES[0]}: it is a teacher of another family. "
-            "Check teacher.type and teacher.source."
-        )
-    defaults = {"patch_size": 2, "sample_size": 32, "in_channels": 4, "num_embeds_ada_norm": 1000, "out_channels": None}
-    return defaults | {FREQ_SHIFT: 1 if name == CLASS_NAMES[0] else 0} | config
+    return checked_config(dict(config), source), dict(scheduler), _labels(dict(index))
 
 
 def _labels(index: dict[str, Any]) -> dict[int, str] | None:
@@ -223,17 +174,42 @@ def _read_module_weights(settings: DiT, source: Path | str) -> dict[str, Tensor]
     return {name: tensor for file in files for name, tensor in read_weights(file).items()}
 
 
-def _load_vae(settings: DiT, source: Path | str, dtype: torch.dtype) -> AutoencoderKL | None:
-    inside = isinstance(source, str) or (source / "vae" / "config.json").exists()
-    if settings.vae is None and not inside:
-        return None
+def _find_vae(settings: DiT, source: Path | str, dtype: torch.dtype) -> AutoencoderKL | None:
+    """The autoencoder that the settings name, else the source's own, else None."""
+    if settings.vae is not None:
+        return load_vae(locate(settings.vae), dtype=dtype)
+    if isinstance(source, str) or (source / "vae" / "config.json").exists():
+        return load_vae(source, subfolder="vae", revision=settings.revision, dtype=dtype)
+    return None
+
+
+def student_vae(settings: DiT, folder: Path | None) -> AutoencoderKL | None:
+    """The autoencoder inside a student's folder, else the one that the teacher's settings name, else None."""
+    if folder is not None and (folder / "vae").is_dir():
+        return load_vae(folder / "vae")
+    return load_vae(locate(settings.vae)) if settings.vae is not None else None
+
+
+def load_vae(
+    source: Path | str, *, subfolder: str = "", revision: str | None = None, dtype: torch.dtype = torch.float32
+) -> AutoencoderKL:
+    """The frozen autoencoder of a folder or a hub id.
+
+    Raises:
+        ModelError: it cannot be had, is damaged, or is something else.
+    """
     from diffusers import AutoencoderKL
 
     try:
-        if settings.vae is not None:
-            return AutoencoderKL.from_pretrained(str(locate(settings.vae)), torch_dtype=dtype)
-        return AutoencoderKL.from_pretrained(
-            str(source), subfolder="vae", torch_dtype=dtype, revision=settings.revision
-        )
-    except OSError as error:
-        raise unreachable(settings.vae or str(source), error) from error
+        config = AutoencoderKL.load_config(str(source), subfolder=subfolder, revision=revision)
+        if config["_class_name"] != AutoencoderKL.__name__:
+            raise ModelError(f"{source} holds a {config['_class_name']}, not an {AutoencoderKL.__name__}")
+        vae = AutoencoderKL.from_pretrained(str(source), subfolder=subfolder, revision=revision, torch_dtype=dtype)
+    except ModelError:
+        raise
+    except Exception as error:  # hub, network, gating and damage share no ground class
+        if isinstance(source, str):
+            raise unreachable(source, error) from error
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ModelError(f"{source / subfolder} holds no autoencoder that can be read: {reason}") from None
+    return vae.requires_grad_(False).eval()

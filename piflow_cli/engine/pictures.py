@@ -1,0 +1,46 @@
+"""Tensors to 8-bit pictures, and pictures to grids.
+
+Shapes: N pictures, C channels (1 or 3), H, W size in pixels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+MIN_CELL_PX = 64
+"""Pictures in a grid are enlarged by a whole factor to at least this size."""
+LABEL_PX = 14
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Pictures (N, C, H, W) in [0, 1] rounded to the 256 levels a file holds, uint8."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def to_pictures(images: Tensor) -> list[Image.Image]:
+    """Pictures (N, C, H, W) in [0, 1] as PIL images of mode L or RGB."""
+    arrays = to_uint8(images).permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(a[:, :, 0] if a.shape[2] == 1 else a) for a in arrays]
+
+
+def grid_picture(
+    pictures: Sequence[Image.Image], *, columns: int, gap_px: int = 2, row_labels: Sequence[str] = ()
+) -> Image.Image:
+    """One picture of many, row by row, small ones enlarged without smoothing, with labels above rows where given."""
+    width, height = pictures[0].size
+    scale = max(1, -(-MIN_CELL_PX // max(width, height)))
+    rows = -(-len(pictures) // columns)
+    head = LABEL_PX if row_labels else 0
+    cell_w, cell_h = width * scale + gap_px, height * scale + gap_px + head
+    sheet = Image.new("RGB", (columns * cell_w + gap_px, rows * cell_h + gap_px), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, picture in enumerate(pictures):
+        row, column = divmod(i, columns)
+        left, top = gap_px + column * cell_w, gap_px + row * cell_h + head
+        if column == 0 and row < len(row_labels):
+            draw.text((left + 1, top - LABEL_PX), row_labels[row], fill="black")
+        enlarged = picture.convert("RGB").resize((width * scale, height * scale), Image.Resampling.NEAREST)
+        sheet.paste(enlarged, (left, top))
+    return sheet

@@ -1,0 +1,56 @@
+"""Preview pictures of a run: the student beside its teacher, from the same noise."""
+
+from io import BytesIO
+from pathlib import Path
+
+import torch
+
+from piflow_cli.core.interfaces import Teacher
+from piflow_cli.core.sampling import sample_euler, sample_student
+from piflow_cli.core.student import Student
+from piflow_cli.engine.pictures import grid_picture, to_pictures
+from piflow_cli.engine.run_folder import RunFolder
+from piflow_cli.engine.storage import write_atomic
+from piflow_cli.preset import Preset
+
+TEACHER_STEPS = 32
+"""Euler steps of the teacher's reference pictures."""
+SEED = 1234
+
+
+class Preview:
+    """The noise, the classes and the teacher's pictures that every preview of a run shares."""
+
+    def __init__(self, preset: Preset, teacher: Teacher, run: RunFolder) -> None:
+        self.preset, self.teacher, self.run = preset, teacher, run
+        count, device = preset.training.preview_images, next(teacher.module.parameters()).device
+        generator = torch.Generator().manual_seed(SEED)
+        self.noise = torch.randn((count, *teacher.space.latent_shape), generator=generator).to(device)
+        self.condition = teacher.space.preview_conditions(count)
+        self.reference = None
+
+    def write(self, student: Student, *, step: int) -> Path:
+        """Sample and write previews/step-N.png: two rows, teacher above student; returns its path."""
+        if self.reference is None:
+            latents = sample_euler(
+                lambda x, sigma: self.teacher.velocity(x, sigma, self.condition),
+                self.noise,
+                num_steps=TEACHER_STEPS,
+                shift=self.preset.sampling.time_shift,
+            )
+            self.reference = to_pictures(self.teacher.space.decode(latents).cpu())
+        latents = sample_student(
+            student,
+            self.preset.policy,
+            self.noise,
+            self.condition,
+            settings=self.preset.sampling.model_copy(update={"h": 0.0}),
+        )
+        pictures = [*self.reference, *to_pictures(self.teacher.space.decode(latents).cpu())]
+        labels = (f"teacher, {TEACHER_STEPS} steps", f"student, {self.preset.sampling.nfe} NFE, step {step}")
+        sheet = grid_picture(pictures, columns=len(self.reference), row_labels=labels)
+        path = self.run / "previews" / f"step-{step:07d}.png"
+        buffer = BytesIO()
+        sheet.save(buffer, format="PNG")
+        write_atomic(path, buffer.getvalue())
+        return path

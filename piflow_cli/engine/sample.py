@@ -1,0 +1,236 @@
+"""Sampling pictures from a student, and saving them with what made them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from piflow_cli import __version__
+from piflow_cli.core.sampling import Stopwatch, sample_student
+from piflow_cli.core.settings import SamplingSettings
+from piflow_cli.engine.models import DEFAULT_STUDENT, LoadedStudent, load_student, resolve_device
+from piflow_cli.engine.pictures import grid_picture, to_pictures
+from piflow_cli.engine.storage import writable_folder, write_atomic
+from piflow_cli.errors import DataError, PolicyError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PICTURE_SUFFIXES = {".png"}
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """Pictures and what made them; picture i belongs to prompts[i] and seeds[i].
+
+    Args:
+        images: 8-bit pictures.
+        latents: (N, C, *S), float32, on the CPU.
+        network_s, policy_s: wall time in the network and in the policy's rollouts.
+        warnings: what a user should know about these settings.
+    """
+
+    images: list[Image]
+    latents: Tensor
+    prompts: list[str]
+    seeds: list[int]
+    model: str
+    settings: SamplingSettings
+    network_s: float
+    policy_s: float
+    warnings: list[str] = field(default_factory=list)
+
+
+def sample(
+    prompts: Sequence[str],
+    *,
+    model: str | LoadedStudent | None = None,
+    nfe: int | None = None,
+    num_images: int = 1,
+    seed: int = 0,
+    substeps: int | None = None,
+    temperature: float | Literal["auto"] | None = None,
+    h: float | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> SampleResult:
+    """Sample pictures from a student.
+
+    Args:
+        prompts: what to draw; class names or indices for class models.
+        model: an embedded student's name, a student or run folder, a hub id, or a loaded student; None is the
+            embedded default.
+        nfe, substeps, temperature, h: as `SamplingSettings`; None is what the student was trained for.
+        num_images: pictures a prompt, with seeds seed, seed + 1, ...
+        seed: of the first picture; a picture depends on its seed and prompt, not on the batch it was drawn in.
+        batch_size: pictures a forward pass.
+        device: auto, cpu, cuda, cuda:N or mps.
+        on_progress: called with (pictures done, pictures wanted).
+
+    Raises:
+        DataError: an empty prompt, an unknown class, or numbers out of range.
+        PolicyError: the student cannot be sampled so.
+        ModelError, DeviceError: as `load_student` and `resolve_device`.
+    """
+    _check_request(prompts, num_images=num_images, seed=seed, batch_size=batch_size)
+    target = resolve_device(device)
+    student = model if isinstance(model, LoadedStudent) else load_student(model or DEFAULT_STUDENT, device=target)
+    settings, warnings = sampling_settings(student, nfe=nfe, substeps=substeps, temperature=temperature, h=h)
+    wanted = [(prompt, seed + i) for prompt in prompts for i in range(num_images)]
+    condition = student.space.encode_prompts([prompt for prompt, _ in wanted])
+    stopwatch = Stopwatch()
+    latents = []
+    for start in range(0, len(wanted), batch_size):
+        chunk = slice(start, start + batch_size)
+        noise = seeded_noise([s for _, s in wanted[chunk]], student.space.latent_shape).to(target)
+        generator = torch.Generator().manual_seed(seed + start)
+        latents.append(
+            sample_student(
+                student.network,
+                student.card.policy,
+                noise,
+                condition[chunk],
+                settings=settings,
+                generator=generator,
+                stopwatch=stopwatch,
+            ).cpu()
+        )
+        if on_progress is not None:
+            on_progress(min(start + batch_size, len(wanted)), len(wanted))
+    result = torch.cat(latents)
+    images = [
+        picture
+        for part in result.split(batch_size)
+        for picture in to_pictures(student.space.decode(part.to(target)).cpu())
+    ]
+    return SampleResult(
+        images=images,
+        latents=result,
+        prompts=[prompt for prompt, _ in wanted],
+        seeds=[s for _, s in wanted],
+        model=student.name,
+        settings=settings,
+        network_s=stopwatch.network_s,
+        policy_s=stopwatch.policy_s,
+        warnings=warnings,
+    )
+
+
+def seeded_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """Standard normal noise (N, *shape), each row from its own seed, on the CPU."""
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+
+
+def sampling_settings(
+    student: LoadedStudent,
+    *,
+    nfe: int | None = None,
+    substeps: int | None = None,
+    temperature: float | Literal["auto"] | None = None,
+    h: float | None = None,
+) -> tuple[SamplingSettings, list[str]]:
+    """The student's own sampling settings with changes, checked against its policy, and warnings.
+
+    Raises:
+        PolicyError: out of range, or the policy cannot do it.
+    """
+    trained = student.card.sampling
+    changes = {"nfe": nfe, "total_substeps": substeps, "temperature": temperature, "h": h}
+    changed = trained.model_dump() | {key: value for key, value in changes.items() if value is not None}
+    try:
+        settings = SamplingSettings.model_validate(changed)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PolicyError(f"{first['loc'][0]}: {first['msg']} (got {first['input']!r})") from None
+    student.card.policy.check_sampling(segments=settings.segments, shift=settings.shift)
+    warnings = []
+    if settings.nfe != trained.nfe:
+        warnings.append(
+            f"{student.name} was trained for {trained.nfe} NFE; {settings.nfe} may shift contrast and lose detail"
+        )
+    return settings, warnings
+
+
+def save_samples(result: SampleResult, out: Path, *, grid: bool = False) -> list[Path]:
+    """Write the pictures and return their paths.
+
+    Args:
+        result: what `sample` returned.
+        out: a .png file, for one picture or a grid; else a folder, into which files are added without writing over any.
+        grid: one picture with a row a prompt instead of one file each.
+
+    Raises:
+        StorageError: `out` cannot be written.
+        DataError: several pictures for one file name.
+    """
+    one_file = out.suffix.lower() in PICTURE_SUFFIXES
+    if out.suffix and not one_file and not out.is_dir():
+        raise DataError(f"pictures are written as .png; {out.name} has the suffix {out.suffix}")
+    folder = writable_folder(out.parent if one_file else out)
+    if grid or (one_file and len(result.images) > 1):
+        columns = max(1, len(result.images) // max(1, len(dict.fromkeys(result.prompts))))
+        columns = columns if columns > 1 else min(len(result.images), 10)
+        picture = grid_picture(result.images, columns=columns)
+        path = out if one_file else _free_path(folder, "grid")
+        _write_png(picture, path, _facts(result, ", ".join(dict.fromkeys(result.prompts)), result.seeds[0]))
+        return [path]
+    paths = []
+    for image, prompt, seed in zip(result.images, result.prompts, result.seeds, strict=True):
+        stem = re.sub(r"[^\w-]+", "-", prompt).strip("-")[:60] or "picture"
+        path = out if one_file else _free_path(folder, f"{stem}-seed{seed}")
+        _write_png(image, path, _facts(result, prompt, seed))
+        paths.append(path)
+    return paths
+
+
+def _check_request(prompts: Sequence[str], *, num_images: int, seed: int, batch_size: int) -> None:
+    if not prompts:
+        raise DataError("no prompt was given")
+    for prompt in prompts:
+        if not prompt.strip():
+            raise DataError("the prompt is empty; say what to draw, or a class name or index for a class model")
+    for name, value, least in (("num_images", num_images, 1), ("seed", seed, 0), ("batch_size", batch_size, 1)):
+        if value < least:
+            raise DataError(f"{name} is {value}; it must be at least {least}")
+
+
+def _facts(result: SampleResult, prompt: str, seed: int) -> dict[str, str]:
+    """What a PNG says of itself."""
+    return {
+        "prompt": prompt,
+        "seed": str(seed),
+        "nfe": str(result.settings.nfe),
+        "model": result.model,
+        "sampling": json.dumps(result.settings.model_dump()),
+        "software": f"piflow {__version__}",
+    }
+
+
+def _free_path(folder: Path, stem: str) -> Path:
+    path, number = folder / f"{stem}.png", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}-{number}.png"
+    return path
+
+
+def _write_png(image: Image, path: Path, facts: dict[str, str]) -> None:
+    from io import BytesIO
+
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    for key, value in facts.items():
+        info.add_itxt(key, value)
+    buffer = BytesIO()
+    image.save(buffer, format="PNG", pnginfo=info)
+    write_atomic(path, buffer.getvalue())

@@ -1,0 +1,227 @@
+"""The layout of the published students: a config.json, and one weight file that carries its policy in its metadata.
+
+What the layout leaves unsaid (NFE, shift, teacher, time scale, class names) is one more metadata key when written here,
+and comes from a recipe when read from a file that lacks it.
+
+Source: the authors' public implementation of pi-Flow (LakonLab) and its released weights.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from piflow_cli.core.interfaces import PolicyFamily
+from piflow_cli.errors import ModelError
+from piflow_cli.formats.lakonlab_heads import HEAD_KEYS, HEADS, HeadLayout
+from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
+from piflow_cli.weights import read_header, read_json, read_weights
+
+CONFIG, WEIGHTS, VAE = "config.json", "diffusion_pytorch_model.safetensors", "vae"
+POLICY_KEY, CARD_KEY = "policy_config", "piflow_card"
+PICKLE_SUFFIXES = (".pth", ".pt", ".bin")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the files name the students of one teacher family.
+
+    Args:
+        class_names: `_class_name` of the config, by policy.
+        projection: name of the teacher's final projection.
+    """
+
+    class_names: dict[str, str]
+    projection: str
+
+
+LAYOUTS = {
+    "dit": Layout({"gmflow": "GMDiTTransformer2DModelV2", "dx": "DXDiTTransformer2DModel"}, projection="proj_out_2"),
+}
+"""By `type` of the teacher; a family with a row here is a `ReleasedFamily`."""
+
+
+class ReleasedNetwork(Protocol):
+    """A network, its head aside, as the released files hold it."""
+
+    weights: dict[str, Tensor]
+    config: dict[str, Any]
+    caveats: tuple[str, ...]
+
+
+class ReleasedFamily(Protocol):
+    """What the settings of a teacher family do for this format."""
+
+    def to_released(self, weights: dict[str, Tensor], network: dict[str, Any]) -> ReleasedNetwork:
+        """Weights, by the module's names, and description of a network in released form."""
+        ...
+
+    def from_released(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights by the module's own names."""
+        ...
+
+    def describe_released(self, weights: dict[str, Tensor], config: dict[str, Any] | None) -> dict[str, Any]:
+        """The description of a network from its released weights, and from its config where there is one."""
+        ...
+
+
+class LakonlabFormat:
+    """A folder with config.json and the weights; a single released weight file can be read too."""
+
+    name = "lakonlab"
+
+    def matches(self, path: Path) -> bool:
+        """Whether the config's class, or the names and metadata of the weight file, are a released student's."""
+        file = _weight_file(path)
+        if not file.is_file():
+            return False
+        if file.suffix in PICKLE_SUFFIXES:
+            return True  # nothing can be said without reading it
+        if file.suffix != ".safetensors":
+            return False
+        known = {name for layout in LAYOUTS.values() for name in layout.class_names.values()}
+        if _read_config(file).get("_class_name") in known:
+            return True
+        names, metadata = read_header(file)
+        return not metadata.keys().isdisjoint({POLICY_KEY, CARD_KEY}) or any("proj_out_means." in n for n in names)
+
+    def read(self, path: Path, *, recipe: Recipe | None = None) -> StoredStudent:
+        """Read a released student; where it lacks this package's card, the recipe says what the layout does not.
+
+        Raises:
+            ModelError: it is damaged, of an unknown layout, at odds with the recipe, or there is no recipe.
+        """
+        file = _weight_file(path)
+        metadata = read_header(file)[1] if file.suffix == ".safetensors" else {}
+        weights = {name.removeprefix("transformer."): tensor for name, tensor in read_weights(file).items()}
+        said = _parse_metadata(metadata.get(POLICY_KEY), file)
+        if CARD_KEY in metadata:
+            card = StudentCard.parse(metadata[CARD_KEY], origin=f"{CARD_KEY} of {file}")
+            body, head, _ = _split(weights, said, _layout(card.teacher))
+        elif recipe is not None:
+            body, head, head_layout = _split(weights, said, _layout(recipe.teacher))
+            config = _read_config(file)
+            policy = _policy(recipe, head_layout, head_layout.settings(config, said), path)
+            config = {key: value for key, value in config.items() if key not in HEAD_KEYS}
+            card = StudentCard.of(recipe, recipe.teacher.describe_released(body, config or None), policy=policy)
+        else:
+            raise ModelError(
+                f"{path} is in the authors' layout, which does not say its NFE, shift, teacher or time scale. Name the "
+                "preset it was trained by: piflow convert SRC DST --to native --preset NAME"
+            )
+        prefix = f"{_layout(card.teacher).projection}."
+        named = card.teacher.from_released(body) | {prefix + name: tensor for name, tensor in head.items()}
+        vae = path / VAE
+        return StoredStudent(card=card, weights=named, vae_folder=vae if vae.is_dir() else None)
+
+    def write(self, student: StoredStudent, folder: Path) -> None:
+        """Write config, weights with metadata, and the autoencoder into an empty folder.
+
+        Raises:
+            ModelError: the layout has no place for this teacher or policy.
+        """
+        from safetensors.torch import save_file
+
+        card, layout = student.card, _layout(student.card.teacher)
+        head = _head_of(card.policy)
+        network, prefix = _released(student), f"{layout.projection}."
+        weights = dict(network.weights)
+        for name, tensor in student.weights.items():
+            if name.startswith(prefix):
+                weights[head.to_released(name.removeprefix(prefix), layout.projection)] = tensor
+        config = network.config | head.config(card.policy, in_channels=network.config["in_channels"])
+        config["_class_name"] = layout.class_names[card.policy.type]
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        metadata = {
+            "format": "pt",
+            POLICY_KEY: json.dumps(head.metadata(card.policy)),
+            CARD_KEY: card.model_dump_json(),
+        }
+        weights = {name: tensor.contiguous() for name, tensor in weights.items()}
+        save_file(weights, folder / WEIGHTS, metadata=metadata)
+        if student.vae_folder is not None:
+            shutil.copytree(student.vae_folder, folder / VAE)
+
+    def caveats(self, student: StoredStudent) -> tuple[str, ...]:
+        """What the authors' own code would get wrong about the student."""
+        return _released(student).caveats
+
+
+def _weight_file(path: Path) -> Path:
+    return path / WEIGHTS if path.is_dir() else path
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    """The config beside a weight file, empty where there is none."""
+    path = file.with_name(CONFIG)
+    return read_json(path) if path.is_file() else {}
+
+
+def _parse_metadata(text: str | None, file: Path) -> dict[str, Any]:
+    """The policy's metadata, empty where there is none."""
+    try:
+        value = json.loads(text) if text is not None else {}
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ModelError(f"{POLICY_KEY} in the metadata of {file} is not a JSON object: {text!r}")
+    return value
+
+
+def _layout(teacher: Any) -> Layout:
+    if teacher.type not in LAYOUTS:
+        raise ModelError(
+            f"the lakonlab layout is known for {', '.join(LAYOUTS)} students, not for {teacher.type}; use native"
+        )
+    return LAYOUTS[teacher.type]
+
+
+def _head_of(policy: PolicyFamily) -> HeadLayout:
+    for head in HEADS:
+        if head.policy == policy.type:
+            return head
+    known = ", ".join(head.policy for head in HEADS)
+    raise ModelError(f"the lakonlab layout is known for {known} policies, not for {policy.type}; use native")
+
+
+def _released(student: StoredStudent) -> ReleasedNetwork:
+    """The student's network without its head."""
+    prefix = f"{_layout(student.card.teacher).projection}."
+    body = {name: tensor for name, tensor in student.weights.items() if not name.startswith(prefix)}
+    return student.card.teacher.to_released(body, student.card.network)
+
+
+def _split(
+    weights: dict[str, Tensor], said: dict[str, Any], layout: Layout
+) -> tuple[dict[str, Tensor], dict[str, Tensor], HeadLayout]:
+    """Released weights as those of the body, those of the head by their names within it, and which head it is."""
+    names = {head: {name: head.from_released(name, layout.projection) for name in weights} for head in HEADS}
+    for head in HEADS:
+        found = {name: layer for name, layer in names[head].items() if layer is not None}
+        if found and said.get("type", head.released) == head.released:
+            body = {name: tensor for name, tensor in weights.items() if name not in found}
+            return body, {layer: weights[name] for name, layer in found.items()}, head
+    kinds = " or ".join(head.released for head in HEADS)
+    raise ModelError(f"the weights hold no head of {said.get('type', kinds)} ({kinds} can be read)")
+
+
+def _policy(recipe: Recipe, head: HeadLayout, said: dict[str, Any], path: Path) -> PolicyFamily:
+    """The recipe's policy with what the files say of it, checked against the recipe's sampling."""
+    if recipe.policy.type != head.policy:
+        raise ModelError(
+            f"{path} holds a {head.released} student, but preset {recipe.name} is for {recipe.policy.type}; "
+            "pass the preset it was trained by"
+        )
+    try:
+        policy = type(recipe.policy).model_validate(recipe.policy.model_dump() | said)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ModelError(f"{path} says {first['loc'][0]} = {first['input']!r}: {first['msg']}") from None
+    policy.check_sampling(segments=recipe.sampling.segments, shift=recipe.sampling.shift)
+    return policy

@@ -1,0 +1,137 @@
+"""A DiT's config, checked or inferred, and the form that config and weight names have in the authors' released files.
+
+The released files name one shared embedding `emb.*`; diffusers holds a copy of it in every block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from piflow_cli.errors import ModelError
+
+if TYPE_CHECKING:
+    from piflow_cli.teachers.dit import DiT
+
+CLASS_NAMES = ("DiTTransformer2DModel", "DiTTransformer2DModelMod")
+LEGACY_CLASS_NAME = "Transformer2DModel"
+"""What the published facebook/DiT checkpoints call the class: they are older than its own name."""
+FREQ_SHIFT = "downscale_freq_shift"
+"""Config key of the time embedding's frequencies: 1 in diffusers' DiT, 0 in the original and the released weights."""
+FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMapSDEScheduler")
+SHARED = "transformer_blocks.0.norm1.emb."
+
+
+def checked_config(config: dict[str, Any], source: object) -> dict[str, Any]:
+    """A DiT's config with its defaults filled in.
+
+    Raises:
+        ModelError: it is a config of another family.
+    """
+    name = config.get("_class_name")
+    if name == LEGACY_CLASS_NAME and config.get("norm_type") == "ada_norm_zero":
+        name = CLASS_NAMES[0]
+    if name not in CLASS_NAMES:
+        raise ModelError(
+            f"{source} holds a {name}, not a {CLASS_NAMES[0]}: it is a teacher of another family. "
+            "Check teacher.type and teacher.source."
+        )
+    defaults = {"patch_size": 2, "sample_size": 32, "in_channels": 4, "num_embeds_ada_norm": 1000, "out_channels": None}
+    return defaults | {FREQ_SHIFT: 1 if name == CLASS_NAMES[0] else 0} | config | {"_class_name": CLASS_NAMES[0]}
+
+
+def infer_config(settings: DiT, weights: dict[str, Tensor]) -> dict[str, Any]:
+    """The config of released weights without one: widths from shapes, the rest from the settings.
+
+    Raises:
+        ModelError: these are no DiT weights.
+    """
+    weights = to_diffusers(weights)
+    try:
+        patch = weights["pos_embed.proj.weight"]  # (D, C, p, p)
+        classes = weights[SHARED + "class_embedder.embedding_table.weight"].shape[0] - 1
+        rows = weights["proj_out_2.bias"].shape[0] if "proj_out_2.bias" in weights else None
+    except KeyError as error:
+        raise ModelError(f"{settings.source} is no DiT: it has no {error.args[0]}") from None
+    width, channels, size, _ = patch.shape
+    blocks = {name.split(".")[1] for name in weights if name.startswith("transformer_blocks.")}
+    if width % settings.num_attention_heads:
+        raise ModelError(
+            f"width {width} is not divisible by teacher.num_attention_heads {settings.num_attention_heads}"
+        )
+    return {
+        "_class_name": CLASS_NAMES[0],
+        "num_attention_heads": settings.num_attention_heads,
+        "attention_head_dim": width // settings.num_attention_heads,
+        "in_channels": channels,
+        "out_channels": rows // size**2 if rows else None,
+        "num_layers": len(blocks),
+        "sample_size": settings.sample_size,
+        "patch_size": size,
+        "num_embeds_ada_norm": classes,
+        FREQ_SHIFT: 0,
+    }
+
+
+def prediction_of(scheduler: dict[str, Any] | None) -> str | None:
+    """What a network predicts by its scheduler's class: flow, epsilon, or None where nothing says it."""
+    if scheduler is None:
+        return None
+    return "flow" if scheduler.get("_class_name") in FLOW_SCHEDULERS else "epsilon"
+
+
+def to_diffusers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the released `emb.*` to the first block's embedding; other names are diffusers' already."""
+    return {SHARED + name.removeprefix("emb.") if name.startswith("emb.") else name: t for name, t in weights.items()}
+
+
+def to_released(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `to_diffusers`."""
+    return {"emb." + name.removeprefix(SHARED) if name.startswith(SHARED) else name: t for name, t in weights.items()}
+
+
+@dataclass(frozen=True)
+class ReleasedNetwork:
+    """A DiT as the authors' files hold it.
+
+    Args:
+        weights: by released names.
+        config: the module's config.
+        caveats: what the authors' own code would get wrong about this network.
+    """
+
+    weights: dict[str, Tensor]
+    config: dict[str, Any]
+    caveats: tuple[str, ...]
+
+
+def released_network(weights: dict[str, Tensor], network: dict[str, Any], *, diffusion: bool) -> ReleasedNetwork:
+    """The released form of weights by diffusers' names and of the teacher's description of their module."""
+    config, caveats = network["config"], []
+    if config.get(FREQ_SHIFT, 1) != 0:
+        caveats.append(
+            f"this network embeds time with {FREQ_SHIFT} {config.get(FREQ_SHIFT, 1)} (diffusers' DiT); the authors' "
+            f"code takes 0 for granted and would sample it wrongly. {FREQ_SHIFT} is written into config.json, and "
+            "piflow obeys it"
+        )
+    if diffusion:
+        caveats.append(
+            "this network was made from a diffusion teacher and takes scaled inputs at diffusion times; the authors' "
+            "code feeds it as a flow network and would sample it wrongly. piflow reads it right"
+        )
+    config = {FREQ_SHIFT: 1} | config | {"out_channels": None}
+    return ReleasedNetwork(weights=to_released(weights), config=config, caveats=tuple(caveats))
+
+
+def describe_released(settings: DiT, weights: dict[str, Tensor], config: dict[str, Any] | None) -> dict[str, Any]:
+    """The description of a module whose released weights, and config if any, are given: the inverse of the above.
+
+    Raises:
+        ModelError: these are no DiT weights.
+    """
+    if config is None:
+        config = infer_config(settings, weights)
+    config = checked_config({FREQ_SHIFT: 0} | config | {"_class_name": CLASS_NAMES[0]}, settings.source)
+    return {"config": config | {"out_channels": None}, "scheduler": None, "labels": None}

@@ -1,0 +1,117 @@
+"""The conditions and the latent space of DiT models: class labels, and an autoencoder where they work on latents.
+
+Shapes: B batch, C latent channels, H, W latent size.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from piflow_cli.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+MAX_LABELS_SHOWN = 12
+PICTURE_CHANNELS = (1, 3)
+
+
+@dataclass
+class DiTSpace:
+    """The conditions and the latent space of a DiT: class labels, and an autoencoder where it works on latents.
+
+    Args:
+        labels: class names by index.
+        latent_shape: (C, H, W).
+        vae: AutoencoderKL, or None where the network works on pixels in [-1, 1].
+    """
+
+    labels: dict[int, str]
+    latent_shape: tuple[int, int, int]
+    vae: AutoencoderKL | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def num_classes(self) -> int:
+        """Classes without the null class, whose label is num_classes."""
+        return len(self.labels)
+
+    @property
+    def image_size_px(self) -> int:
+        """Height and width of a decoded picture."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1) if self.vae is not None else 1
+        return self.latent_shape[-1] * factor
+
+    @property
+    def image_channels(self) -> int:
+        """1 or 3."""
+        return self.vae.config.out_channels if self.vae is not None else self.latent_shape[0]
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Labels (B,) of class names or indices.
+
+        Raises:
+            DataError: empty, out of range, or no class of this name.
+        """
+        return torch.tensor([self._label(prompt) for prompt in prompts], device=self.device)
+
+    def _label(self, prompt: str) -> int:
+        prompt = prompt.strip()
+        if not prompt:
+            raise DataError("the prompt is empty; for a class model give a class name or index, such as 3")
+        if prompt.lstrip("+-").isdigit():
+            if int(prompt) not in self.labels:
+                raise DataError(f"class {prompt} is out of range; this model has classes 0 to {self.num_classes - 1}")
+            return int(prompt)
+        names = {name.strip().lower(): i for i, names in self.labels.items() for name in [names, *names.split(",")]}
+        if prompt.lower() in names:
+            return names[prompt.lower()]
+        near = difflib.get_close_matches(prompt.lower(), names, n=3, cutoff=0.5)
+        shown = ", ".join(list(self.labels.values())[:MAX_LABELS_SHOWN])
+        shown += ", ..." if self.num_classes > MAX_LABELS_SHOWN else ""
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"Classes: {shown}"
+        raise DataError(
+            f"no class {prompt!r} in this model; give a name or an index 0 to {self.num_classes - 1}. {hint}"
+        )
+
+    def conditions(self, labels: Tensor) -> Tensor:
+        """The condition of class indices (B,): themselves, on the model's device."""
+        return labels.to(self.device)
+
+    def preview_conditions(self, count: int) -> Tensor:
+        """Classes (count,) spread evenly over all of them."""
+        stride = max(1, self.num_classes // count)
+        return (torch.arange(count, device=self.device) * stride) % self.num_classes
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 1 or 3, H, W) in [0, 1] of latents (B, C, H, W).
+
+        Raises:
+            ModelError: these are no pixels, and there is no autoencoder.
+        """
+        if self.vae is None and self.image_channels not in PICTURE_CHANNELS:
+            raise ModelError(
+                f"this DiT works on latents of {self.image_channels} channels and no autoencoder is known that decodes "
+                "them; set teacher.vae to one's folder or hub id, such as stabilityai/sd-vae-ft-ema"
+            )
+        if self.vae is not None:
+            scaled = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)
+            latents = self.vae.decode(scaled.to(self.vae.dtype)).sample.float()
+        return (latents / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Latents (B, C, H, W) of pictures in [0, 1]; an autoencoder's posterior is sampled."""
+        x = images.to(self.device) * 2 - 1
+        if self.vae is None:
+            return x
+        posterior = self.vae.encode(x.to(self.vae.dtype)).latent_dist
+        shift = self.vae.config.shift_factor or 0
+        return (posterior.sample(generator).float() - shift) * self.vae.config.scaling_factor
