@@ -1,0 +1,67 @@
+"""The `piflow` command: its subcommands, and the one place where errors become a message and an exit code."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from piflow_cli import __version__
+from piflow_cli.cli import benchmark, convert, distill, presets, sample
+from piflow_cli.errors import PiflowError
+
+app = typer.Typer(
+    name="piflow",
+    help="Distil slow flow-matching image models into students of 1 to 8 network evaluations (pi-Flow).",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (distill, sample, benchmark, convert):
+    app.command(name=command.__name__.rsplit(".", 1)[1], epilog=command.EXAMPLES)(command.command)
+app.add_typer(presets.app, name="presets")
+
+EXIT_KNOWN_ERROR = 1
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"piflow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Distil slow flow-matching image models into students of 1 to 8 network evaluations (pi-Flow)."""
+
+
+def main() -> None:
+    """Run the command line; the console script."""
+    try:
+        app()
+    except PiflowError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if os.environ.get("PIFLOW_DEBUG"):
+            raise
+        fail(
+            f"this is a bug in piflow: {type(error).__name__}: {error}\n"
+            "Run again with PIFLOW_DEBUG=1 for the traceback, and please report it."
+        )
+
+
+def fail(message: str) -> None:
+    """Print one message to stderr and exit with 1."""
+    typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(message, err=True)
+    sys.exit(EXIT_KNOWN_ERROR)

@@ -1,0 +1,134 @@
+"""What commands share on the terminal: tables on stdout, progress with time left on stderr. rich is imported on use."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+PLAIN_EVERY_S = 10.0
+"""Seconds between progress lines where stderr is no terminal."""
+
+
+def out() -> Console:
+    """The console of results."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+def note(message: str) -> None:
+    """A line of progress, on stderr."""
+    typer.echo(message, err=True)
+
+
+def warn(message: str) -> None:
+    """A warning, on stderr."""
+    typer.secho("warning: ", fg="yellow", bold=True, err=True, nl=False)
+    typer.echo(message, err=True)
+
+
+def print_json(value: object) -> None:
+    """A result for programs."""
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
+    """A table on stdout: the first column to the left, the others as they are."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    out().print(table)
+
+
+def print_facts(sections: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> None:
+    """Titled lists of label and value on stdout."""
+    for title, rows in sections:
+        typer.echo(title)
+        width = max(len(label) for label, _ in rows)
+        for label, value in rows:
+            typer.echo(f"  {label:<{width}}  {value}")
+        typer.echo()
+
+
+def duration(seconds: float) -> str:
+    """A time left or taken: 42s, 3m10s, 2h05m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+class ProgressLine:
+    """Progress of (done, total, words): a live bar on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, bar: Progress | None) -> None:
+        self._bar, self._task, self._last = bar, None, 0.0
+
+    def update(self, done: float, total: float, words: str) -> None:
+        """Show where things are; `words` carry the time left."""
+        if self._bar is not None:
+            if self._task is None:
+                self._task = self._bar.add_task("", total=total)
+            self._bar.update(self._task, completed=done, total=total, description=words)
+        elif time.monotonic() - self._last >= PLAIN_EVERY_S or done >= total:
+            self._last = time.monotonic()
+            note(words)
+
+    def say(self, message: str) -> None:
+        """A line that stays."""
+        if self._bar is not None:
+            self._bar.console.print(message, highlight=False, markup=False)
+        else:
+            note(message)
+
+
+@contextmanager
+def progress() -> Iterator[ProgressLine]:
+    """A progress line on stderr for the length of the block."""
+    if not sys.stderr.isatty():
+        yield ProgressLine(None)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    with Progress(
+        BarColumn(bar_width=24), TextColumn("{task.description}", markup=False), console=Console(stderr=True)
+    ) as bar:
+        yield ProgressLine(bar)
+
+
+class Countdown:
+    """Time left of a job whose progress is even.
+
+    Starts when made; the first part, which pays for warming up, counts as much as the others.
+    """
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def left(self, done: float, total: float) -> str:
+        """Words for the time left after `done` of `total`."""
+        return duration((time.monotonic() - self._start) * (total - done) / done) if done else "?"
+
+
+def absolute(path: Path) -> str:
+    """A path as a user can open it from here."""
+    return str(path)
