@@ -1,0 +1,134 @@
+"""Writes docs/cli.md and docs/presets.md from the code: `python -m piflow_cli.cli.reference [--check]`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+
+from piflow_cli import registry
+from piflow_cli.cli.app import app
+from piflow_cli.preset import FAMILIES, Preset, preset_paths, read_preset_table
+
+DOCS = Path(__file__).parents[2] / "docs"
+NOTICE = "<!-- Written by `python -m piflow_cli.cli.reference`; do not edit. -->\n"
+
+
+def cli_page() -> str:
+    """docs/cli.md."""
+    root = typer.main.get_command(app)
+    lines = [NOTICE, "# Command line\n", root.help or "", ""]
+    lines += [
+        "Exit codes: 0 done, 1 a known error (one message), 2 usage. Results go to stdout, progress to stderr.",
+        "",
+    ]
+    for name, command in root.commands.items():
+        lines += _command_section(f"piflow {name}", command, depth=2)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _command_section(path: str, command: Any, *, depth: int) -> list[str]:
+    lines = [f"{'#' * depth} {path}", "", (command.help or "").strip(), ""]
+    if hasattr(command, "commands"):
+        for name, child in command.commands.items():
+            lines += _command_section(f"{path} {name}", child, depth=depth + 1)
+        return lines
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    usage = " ".join([path, *(p.metavar or p.name.upper() for p in arguments), "[OPTIONS]"])
+    lines += ["```", usage, "```", "", "| option | meaning | default |", "|---|---|---|"]
+    for parameter in command.params:
+        lines.append(_parameter_row(parameter))
+    if command.epilog:
+        lines += ["", *(f"{line}\n" for line in command.epilog.strip().split("\n\n"))]
+    return [*lines, ""]
+
+
+def _parameter_row(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        names = f"`{parameter.metavar or parameter.name.upper()}`"
+    else:
+        names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
+        if parameter.metavar:
+            names += f" `{parameter.metavar}`"
+    default = (
+        "required" if parameter.required else "" if parameter.default in (None, False) else f"`{parameter.default}`"
+    )
+    return f"| {names} | {_cell(getattr(parameter, 'help', None) or '')} | {default} |".replace("|auto", "\\|auto")
+
+
+def presets_page() -> str:
+    """docs/presets.md."""
+    lines = [NOTICE, "# Presets\n"]
+    lines += [
+        "A preset is one TOML file. `piflow presets check FILE` validates it, `--set key.path=value` changes a key.",
+        "",
+    ]
+    lines += ["| preset | what | expected | needs |", "|---|---|---|---|"]
+    for name in preset_paths():
+        table = read_preset_table(name)
+        lines.append(
+            f"| `{name}` | " + " | ".join(table.get(key, "") for key in ("summary", "expected", "needs")) + " |"
+        )
+    lines += ["", "## Keys", "", *_key_rows(Preset, "")]
+    for key, field in Preset.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) and key not in FAMILIES:
+            lines += [f"### [{key}]", "", *_key_rows(field.annotation, f"{key}.")]
+    for kind in FAMILIES:
+        for name in registry.names(kind):
+            family = registry.resolve(kind, name)
+            title = f'### [{kind}] with `type = "{name}"`'
+            lines += [title, "", (family.__doc__ or "").strip(), "", *_key_rows(family, f"{kind}.")]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _key_rows(model: type[BaseModel], prefix: str) -> list[str]:
+    """A table of a settings class's own keys."""
+    rows = []
+    for key, schema in model.model_json_schema()["properties"].items():
+        field = model.model_fields[key]
+        if not field.description:
+            continue
+        default = "required" if field.is_required() else f"`{field.default!r}`"
+        rows.append(f"| `{prefix}{key}` | {_cell(field.description)} | {_allowed(schema)} | {default} |")
+    return ["| key | meaning | allowed | default |", "|---|---|---|---|", *rows, ""] if rows else []
+
+
+def _allowed(schema: dict) -> str:
+    """What a key takes, from its JSON schema."""
+    if "anyOf" in schema:
+        return " or ".join(filter(None, (_allowed(option) for option in schema["anyOf"])))
+    if "enum" in schema or "const" in schema:
+        return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
+    kind = {"null": "unset", "array": "list"}.get(schema.get("type", ""), schema.get("type", ""))
+    return " ".join([kind, ", ".join(bounds)]).strip()
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+PAGES = {"cli.md": cli_page, "presets.md": presets_page}
+
+
+def main() -> int:
+    """Write the pages, or with --check say which are stale; returns the exit code."""
+    stale = [name for name, page in PAGES.items() if not _is_fresh(DOCS / name, page())]
+    if "--check" in sys.argv[1:]:
+        for name in stale:
+            print(f"docs/{name} is stale; run python -m piflow_cli.cli.reference", file=sys.stderr)
+        return 1 if stale else 0
+    for name in stale:
+        (DOCS / name).write_text(PAGES[name](), encoding="utf-8")
+        print(f"docs/{name}")
+    return 0
+
+
+def _is_fresh(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="utf-8") == text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
