@@ -20,6 +20,16 @@ def match_dims(value: Tensor, like: Tensor) -> Tensor:
     return value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
 
 
+def float64(value: Tensor) -> Tensor:
+    """Return `value` in float64, on the CPU where its device has none (MPS); `as_like` is the way back."""
+    return (value.cpu() if value.device.type == "mps" else value).double()
+
+
+def as_like(value: Tensor, like: Tensor) -> Tensor:
+    """Return `value` in the dtype and on the device of `like`, rounded before it is moved."""
+    return value.to(like.dtype).to(like.device)
+
+
 def diffuse(x_0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     """Return x_t = (1 - sigma) x_0 + sigma noise.
 

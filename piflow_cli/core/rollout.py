@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from piflow_cli.core.flow import euler_step, match_dims
+from piflow_cli.core.flow import as_like, euler_step, float64, match_dims
 from piflow_cli.core.interfaces import Policy
 from piflow_cli.core.schedule import Shift
 
@@ -30,10 +30,10 @@ def substep_sigmas(tau_from: Tensor, tau_to: Tensor, *, shift: Shift, total_subs
     Substeps are uniform in raw time. A sample with fewer than n substeps stays at its end, so its last steps have
     length 0.
     """
-    count = count_substeps(tau_from, tau_to, total_substeps=total_substeps)  # (B,)
+    count = float64(count_substeps(tau_from, tau_to, total_substeps=total_substeps))  # (B,)
     steps = torch.arange(int(count.max()) + 1, device=count.device, dtype=torch.float64)[:, None]  # (n + 1, 1)
-    fraction = (steps / count.double()).clamp(max=1.0)  # (n + 1, B)
-    start, end = tau_from.double(), tau_to.double()
+    fraction = (steps / count).clamp(max=1.0)  # (n + 1, B)
+    start, end = float64(tau_from), float64(tau_to)
     taus = torch.where(fraction < 1, start + (end - start) * fraction, end.expand_as(fraction))
     return taus, shift.sigma(taus)
 
@@ -53,7 +53,7 @@ def euler_rollout(
         total_substeps: substeps of a rollout over the whole of [0, 1].
     """
     _, sigmas = substep_sigmas(tau_from, tau_to, shift=shift, total_substeps=total_substeps)
-    sigmas = sigmas.to(x.dtype)
+    sigmas = as_like(sigmas, x)
     for sigma, sigma_next in pairwise(sigmas):
         moving = match_dims(sigma != sigma_next, x)
         x = torch.where(moving, euler_step(x, policy.velocity(x, sigma), sigma, sigma_next), x)

@@ -11,6 +11,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from piflow_cli.core.flow import as_like, float64
+
 T = TypeVar("T", float, Tensor)
 
 BOUNDARY_SLACK = 1e-6
@@ -104,10 +106,10 @@ class Segments:
         Returns:
             The source time and the length of the segment of each sample, (B,) both.
         """
-        index = torch.floor((1 - tau.double()) / self.base + BOUNDARY_SLACK).clamp(0, self.nfe - 1)
+        index = torch.floor((1 - float64(tau)) / self.base + BOUNDARY_SLACK).clamp(0, self.nfe - 1)
         tau_src = 1 - index * self.base
         length = torch.minimum(tau_src, torch.full_like(tau_src, self.base))
-        return tau_src.to(tau.dtype), length.to(tau.dtype)
+        return as_like(tau_src, tau), as_like(length, tau)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from piflow_cli.core.flow import match_dims, single_or_double
+from piflow_cli.core.flow import as_like, float64, match_dims, single_or_double
 from piflow_cli.core.interfaces import PatchLayout
 from piflow_cli.core.rollout import substep_sigmas
 from piflow_cli.core.schedule import Segments, Shift
@@ -49,7 +49,7 @@ class DXPolicy:
     def basis(self, tau: Tensor) -> Tensor:
         """Weights of the N points in x_0(tau): raw times (n, B) to (n, B, N), in float64."""
         num_points = self.points.shape[1]
-        tau_src = self.shift.tau(self.sigma_src.double())  # (B,)
+        tau_src = self.shift.tau(float64(self.sigma_src))  # (B,)
         index = torch.arange(num_points, device=tau.device, dtype=torch.float64)
         if self.mode == "polynomial":
             return (tau_src - tau)[..., None] ** index
@@ -62,7 +62,7 @@ class DXPolicy:
 
     def velocity(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Velocity u = (x - x_0(tau)) / max(sigma, eps) at x (B, C, *S), sigma (B,)."""
-        weights = self.basis(self.shift.tau(sigma.double())[None])[0]  # (B, N)
+        weights = self.basis(self.shift.tau(float64(sigma))[None])[0]  # (B, N)
         sigma = match_dims(sigma, x).clamp(min=self.eps)
         return (x - self._combine(weights)) / sigma
 
@@ -77,11 +77,15 @@ class DXPolicy:
         keep = (1 + r).flip(0).cumprod(0).flip(0)  # (n, B): product from substep i to the end
         later = torch.cat([keep[1:], torch.ones_like(keep[:1])])
         weights = torch.einsum("nb,nbk->bk", -r * later, self.basis(self.shift.tau(sigmas[:-1])))  # (B, N)
-        return match_dims(keep[0].to(x.dtype), x) * x + self._combine(weights)
+        return match_dims(as_like(keep[0], x), x) * x + self._combine(weights)
 
     def _combine(self, weights: Tensor) -> Tensor:
-        """sum_N weights (B, N) points (B, N, C, *S)."""
-        return torch.einsum("bn,bn...->b...", weights.to(self.points.dtype), self.points)
+        """sum_N weights (B, N) points (B, N, C, *S); one by one, as TF32 or autocast would round a matrix product."""
+        parts, weights = self.points.unbind(1), as_like(weights, self.points)
+        total = torch.zeros_like(parts[0])
+        for part, weight in zip(parts, weights.unbind(1), strict=True):
+            total = torch.addcmul(total, match_dims(weight, part), part)
+        return total
 
     def detach(self) -> Self:
         """The same policy cut from the graph."""

@@ -59,6 +59,7 @@ class GMFlowPolicy:
         """The same policy cut from the graph."""
         return replace(
             self,
+            x_src=self.x_src.detach(),
             offsets=self.offsets.detach(),
             logweights=self.logweights.detach(),
             variance=self.variance.detach(),

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from piflow_cli.core.flow import as_like, float64
 from piflow_cli.core.rollout import substep_sigmas
 from piflow_cli.core.schedule import Shift
 
@@ -67,8 +68,8 @@ class Coefficients:
     def of(cls, policy: GMFlowPolicy, sigma: Tensor, length: Tensor) -> Coefficients:
         """Coefficients of substeps of `length` from noise levels `sigma`, (n, B) both, in float64."""
         sigma = sigma.clamp(min=policy.eps)
-        sigma_src = policy.sigma_src.double().clamp(min=policy.eps)
-        v = policy.variance.double()
+        sigma_src = float64(policy.sigma_src).clamp(min=policy.eps)
+        v = float64(policy.variance)
         a, a_src = (1 - sigma) / sigma, (1 - sigma_src) / sigma_src
         zeta = a.square() - a_src.square()
         d = (v * zeta + 1).clamp(min=policy.eps)
@@ -79,12 +80,12 @@ class Coefficients:
         keep = (1 + step_y).flip(0).cumprod(0).flip(0)  # (n, B): product from a substep to the end
         later = torch.cat([keep[1:], torch.ones_like(keep[:1])])
         start, source = keep[0], (step_src * later).sum(0)  # (B,)
-        return cls(*(term.to(policy.x_src.dtype)[..., None, None] for term in (steps, start, source)))
+        return cls(*(as_like(term, policy.x_src)[..., None, None] for term in (steps, start, source)))
 
 
 def mixture_velocity(policy: GMFlowPolicy, x: Tensor, sigma: Tensor) -> Tensor:
     """Return the policy's velocity at x (B, C, *S), sigma (B,): the increment of a substep of length 1."""
-    sigma = sigma.double()[None]
+    sigma = float64(sigma)[None]
     scalars = Coefficients.of(policy, sigma, torch.ones_like(sigma)).steps[0]
     y, x_src, e, logweights = _flatten(policy, x)
     norm = e.square().sum(2)  # (B, K, L)
