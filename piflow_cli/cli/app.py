@@ -1,104 +1,67 @@
-"""The command line: commands, and the one place where known errors become one message and an exit code."""
+"""The `piflow` command: its subcommands, and the one place where errors become a message and an exit code."""
 
-import errno
 import os
-from collections.abc import Callable, Sequence
+import sys
 from typing import Annotated
 
 import typer
 
 from piflow_cli import __version__
-from piflow_cli.cli import benchmark, console, convert, distill, presets, sample
+from piflow_cli.cli import benchmark, convert, distill, presets, sample
 from piflow_cli.errors import PiflowError
-
-DEBUG = "PIFLOW_DEBUG"
-INTERRUPTED = 130
-"""What Typer exits with at Ctrl-C; here every failure that is no usage error exits with 1."""
-
-EPILOG = console.examples(
-    ("distil the embedded teacher in a few minutes on a CPU", "piflow distill --preset digits-1nfe"),
-    ("draw with the student that ships with piflow", "piflow sample 3 7 --num-images 4 --grid"),
-    ("measure it beside its teacher", "piflow benchmark --metric fid --teacher-steps 1,4,16"),
-)
 
 app = typer.Typer(
     name="piflow",
-    epilog=EPILOG,
+    help="Distil slow flow-matching image models into students of 1 to 8 network evaluations (pi-Flow).",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+for command in (distill, sample, benchmark, convert):
+    app.command(name=command.__name__.rsplit(".", 1)[1], epilog=command.EXAMPLES)(command.command)
+app.add_typer(presets.app, name="presets")
+
+EXIT_KNOWN_ERROR = 1
 
 
-def _print_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> None:
     if wanted:
-        console.result(f"piflow {__version__}")
+        typer.echo(f"piflow {__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def root(
-    version: Annotated[  # noqa: ARG001
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Distil flow-matching image models into students of 1 to 8 network evaluations, and sample and measure them.
-
-    Results go to stdout, progress to stderr. Exit codes: 0 done, 1 a known error (one message), 2 wrong usage.
-    """
+    """Distil slow flow-matching image models into students of 1 to 8 network evaluations (pi-Flow)."""
 
 
-def _add(name: str, command: Callable[..., None], epilog: str) -> None:
-    app.command(name, epilog=epilog, no_args_is_help=name != "benchmark")(command)
-
-
-_add("distill", distill.distill, distill.EPILOG)
-_add("sample", sample.sample, sample.EPILOG)
-_add("benchmark", benchmark.benchmark, benchmark.EPILOG)
-_add("convert", convert.convert, convert.EPILOG)
-app.add_typer(presets.app, name="presets")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave by SystemExit: 0 done, 1 a known error, 2 wrong usage.
-
-    Args:
-        arguments: without the program's name; None is the process's own.
-    """
+def main() -> None:
+    """Run the command line; the console script."""
     try:
-        app(arguments, prog_name="piflow")
-    except SystemExit as leaving:
-        if leaving.code != INTERRUPTED:
-            raise
-        console.error("interrupted")
+        app()
+    except PiflowError as error:
+        fail(str(error))
     except KeyboardInterrupt:
-        console.error("interrupted")
+        fail("interrupted")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        if os.environ.get(DEBUG) == "1":
+        if os.environ.get("PIFLOW_DEBUG"):
             raise
-        console.error(explain(error))
-    raise SystemExit(1)
-
-
-def explain(error: Exception) -> str:
-    """The message for an exception that ended a command."""
-    if isinstance(error, PiflowError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        where = f" ({error.filename})" if error.filename else ""
-        return f"the disk is full{where}. Free some space and run the same command again."
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return (
-            "out of memory. For distill lower training.micro_batch_size or set training.gradient_checkpointing=true; "
-            "for benchmark lower --batch-size."
+        fail(
+            f"this is a bug in piflow: {type(error).__name__}: {error}\n"
+            "Run again with PIFLOW_DEBUG=1 for the traceback, and please report it."
         )
-    return (
-        f"{type(error).__name__}: {error}\nThis is a bug in piflow. Run the same command with {DEBUG}=1 to see the "
-        "traceback, and report it with the command."
-    )
 
 
-if __name__ == "__main__":
-    main()
+def fail(message: str) -> None:
+    """Print one message to stderr and exit with 1."""
+    typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(message, err=True)
+    sys.exit(EXIT_KNOWN_ERROR)

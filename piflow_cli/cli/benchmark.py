@@ -1,4 +1,4 @@
-"""`piflow benchmark`: students beside their teacher, in one table from the same noise."""
+"""`piflow benchmark`: students beside their teacher, on the same noise."""
 
 from __future__ import annotations
 
@@ -7,147 +7,124 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from piflow_cli import registry
 from piflow_cli.cli import console
-from piflow_cli.cli.sample import seconds
 
 if TYPE_CHECKING:
     from piflow_cli.engine.benchmark import BenchmarkResult
-    from piflow_cli.engine.gauge import BenchmarkRow
 
-STDOUT = "-"
+EXAMPLES = """
+**Examples**
 
-EPILOG = console.examples(
-    ("the student that ships with piflow, beside its teacher", "piflow benchmark --metric fid --teacher-steps 1,4,16"),
-    (
-        "two students at several NFE, on two metrics",
-        "piflow benchmark --metric fid --metric accuracy --model runs/a --model runs/b --nfe 1,2,4",
-    ),
-    ("the teacher's other solvers", "piflow benchmark --teacher-steps 4,8 --solver heun --solver unipc"),
-    (
-        "ImageNet: the detector and the reference of the papers",
-        "piflow benchmark --model runs/dit-1nfe --samples 50000 --detector inception-2015-12-05.pt "
-        "--reference VIRTUAL_imagenet256_labeled.npz --json fid.json",
-    ),
-)
+`piflow benchmark --metric fid` compares the embedded students with their teacher's solvers
+
+`piflow benchmark --metric fid --metric accuracy --model runs/demo --teacher-steps 1,4,16,128 --samples 2000`
+
+`piflow benchmark --metric fid --metric kid --model runs/dit-1nfe --reference imagenet256.npz --detector inception.pt`
+"""
+DEFAULT_TEACHER_STEPS = "1,2,4,8,16,32,64,128"
 
 
-def benchmark(
+def command(
     metrics: Annotated[
-        list[str] | None,
-        typer.Option("--metric", metavar="|".join(registry.names("metric")), help="May be repeated; unset: fid."),
-    ] = None,
+        list[str], typer.Option("--metric", help="fid, kid, is, precision-recall or accuracy; repeatable.")
+    ],
     models: Annotated[
         list[str] | None,
-        typer.Option(
-            "--model", metavar="PATH|NAME|HUB-ID", help="May be repeated; unset: the student that ships with piflow."
-        ),
+        typer.Option("--model", "-m", help="Student; repeatable. [default: the embedded ones]", show_default=False),
     ] = None,
-    nfe: Annotated[
-        str | None, typer.Option("--nfe", metavar="N,N,...", help="Evaluations; unset: what each was trained for.")
-    ] = None,
-    samples: Annotated[int, typer.Option("--samples", metavar="N", help="Pictures a row; unset: 5000.")] = 5000,
+    nfe: Annotated[str | None, typer.Option(metavar="N,N,...", help="Evaluations. [default: as trained]")] = None,
+    samples: Annotated[int, typer.Option(help="Pictures a row, classes balanced.")] = 5000,
     reference: Annotated[
-        str | None,
-        typer.Option("--reference", metavar="STATS|FOLDER", help="What pictures are compared to; unset: the digits."),
+        str | None, typer.Option(help="Statistics (.npz, .safetensors) or a folder of pictures.", show_default=False)
     ] = None,
     detector: Annotated[
-        str | None,
-        typer.Option("--detector", metavar="FILE|URL", help="TorchScript feature network; unset: the digits' own."),
+        str | None, typer.Option(help="TorchScript Inception, file or URL.", show_default=False)
     ] = None,
     teacher_steps: Annotated[
-        str | None, typer.Option("--teacher-steps", metavar="N,N,...", help="Also measure the teacher at these steps.")
-    ] = None,
+        str, typer.Option(metavar="N,N,...|none", help="Steps to sample the teacher with.")
+    ] = DEFAULT_TEACHER_STEPS,
     solvers: Annotated[
         list[str] | None,
         typer.Option(
-            "--solver", metavar="NAME", help="Teacher's solver: euler, heun, unipc, dpmsolver++; may be repeated."
+            "--solver", help="Teacher's solver: euler, heun, unipc, dpmsolver++; repeatable. [default: euler]"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of noise and subsets; unset: 0.")] = 0,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", metavar="N", help="Pictures a forward pass; unset: 256.")
-    ] = 256,
-    device: Annotated[
-        str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps; unset: auto.")
-    ] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the noise, the same for every row.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Pictures a forward pass.")] = 500,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     json_file: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - prints it instead.")
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the result; - for stdout.")
     ] = None,
 ) -> None:
-    """Measure students, and their teacher's own solvers, on the same noise and balanced classes.
-
-    Scores compare only at the same number of pictures, with the same detector and the same reference: the table says
-    them. The embedded students are measured by a small digit classifier, which is no Inception FID.
-    """
-    evaluations, steps = parse_counts(nfe, "--nfe"), parse_counts(teacher_steps, "--teacher-steps")
-    from piflow_cli.engine.benchmark import benchmark as measure
-    from piflow_cli.engine.models import DEFAULT_STUDENT
+    """Measure students and their teacher's own solvers in one table, on the same noise and classes."""
+    from piflow_cli.engine.benchmark import benchmark
+    from piflow_cli.engine.models import embedded_students
     from piflow_cli.engine.storage import writable_folder, write_atomic
 
-    if json_file not in (None, STDOUT):
-        writable_folder(Path(json_file).parent)
-    with console.meter("benchmark") as meter:
-        result = measure(
-            metrics=metrics or ["fid"],
-            models=models or [DEFAULT_STUDENT],
-            nfe=evaluations or None,
+    if json_file is not None and str(json_file) != "-":
+        writable_folder(json_file.parent)
+    countdown = console.Countdown()
+    with console.progress() as line:
+        result = benchmark(
+            metrics=metrics,
+            models=models or list(embedded_students()),
+            nfe=_numbers(nfe, "--nfe"),
             samples=samples,
             reference=reference,
             detector=detector,
             seed=seed,
             batch_size=batch_size,
             device=device,
-            teacher_steps=steps,
-            solvers=solvers or ["euler"],
-            on_progress=meter.update,
+            teacher_steps=_numbers(None if teacher_steps == "none" else teacher_steps, "--teacher-steps") or (),
+            solvers=solvers or ("euler",),
+            on_progress=lambda done, total, what: line.update(
+                done, total, f"{what}  {countdown.left(done, total)} left"
+            ),
         )
     for warning in result.warnings:
         console.warn(warning)
-    if json_file == STDOUT:
-        console.result(result.to_json())
+    if json_file is not None and str(json_file) == "-":
+        typer.echo(result.to_json())
         return
-    console.result(result_table(result))
+    _print(result)
     if json_file is not None:
-        write_atomic(Path(json_file), result.to_json() + "\n")
-        console.note(f"wrote {json_file}")
+        write_atomic(json_file, result.to_json() + "\n")
+        console.note(f"written to {json_file}")
 
 
-def parse_counts(text: str | None, option: str) -> list[int]:
-    """The numbers of `1,2,4`. Raises BadParameter unless all are whole numbers."""
+def _numbers(text: str | None, option: str) -> list[int] | None:
+    """The whole numbers of `1,2,4`."""
+    if text is None:
+        return None
     try:
-        return [int(part) for part in text.split(",")] if text else []
+        return [int(part) for part in text.split(",")]
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no list of whole numbers such as 1,2,4", param_hint=option) from None
 
 
-def result_table(result: BenchmarkResult) -> str:
-    """The table, and below it what its numbers depend on."""
-    beside_teacher = any(row.fid_to_teacher is not None for row in result.rows)
-    headings = ["model", "method", "NFE", *result.titles.values()]
-    headings += ["FID to teacher", "FID ratio"] * beside_teacher + ["network", "policy"]
-    rows = [_cells(row, result, beside_teacher=beside_teacher) for row in result.rows]
-    text = console.table(headings, rows, right=range(2, len(headings)))
-    directions = [f"{title}: {result.better[column]} is better" for column, title in result.titles.items()]
-    size = f" ({result.reference_samples:,} pictures)" if result.reference_samples else ""
-    notes = [
-        f"{result.samples:,} pictures a row from the same noise (seed {result.seed}) on {result.device}; "
-        "times are for one picture",
-        f"features of {result.detector}; reference {result.reference}{size}",
-        "; ".join(directions),
+def _print(result: BenchmarkResult) -> None:
+    """The table, and what its numbers depend on."""
+    with_teacher = any(row.fid_to_teacher is not None for row in result.rows)
+    arrows = {"lower": "↓", "higher": "↑"}
+    columns = [
+        "model",
+        "method",
+        "NFE",
+        *(f"{title} {arrows[result.better[key]]}" for key, title in result.titles.items()),
     ]
-    if beside_teacher:
-        notes.append(f"FID to teacher and FID ratio: to {', '.join(result.teacher_rows)}")
-    return text + "\n\n" + "\n".join(notes)
-
-
-def _cells(row: BenchmarkRow, result: BenchmarkResult, *, beside_teacher: bool) -> list[str]:
-    """A row of the table, as text."""
-    scores = [_score(row.scores.get(column)) for column in result.titles]
-    beside = [_score(row.fid_to_teacher), _score(row.fid_ratio)] * beside_teacher
-    name = f"{row.model} (teacher)" if row.kind == "teacher" else row.model
-    return [name, row.method, str(row.nfe), *scores, *beside, seconds(row.network_s), seconds(row.policy_s)]
+    columns += ["ratio to teacher", "FID to teacher"] * with_teacher + ["ms/picture", "policy %"]
+    rows = []
+    for row in result.rows:
+        cells = [row.model, row.method, str(row.nfe), *(f"{row.scores[key]:.4g}" for key in result.titles)]
+        if with_teacher:
+            cells += [_score(row.fid_ratio), _score(row.fid_to_teacher)]
+        total = row.network_s + row.policy_s
+        rows.append((*cells, f"{1000 * total:.3g}", f"{100 * row.policy_s / max(total, 1e-12):.0f}"))
+    console.print_table(columns, rows)
+    measured = f"{result.samples} pictures a row, detector {result.detector}, reference {result.reference}"
+    against = f"; the teacher's row to compare with: {', '.join(result.teacher_rows)}" if result.teacher_rows else ""
+    typer.echo(f"{measured}, seed {result.seed}{against}")
 
 
 def _score(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
+    return "" if value is None else f"{value:.3g}"

@@ -1,181 +1,134 @@
-"""What the command line prints: results on stdout, progress and errors on stderr."""
+"""What commands share on the terminal: tables on stdout, progress with time left on stderr. rich is imported on use."""
+
+from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.console import Console
+    from rich.progress import Progress
 
-PLAIN_INTERVAL_S = 10.0
+PLAIN_EVERY_S = 10.0
 """Seconds between progress lines where stderr is no terminal."""
 
 
-def result(text: str) -> None:
-    """Print a result."""
-    typer.echo(text)
+def out() -> Console:
+    """The console of results."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
-def note(text: str) -> None:
-    """Print what is worth knowing but is no result."""
-    typer.echo(text, err=True)
+def note(message: str) -> None:
+    """A line of progress, on stderr."""
+    typer.echo(message, err=True)
 
 
-def warn(text: str) -> None:
-    """Print a warning."""
-    _labelled("warning", text, colour=typer.colors.YELLOW)
+def warn(message: str) -> None:
+    """A warning, on stderr."""
+    typer.secho("warning: ", fg="yellow", bold=True, err=True, nl=False)
+    typer.echo(message, err=True)
 
 
-def error(text: str) -> None:
-    """Print an error as one block."""
-    _labelled("error", text, colour=typer.colors.RED)
+def print_json(value: object) -> None:
+    """A result for programs."""
+    typer.echo(json.dumps(value, indent=2, default=str))
 
 
-def _labelled(label: str, text: str, *, colour: str) -> None:
-    typer.secho(f"{label}: ", fg=colour, bold=True, err=True, nl=False)
-    typer.echo(text.rstrip(), err=True)
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
+    """A table on stdout: the first column to the left, the others as they are."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    out().print(table)
 
 
-def result_json(value: object) -> None:
-    """Print a result for programs."""
-    result(to_json(value))
-
-
-def to_json(value: object) -> str:
-    """JSON text; numbers that are not finite are null, paths are text."""
-    return json.dumps(_finite(value), indent=2, default=str)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
-    """Text columns under headings, as wide as their longest cell.
-
-    Args:
-        headings: one a column.
-        rows: cells, as many a row as headings.
-        right: columns aligned to the right.
-    """
-    cells = [list(headings), *(list(row) for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
-    cells.insert(1, ["-" * width for width in widths])
-    pad = [str.rjust if i in right else str.ljust for i in range(len(headings))]
-    return "\n".join("  ".join(pad[i](row[i], widths[i]) for i in range(len(row))).rstrip() for row in cells)
-
-
-def facts(rows: Sequence[tuple[str, str]], *, indent: str = "") -> str:
-    """Labels and values, one pair a line, values aligned."""
-    width = max((len(label) for label, _ in rows), default=0)
-    return "\n".join(f"{indent}{label.ljust(width)}  {value}".rstrip() for label, value in rows)
+def print_facts(sections: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> None:
+    """Titled lists of label and value on stdout."""
+    for title, rows in sections:
+        typer.echo(title)
+        width = max(len(label) for label, _ in rows)
+        for label, value in rows:
+            typer.echo(f"  {label:<{width}}  {value}")
+        typer.echo()
 
 
 def duration(seconds: float) -> str:
-    """A time in words, such as 4 s, 3 min 20 s or 2 h 05 min."""
-    if seconds < 10:
-        return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes_left = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes_left:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    """A time left or taken: 42s, 3m10s, 2h05m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-def examples(*pairs: tuple[str, str]) -> str:
-    """The epilog of a command's help: what each example does, and the command."""
-    lines = [line for what, command in pairs for line in (f"  # {what}", f"  {command}")]
-    return "\b\nExamples:\n" + "\n".join(lines)
+class ProgressLine:
+    """Progress of (done, total, words): a live bar on a terminal, a line every few seconds elsewhere."""
 
+    def __init__(self, bar: Progress | None) -> None:
+        self._bar, self._task, self._last = bar, None, 0.0
 
-class Meter(Protocol):
-    """Shows how far a long piece of work is."""
+    def update(self, done: float, total: float, words: str) -> None:
+        """Show where things are; `words` carry the time left."""
+        if self._bar is not None:
+            if self._task is None:
+                self._task = self._bar.add_task("", total=total)
+            self._bar.update(self._task, completed=done, total=total, description=words)
+        elif time.monotonic() - self._last >= PLAIN_EVERY_S or done >= total:
+            self._last = time.monotonic()
+            note(words)
 
-    def update(self, done: int, total: int, text: str = "", *, remaining_s: float | None = None) -> None:
-        """Show progress; the time left is estimated where it is not given."""
-        ...
-
-    def line(self, text: str) -> None:
-        """Leave a line that stays."""
-        ...
+    def say(self, message: str) -> None:
+        """A line that stays."""
+        if self._bar is not None:
+            self._bar.console.print(message, highlight=False, markup=False)
+        else:
+            note(message)
 
 
 @contextmanager
-def meter(title: str) -> Iterator[Meter]:
-    """A live line where stderr is a terminal, else a plain line every few seconds."""
+def progress() -> Iterator[ProgressLine]:
+    """A progress line on stderr for the length of the block."""
     if not sys.stderr.isatty():
-        yield LineMeter(title)
+        yield ProgressLine(None)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield LiveMeter(progress, progress.add_task(title, total=None, text=""))
-
-
-class LiveMeter:
-    """A line of rich that is drawn anew."""
-
-    def __init__(self, progress: "Progress", task: "TaskID") -> None:
-        self.progress, self.task, self.clock = progress, task, Clock()
-
-    def update(self, done: int, total: int, text: str = "", *, remaining_s: float | None = None) -> None:
-        """Redraw the line."""
-        left = self.clock.remaining(done, total) if remaining_s is None else remaining_s
-        self.progress.update(self.task, completed=done, total=total, text=joined(text, left))
-
-    def line(self, text: str) -> None:
-        """Leave a line above the live one."""
-        self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+    with Progress(
+        BarColumn(bar_width=24), TextColumn("{task.description}", markup=False), console=Console(stderr=True)
+    ) as bar:
+        yield ProgressLine(bar)
 
 
-class LineMeter:
-    """Plain lines, the first at once and then every few seconds."""
+class Countdown:
+    """Time left of a job whose progress is even.
 
-    def __init__(self, title: str, *, interval_s: float = PLAIN_INTERVAL_S) -> None:
-        self.title, self.interval_s, self.clock, self.next_s = title, interval_s, Clock(), 0.0
-
-    def update(self, done: int, total: int, text: str = "", *, remaining_s: float | None = None) -> None:
-        """Print a line, unless the last one is too recent."""
-        now = self.clock.elapsed()
-        if now < self.next_s and done < total:
-            return
-        self.next_s = now + self.interval_s
-        left = self.clock.remaining(done, total) if remaining_s is None else remaining_s
-        note(f"{self.title} {done}/{total}  {joined(text, left)}".rstrip())
-
-    def line(self, text: str) -> None:
-        """Print a line."""
-        note(text)
-
-
-class Clock:
-    """Time since the start, and what is left at the pace so far."""
+    Starts when made; the first part, which pays for warming up, counts as much as the others.
+    """
 
     def __init__(self) -> None:
-        self.start = time.monotonic()
+        self._start = time.monotonic()
 
-    def elapsed(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self.start
-
-    def remaining(self, done: int, total: int) -> float | None:
-        """Seconds left, None before anything is done."""
-        return self.elapsed() / done * (total - done) if done else None
+    def left(self, done: float, total: float) -> str:
+        """Words for the time left after `done` of `total`."""
+        return duration((time.monotonic() - self._start) * (total - done) / done) if done else "?"
 
 
-def joined(text: str, remaining_s: float | None) -> str:
-    """What is going on and the time left, in one line."""
-    left = f"{duration(remaining_s)} left" if remaining_s else ""
-    return "  ".join(part for part in (text, left) if part)
+def absolute(path: Path) -> str:
+    """A path as a user can open it from here."""
+    return str(path)

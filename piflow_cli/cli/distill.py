@@ -1,11 +1,8 @@
-"""`piflow distill`: a preset becomes a student."""
+"""`piflow distill`: train a student by a preset."""
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,138 +10,104 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from piflow_cli.cli import console
+from piflow_cli.errors import PiflowError
 
 if TYPE_CHECKING:
     from piflow_cli.engine.distill import DistillEvent, DistillResult
-    from piflow_cli.engine.plan import Plan
     from piflow_cli.preset import Preset
 
-RUNS = Path("runs")
+EXAMPLES = """
+**Examples**
 
-EPILOG = console.examples(
-    ("the embedded teacher, a few minutes on a CPU", "piflow distill --preset digits-1nfe"),
-    ("what a run will cost, before anything is loaded", "piflow distill --preset digits-1nfe --plan"),
-    (
-        "change any key of the preset",
-        "piflow distill --preset digits-1nfe --set policy.num_components=16 --set optimizer.learning_rate=3e-4",
-    ),
-    ("a preset of your own, a teacher from a folder", "piflow distill --preset mine.toml --teacher models/dit"),
-    ("go on with a run that was stopped: the same command", "piflow distill --preset digits-1nfe --out runs/first"),
-)
+`piflow distill --preset digits-1nfe` trains the embedded 1-NFE recipe into runs/digits-1nfe
+
+`piflow distill --preset dit-1nfe --plan` says what a run would cost, without loading weights
+
+`piflow distill --preset dit-2nfe --teacher teacher.safetensors --set data.path=latents/ --out runs/mine`
+
+`accelerate launch -m piflow_cli distill --preset dit-1nfe` uses every GPU of the machine
+"""
 
 
-def distill(
-    preset: Annotated[str, typer.Option("--preset", metavar="NAME|FILE", help="Preset by name, or a TOML file.")],
+def command(
+    preset: Annotated[
+        str, typer.Option("--preset", "-p", help="Preset name (see `piflow presets list`) or TOML file.")
+    ],
     settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the preset; may be given several times."),
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. training.steps=1000.")
     ] = None,
-    teacher: Annotated[
-        str | None, typer.Option("--teacher", metavar="PATH|HUB-ID", help="Teacher instead of the preset's.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run; unset: runs/PRESET.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Optimiser steps.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="N", help="Samples an optimiser step, over all devices.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of every random draw.")] = None,
-    device: Annotated[
-        str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps; unset: auto.")
-    ] = "auto",
-    resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Go on with the run in --out, or refuse to; unset: go on.")
-    ] = True,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Print parameters, memory, disk and steps, without loading weights.")
-    ] = False,
+    teacher: Annotated[str | None, typer.Option(help="Teacher's folder, weight file or hub id.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/PRESET]", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples a step, over all devices.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of every random draw.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with a run that is in --out.")] = True,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what the run would cost and stop.")] = False,
+    devices: Annotated[int, typer.Option(help="Devices to plan for.", min=1)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Distil a teacher into a student by a preset.
+    """Train a student to imitate its teacher in a few network evaluations.
 
-    The run's folder gets metrics.jsonl, the resolved preset, previews, checkpoints and, at the end, the student. Ctrl-C
-    saves; the same command goes on.
+    Ctrl-C saves and stops; the same command goes on where it stopped.
     """
     from piflow_cli.preset import load_preset
 
-    flags = {
-        "teacher.source": teacher,
-        "training.steps": steps,
-        "training.batch_size": batch_size,
-        "training.seed": seed,
-    }
-    overrides = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
-    recipe = load_preset(preset, [*(settings or []), *overrides])
+    options = {"teacher.source": teacher, "training.steps": steps, "training.batch_size": batch_size}
+    options["training.seed"] = seed
+    chosen = [f"{key}={value}" for key, value in options.items() if value is not None]
+    recipe = load_preset(preset, [*(settings or []), *chosen])
     if plan:
-        _print_plan(_plan(recipe), as_json=as_json)
+        _plan(recipe, devices=devices, as_json=as_json)
         return
-    _run(recipe, out=out or RUNS / recipe.name, device=device, resume=resume, as_json=as_json)
+    result = _train(recipe, out=out or Path("runs") / recipe.name, device=device, resume=resume)
+    if as_json:
+        console.print_json(asdict(result))
+    if result.interrupted:
+        raise PiflowError(
+            f"stopped at step {result.step} of {result.steps}; everything is saved in {result.out}. "
+            "Run the same command again to go on."
+        )
+    if not as_json:
+        typer.echo(f"student  {result.student}")
+        typer.echo(f"try it   piflow sample 0 1 2 3 --model {result.out} --grid")
 
 
-def _plan(recipe: Preset) -> Plan:
+def _plan(recipe: Preset, *, devices: int, as_json: bool) -> None:
     from piflow_cli.engine.plan import plan
 
-    return plan(recipe)
-
-
-def _print_plan(estimate: Plan, *, as_json: bool) -> None:
+    estimate = plan(recipe, num_devices=devices)
     if as_json:
-        console.result_json(estimate.to_dict())
+        console.print_json(estimate.to_dict())
         return
-    for title, rows in estimate.sections():
-        console.result(f"{title}\n{console.facts(rows, indent='  ')}\n")
+    typer.echo(f"Plan of {recipe.name}: {recipe.summary}\n")
+    console.print_facts(estimate.sections())
+    if recipe.needs:
+        typer.echo(f"The recipe's own words: {recipe.needs}")
 
 
-def _run(recipe: Preset, *, out: Path, device: str, resume: bool, as_json: bool) -> None:
-    from piflow_cli.engine.distill import distill as distill_model
+def _train(recipe: Preset, *, out: Path, device: str, resume: bool) -> DistillResult:
+    from piflow_cli.engine.distill import distill
 
-    with console.meter(recipe.name) as meter:
-        result = distill_model(
-            recipe, out=out, device=device, resume=resume, on_event=lambda event: show(event, meter)
-        )
-    if os.environ.get("RANK", "0") != "0":  # under `accelerate launch` the first process reports
-        return
-    _print_result(recipe.name, result, as_json=as_json)
-    if result.interrupted:
-        console.error(
-            f"stopped at step {result.step:,} of {result.steps:,}; everything is saved. To go on:\n"
-            f"  {shlex.join(['piflow', *sys.argv[1:]])}"
-        )
-        raise typer.Exit(1)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    console.note(f"distilling {recipe.teacher.source} by {recipe.name} into {out}")
+    with console.progress() as line:
 
+        def show(event: DistillEvent) -> None:
+            if event.kind == "step":
+                line.update(event.step, event.steps, _words(event))
+            elif event.kind in ("checkpoint", "preview"):
+                line.say(f"{event.kind:<10} {event.path}")
+            elif event.message:
+                line.say(f"step {event.step}: {event.message}")
 
-def show(event: DistillEvent, meter: console.Meter) -> None:
-    """Show what happened in a run: the live line, or a line that stays."""
-    if event.kind == "step":
-        meter.update(event.step, event.steps, step_text(event), remaining_s=event.remaining_s)
-    elif event.kind in ("checkpoint", "preview"):
-        meter.line(f"{event.kind} {event.path}")
-    elif event.kind == "skipped" or (event.kind == "start" and event.message):
-        meter.line(f"step {event.step}: {event.message}" if event.kind == "skipped" else event.message)
+        result = distill(recipe, out=out, device=device, resume=resume, on_event=show)
+    console.note(f"{result.step} steps in {console.duration(result.wall_s)}, {result.skipped} skipped")
+    return result
 
 
-def step_text(event: DistillEvent) -> str:
-    """Loss, learning rate and pace of a step."""
-    parts = [
-        ("loss {:.4g}", event.loss),
-        ("lr {:.3g}", event.learning_rate),
-        ("{:.0f} images/s", event.images_per_s),
-    ]
-    return "  ".join(form.format(value) for form, value in parts if value is not None)
-
-
-def _print_result(name: str, result: DistillResult, *, as_json: bool) -> None:
-    if as_json:
-        console.result_json({"preset": name, **asdict(result)})
-        return
-    skipped = f", {result.skipped} skipped" if result.skipped else ""
-    rows = [
-        ("student", str(result.student)),
-        ("steps", f"{result.step:,} of {result.steps:,} in {console.duration(result.wall_s)}{skipped}"),
-    ]
-    if result.loss is not None:
-        rows.append(("last loss", f"{result.loss:.4g}"))
-    if not result.interrupted:
-        rows.append(("next", f"piflow sample PROMPT --model {shlex.quote(str(result.out))}"))
-    console.result(console.facts(rows))
+def _words(event: DistillEvent) -> str:
+    return (
+        f"step {event.step}/{event.steps}  loss {event.loss:.4f}  lr {event.learning_rate:.2e}  "
+        f"{event.images_per_s:.0f} images/s  {console.duration(event.remaining_s)} left"
+    )

@@ -1,78 +1,92 @@
-"""`piflow presets`: the recipes, and their keys."""
+"""`piflow presets`: list, show and check recipes."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from piflow_cli.cli import console
 
-EPILOG = console.examples(
-    ("what there is", "piflow presets list"),
-    ("a preset with every key, as a start for your own", "piflow presets show digits-1nfe > mine.toml"),
-    ("whether a file is valid", "piflow presets check mine.toml"),
-)
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
-app = typer.Typer(help="List, show and check presets.", epilog=EPILOG, no_args_is_help=True, rich_markup_mode=None)
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+app = typer.Typer(no_args_is_help=True, help="List, show and check presets.", rich_markup_mode="markdown")
+HEADER = ("summary", "expected", "needs", "source")
 
 
-@app.command("list", epilog=console.examples(("what there is", "piflow presets list")))
-def list_presets(as_json: AsJson = False) -> None:
-    """List the named presets: what each does, the score to expect, and what it needs."""
-    from piflow_cli.preset_files import preset_headers
-
-    headers = preset_headers()
-    if as_json:
-        console.result_json([asdict(header) for header in headers])
-        return
-    for header in headers:
-        rows = [("expected", header.expected), ("needs", header.needs), ("source", header.source)]
-        shown = console.facts([row for row in rows if row[1]], indent="  ")
-        console.result(f"{header.name}: {header.summary}\n{shown}\n")
-
-
-@app.command(
-    "show",
-    no_args_is_help=True,
-    epilog=console.examples(("a start for a preset of your own", "piflow presets show digits-1nfe > mine.toml")),
-)
-def show(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Preset by name, or a TOML file.")],
-    as_json: AsJson = False,
+@app.command("list", epilog="**Example:** `piflow presets list`")
+def list_presets(
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Print a preset with every key, defaults too, as TOML that `check` accepts."""
-    from piflow_cli.cli.preset_text import preset_text
+    """List the named presets with what they expect and need."""
+    from piflow_cli.preset import preset_paths, read_preset_table
+
+    tables = {name: read_preset_table(name) for name in preset_paths()}
+    rows = [{"name": name, **{key: table.get(key, "") for key in HEADER}} for name, table in tables.items()]
+    if as_json:
+        console.print_json(rows)
+        return
+    console.print_table(
+        ("preset", "what", "expected", "needs"),
+        [(row["name"], row["summary"], row["expected"], row["needs"]) for row in rows],
+    )
+
+
+@app.command("show", epilog="**Example:** `piflow presets show digits-1nfe`")
+def show(
+    name: Annotated[str, typer.Argument(help="Preset name or TOML file.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Print a preset with every key resolved, as TOML with a comment on each."""
     from piflow_cli.preset import load_preset
 
-    preset = load_preset(name)
+    preset = load_preset(name, settings or [])
     if as_json:
-        console.result_json(preset.model_dump(mode="json"))
-    else:
-        console.result(preset_text(preset))
+        typer.echo(preset.model_dump_json(indent=2))
+        return
+    typer.echo("\n".join(toml_lines(preset)))
 
 
-@app.command(
-    "check",
-    no_args_is_help=True,
-    epilog=console.examples(("whether a file is valid", "piflow presets check mine.toml")),
-)
+@app.command("check", epilog="**Example:** `piflow presets check mine.toml`")
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="TOML file, or a preset by name.")],
-    as_json: AsJson = False,
+    file: Annotated[str, typer.Argument(help="TOML file or preset name.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Check a preset: every problem with its key, its value and what is allowed; exit code 1 where there is one."""
+    """Validate a preset; every problem is named with its full key path."""
     from piflow_cli.preset import load_preset
 
     preset = load_preset(file)
     if as_json:
-        console.result_json({"valid": True, "file": file, "preset": preset.model_dump(mode="json")})
+        console.print_json({"name": preset.name, "valid": True})
         return
-    console.result(
-        f"{file} is valid: {preset.name}, a {preset.sampling.nfe}-NFE {preset.policy.type} student of a "
-        f"{preset.teacher.type} teacher ({preset.teacher.source}), {preset.training.steps:,} steps of batch "
-        f"{preset.training.batch_size:,} on {preset.data.type}"
-    )
+    typer.echo(f"{file} is valid: {preset.name}")
+
+
+def toml_lines(settings: BaseModel, table: str = "") -> list[str]:
+    """A settings tree as TOML: values first, then tables; keys that are unset are comments."""
+    from pydantic import BaseModel
+
+    lines, tables = [], []
+    for key, field in type(settings).model_fields.items():
+        value = getattr(settings, key)
+        if isinstance(value, BaseModel):
+            tables.append((key, value))
+            continue
+        shown = f"# {key} is unset" if value is None else f"{key} = {toml_value(value)}"
+        lines.append(f"{shown:<44}  # {field.description}" if field.description else shown)
+    for key, value in tables:
+        lines += ["", f"[{table}{key}]", *toml_lines(value, f"{table}{key}.")]
+    return lines
+
+
+def toml_value(value: object) -> str:
+    """A scalar or list in TOML's notation."""
+    import json
+
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -12,7 +12,7 @@ from piflow_cli.errors import PiflowError
 class Settings(BaseModel):
     """The ground of all settings: frozen, and unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 def _family(kind: str) -> BeforeValidator:

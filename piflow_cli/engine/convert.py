@@ -11,7 +11,7 @@ from piflow_cli.core.sampling import sample_student
 from piflow_cli.engine.models import LoadedStudent, assemble, find_student, read_student, write_student
 from piflow_cli.engine.storage import atomic_folder, writable_folder
 from piflow_cli.errors import PiflowError, StorageError
-from piflow_cli.formats.student import Format, StoredStudent
+from piflow_cli.formats.student import Format
 from piflow_cli.preset import load_preset
 
 VERIFY_SAMPLES = 4

@@ -8,7 +8,7 @@ import torch
 from piflow_cli import registry
 from piflow_cli.core.interfaces import Space, Teacher
 from piflow_cli.core.student import Student
-from piflow_cli.engine.storage import atomic_folder
+from piflow_cli.engine.storage import atomic_folder, restore_replaced
 from piflow_cli.errors import DeviceError, ModelError
 from piflow_cli.formats.student import Format, Recipe, StoredStudent, StudentCard
 from piflow_cli.teachers.loading import HUB_ID, ZOO, unreachable
@@ -65,6 +65,8 @@ def find_student(source: str) -> Path:
     if source in embedded:
         return embedded[source]
     path = Path(source).expanduser()
+    for folder in (path, path / "student"):
+        restore_replaced(folder)
     if path.exists():
         return path / "student" if (path / "student" / "student.json").exists() else path
     if HUB_ID.fullmatch(source):

@@ -49,7 +49,8 @@ class RunFolder:
                 "choose another --out, or delete the folder."
             )
         writable_folder(self.path, needed_bytes=needed_bytes)
-        remove_partials(self.path)
+        for folder in (self.path, self / "checkpoints"):
+            remove_partials(folder)
         write_atomic(self / "preset.json", preset.model_dump_json(indent=2) + "\n")
         write_atomic(self / "piflow.json", json.dumps({"piflow_version": __version__}) + "\n")
         self._trim_metrics(step)

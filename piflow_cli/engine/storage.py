@@ -1,5 +1,6 @@
 """Files worth keeping are written whole or not at all: into a temporary name beside the target, then renamed."""
 
+import glob
 import os
 import shutil
 import tempfile
@@ -10,6 +11,9 @@ from pathlib import Path
 from piflow_cli.errors import StorageError
 
 PARTIAL = ".partial-"
+"""Start of the name of what is being written."""
+REPLACED = ".replaced-"
+"""Start of the name of a folder that is about to be removed, once its successor is in place."""
 
 
 def writable_folder(folder: Path, *, needed_bytes: int = 0) -> Path:
@@ -37,52 +41,99 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 
     Raises:
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written, or its disk is full.
     """
     data = content.encode() if isinstance(content, str) else content
+    partial = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=PARTIAL, delete=False) as file:
+            partial = Path(file.name)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(file.name, 0o666 & ~_umask())
-        os.replace(file.name, path)
+        os.chmod(partial, 0o666 & ~_umask())
+        os.replace(partial, path)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target` that takes its place when the block ends well, replacing what was there."""
-    remove_partials(target.parent)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=PARTIAL))
-    os.chmod(partial, 0o777 & ~_umask())
+    """Yield an empty folder beside `target` that takes its place when the block ends well, replacing what was there.
+
+    Where the process dies, `target` is as before; dying between the two renames of a replacement leaves the old folder
+    under another name, from which `restore_replaced` brings it back.
+
+    Raises:
+        StorageError: the place cannot be written, or its disk is full.
+    """
+    target = target.absolute()  # so that "." has a name and a parent
     try:
-        yield partial
-        for path in partial.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        if target.exists():
-            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=PARTIAL))
-            os.replace(target, old / "old")
-            os.replace(partial, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        restore_replaced(target)
+        for leftover in target.parent.glob(f"{PARTIAL}{'?' * 8}-{glob.escape(target.name)}"):
+            _remove(leftover)  # of a killed write to this target; other targets may be in the making
+        partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=PARTIAL, suffix=f"-{target.name}"))
+        try:
+            os.chmod(partial, 0o777 & ~_umask())
+            yield partial
+            _sync(partial)
+            _replace(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def restore_replaced(target: Path) -> None:
+    """Finish or undo a replacement of `target` that was killed between its two renames."""
+    target = target.absolute()
+    replaced = target.parent / (REPLACED + target.name)
+    if not replaced.exists():
+        return
+    if target.exists():
+        _remove(replaced)
+    else:
+        os.replace(replaced, target)
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what an interrupted write left in a folder."""
+    """Clear up what interrupted writes left in a folder that nobody else writes to."""
     for path in folder.glob(f"{PARTIAL}*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
+    for path in folder.glob(f"{REPLACED}*"):
+        restore_replaced(folder / path.name.removeprefix(REPLACED))
+
+
+def _replace(partial: Path, target: Path) -> None:
+    """Put a complete folder in the place of whatever is at `target`."""
+    if not target.exists():
+        os.replace(partial, target)
+        return
+    replaced = target.parent / (REPLACED + target.name)
+    os.replace(target, replaced)
+    os.replace(partial, target)
+    _remove(replaced)
+
+
+def _sync(folder: Path) -> None:
+    """Wait until the files below a folder are on the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all it holds."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

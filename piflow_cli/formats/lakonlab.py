@@ -25,6 +25,10 @@ from piflow_cli.weights import read_header, read_json, read_weights
 
 CONFIG, WEIGHTS, VAE = "config.json", "diffusion_pytorch_model.safetensors", "vae"
 POLICY_KEY, CARD_KEY = "policy_config", "piflow_card"
+PREFIX = "transformer."
+"""Names may carry it."""
+TYPICAL_NAMES = ("proj_out_means.", "emb.")
+"""Starts of names that only released files have."""
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin")
 
 
@@ -89,7 +93,9 @@ class LakonlabFormat:
         if _read_config(file).get("_class_name") in known:
             return True
         names, metadata = read_header(file)
-        return not metadata.keys().isdisjoint({POLICY_KEY, CARD_KEY}) or any("proj_out_means." in n for n in names)
+        return not metadata.keys().isdisjoint({POLICY_KEY, CARD_KEY}) or any(
+            name.removeprefix(PREFIX).startswith(TYPICAL_NAMES) for name in names
+        )
 
     def read(self, path: Path, *, recipe: Recipe | None = None) -> StoredStudent:
         """Read a released student; where it lacks this package's card, the recipe says what the layout does not.
@@ -99,7 +105,7 @@ class LakonlabFormat:
         """
         file = _weight_file(path)
         metadata = read_header(file)[1] if file.suffix == ".safetensors" else {}
-        weights = {name.removeprefix("transformer."): tensor for name, tensor in read_weights(file).items()}
+        weights = {name.removeprefix(PREFIX): tensor for name, tensor in read_weights(file).items()}
         said = _parse_metadata(metadata.get(POLICY_KEY), file)
         if CARD_KEY in metadata:
             card = StudentCard.parse(metadata[CARD_KEY], origin=f"{CARD_KEY} of {file}")
@@ -128,29 +134,35 @@ class LakonlabFormat:
         """
         from safetensors.torch import save_file
 
-        card, layout = student.card, _layout(student.card.teacher)
-        head = _head_of(card.policy)
-        network, prefix = _released(student), f"{layout.projection}."
-        weights = dict(network.weights)
-        for name, tensor in student.weights.items():
-            if name.startswith(prefix):
-                weights[head.to_released(name.removeprefix(prefix), layout.projection)] = tensor
-        config = network.config | head.config(card.policy, in_channels=network.config["in_channels"])
-        config["_class_name"] = layout.class_names[card.policy.type]
+        weights, config, metadata = to_released(student)
         (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        metadata = {
-            "format": "pt",
-            POLICY_KEY: json.dumps(head.metadata(card.policy)),
-            CARD_KEY: card.model_dump_json(),
-        }
         weights = {name: tensor.contiguous() for name, tensor in weights.items()}
-        save_file(weights, folder / WEIGHTS, metadata=metadata)
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"} | metadata)
         if student.vae_folder is not None:
             shutil.copytree(student.vae_folder, folder / VAE)
 
     def caveats(self, student: StoredStudent) -> tuple[str, ...]:
         """What the authors' own code would get wrong about the student."""
         return _released(student).caveats
+
+
+def to_released(student: StoredStudent) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
+    """A student's weights by released names, its config.json, and the metadata of its weight file.
+
+    Raises:
+        ModelError: the layout has no place for this teacher or policy.
+    """
+    card, layout = student.card, _layout(student.card.teacher)
+    head, network, prefix = _head_of(card.policy), _released(student), f"{layout.projection}."
+    layers = {
+        head.to_released(name.removeprefix(prefix), layout.projection): tensor
+        for name, tensor in student.weights.items()
+        if name.startswith(prefix)
+    }
+    config = network.config | head.config(card.policy, in_channels=network.config["in_channels"])
+    config["_class_name"] = layout.class_names[card.policy.type]
+    metadata = {POLICY_KEY: json.dumps(head.metadata(card.policy)), CARD_KEY: card.model_dump_json()}
+    return network.weights | layers, config, metadata
 
 
 def _weight_file(path: Path) -> Path:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from piflow_cli.core.flow import as_like, float64, match_dims, single_or_double
 from piflow_cli.core.interfaces import PatchLayout
 from piflow_cli.core.rollout import substep_sigmas
 from piflow_cli.core.schedule import Segments, Shift
+from piflow_cli.core.settings import Settings
 from piflow_cli.errors import PolicyError
 
 Mode = Literal["grid", "polynomial"]
@@ -129,10 +130,8 @@ class DXHead(nn.Module):
         self.points.bias.copy_(bias.flatten())
 
 
-class DX(BaseModel):
+class DX(Settings):
     """x_0 as a function of time on N points; `segment_size` and `shift` belong to the trained weights."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     type: Literal["dx"] = "dx"
     num_points: int = Field(10, ge=1, le=256, description="N, grid points (or polynomial coefficients)")

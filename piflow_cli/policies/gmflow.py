@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from piflow_cli.core.flow import match_dims, single_or_double
 from piflow_cli.core.interfaces import PatchLayout
 from piflow_cli.core.schedule import Segments, Shift
+from piflow_cli.core.settings import Settings
 from piflow_cli.policies.gmflow_rollout import mixture_velocity, rollout_mixture
 
 
@@ -170,10 +171,8 @@ class GMFlowHead(nn.Module):
             nn.init.constant_(last.bias, math.log(self.initial_std))
 
 
-class GMFlow(BaseModel):
+class GMFlow(Settings):
     """A mixture of K Gaussians over x_0 at every latent position; sampling sharpens it with a temperature."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     type: Literal["gmflow"] = "gmflow"
     num_components: int = Field(8, ge=1, le=256, description="K, Gaussian components at every latent position")

@@ -135,6 +135,9 @@ class DiT(Settings):
     guidance_interval: tuple[float, float] = Field((0.0, 1.0), description="noise levels where guidance acts")
     orthogonal: float = Field(0.0, ge=0, le=1, description="part of the guidance parallel to x_0 that is removed")
     vae: str | None = Field(None, description="autoencoder's folder or hub id, where the source holds none")
+    architecture: Literal["DiT-S/2", "DiT-B/2", "DiT-L/2", "DiT-XL/2"] | None = Field(
+        None, description="what a weight file without a config holds; also lets --plan reckon before it is there"
+    )
     sample_size: int = Field(32, ge=1, description="latent height and width, for weight files without a config")
     num_attention_heads: int = Field(16, ge=1, description="attention heads, for weight files without a config")
     revision: str | None = Field(None, description="hub revision")
@@ -151,7 +154,8 @@ class DiT(Settings):
             parts.vae.requires_grad_(False).eval().to(device)
         backbone = self.backbone(parts.config, parts.scheduler)
         space = self.space(parts.config, parts.labels, parts.vae, device=device)
-        network = {"config": parts.config, "scheduler": parts.scheduler, "labels": parts.labels}
+        labels = {str(i): name for i, name in parts.labels.items()} if parts.labels else None  # keys as in JSON
+        network = {"config": parts.config, "scheduler": parts.scheduler, "labels": labels}
         return DiTTeacher(
             name=self.source, module=module, backbone=backbone, space=space, settings=self, network=network
         )
@@ -200,8 +204,11 @@ class DiT(Settings):
         dit_weights.read_config(self)
 
     def describe(self) -> tuple[nn.Module, DiTBackbone]:
-        """The module on the meta device and its backbone, for planning; reads the config only."""
-        config, scheduler, _ = dit_weights.read_config(self)
+        """The module on the meta device and its backbone, for planning; reads a config at most."""
+        if self.architecture is not None:
+            config, scheduler = dit_config.named_config(self), None
+        else:
+            config, scheduler, _ = dit_weights.read_config(self)
         return self.build(config, device="meta"), self.backbone(config, scheduler)
 
     @staticmethod

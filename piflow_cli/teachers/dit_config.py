@@ -22,6 +22,8 @@ FREQ_SHIFT = "downscale_freq_shift"
 """Config key of the time embedding's frequencies: 1 in diffusers' DiT, 0 in the original and the released weights."""
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMapSDEScheduler")
 SHARED = "transformer_blocks.0.norm1.emb."
+ARCHITECTURES = {"DiT-S/2": (12, 6, 64), "DiT-B/2": (12, 12, 64), "DiT-L/2": (24, 16, 64), "DiT-XL/2": (28, 16, 72)}
+"""Layers, attention heads and their width (arXiv 2212.09748, table 1), for ImageNet latents with patches of 2."""
 
 
 def checked_config(config: dict[str, Any], source: object) -> dict[str, Any]:
@@ -42,6 +44,15 @@ def checked_config(config: dict[str, Any], source: object) -> dict[str, Any]:
     return defaults | {FREQ_SHIFT: 1 if name == CLASS_NAMES[0] else 0} | config | {"_class_name": CLASS_NAMES[0]}
 
 
+def named_config(settings: DiT) -> dict[str, Any]:
+    """The config of `settings.architecture` in its original form: what is known before any file is read."""
+    layers, heads, width = ARCHITECTURES[settings.architecture]
+    config = {"num_layers": layers, "num_attention_heads": heads, "attention_head_dim": width}
+    return checked_config(
+        {"_class_name": CLASS_NAMES[0], FREQ_SHIFT: 0, "sample_size": settings.sample_size, **config}, settings.source
+    )
+
+
 def infer_config(settings: DiT, weights: dict[str, Tensor]) -> dict[str, Any]:
     """The config of released weights without one: widths from shapes, the rest from the settings.
 
@@ -57,14 +68,13 @@ def infer_config(settings: DiT, weights: dict[str, Tensor]) -> dict[str, Any]:
         raise ModelError(f"{settings.source} is no DiT: it has no {error.args[0]}") from None
     width, channels, size, _ = patch.shape
     blocks = {name.split(".")[1] for name in weights if name.startswith("transformer_blocks.")}
-    if width % settings.num_attention_heads:
-        raise ModelError(
-            f"width {width} is not divisible by teacher.num_attention_heads {settings.num_attention_heads}"
-        )
+    heads = ARCHITECTURES[settings.architecture][1] if settings.architecture else settings.num_attention_heads
+    if width % heads:
+        raise ModelError(f"width {width} is not divisible by {heads} heads; set teacher.num_attention_heads")
     return {
         "_class_name": CLASS_NAMES[0],
-        "num_attention_heads": settings.num_attention_heads,
-        "attention_head_dim": width // settings.num_attention_heads,
+        "num_attention_heads": heads,
+        "attention_head_dim": width // heads,
         "in_channels": channels,
         "out_channels": rows // size**2 if rows else None,
         "num_layers": len(blocks),

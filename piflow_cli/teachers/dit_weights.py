@@ -6,6 +6,7 @@ gradients and memory exist once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,9 @@ CONFIG_KEYS = (
     "norm_eps",
 )
 """What a DiTTransformer2DModel is built from; other keys of a config are kept but not passed on."""
+CONFIG_FILES = ("*.json",)
+"""What describes a model in a hub repository, in folders of any depth."""
+WEIGHT_FILES = ("diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.bin")
 
 
 @dataclass
@@ -91,13 +95,11 @@ def _materialise(module: nn.Module, device: str) -> nn.Module:
 def load(settings: DiT, *, dtype: torch.dtype) -> Parts:
     """Load everything a teacher needs onto the CPU."""
     config, scheduler, labels = read_config(settings)
-    source = locate(settings.source)
-    weights = _read_module_weights(settings, source)
+    weights = _read_module_weights(settings)
     module = build(config, device="meta")
     load_weights(module, to_diffusers(weights), source=settings.source, dtype=dtype)
-    return Parts(
-        module=module, config=config, scheduler=scheduler, labels=labels, vae=_find_vae(settings, source, dtype)
-    )
+    vae = _find_vae(settings, dtype)
+    return Parts(module=module, config=config, scheduler=scheduler, labels=labels, vae=vae)
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], *, source: object, dtype: torch.dtype) -> None:
@@ -125,30 +127,37 @@ def read_config(settings: DiT) -> tuple[dict[str, Any], dict[str, Any] | None, d
     Raises:
         ModelError: the source is missing, unreachable, or of another family.
     """
-    source = locate(settings.source)
-    if isinstance(source, str):
-        return _read_hub_config(settings, source)
+    source = _fetch(settings, CONFIG_FILES)
     if source.is_file():
         beside = source.with_name("config.json")
         config = read_json(beside) if beside.exists() else infer_config(settings, read_weights(source))
-        return checked_config(config, source), None, None
+        return checked_config(config, settings.source), None, None
     index = read_json(source / "model_index.json") if (source / "model_index.json").exists() else {}
-    folder = source / "transformer" if (source / "transformer").is_dir() else source
-    config = checked_config(read_json(folder / "config.json"), source)
+    config = checked_config(read_json(_transformer(source) / "config.json"), settings.source)
     path = source / "scheduler" / "scheduler_config.json"
     return config, read_json(path) if path.exists() else None, _labels(index)
 
 
-def _read_hub_config(settings: DiT, source: str) -> tuple[dict[str, Any], dict[str, Any] | None, dict[int, str] | None]:
-    from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+def _fetch(settings: DiT, files: Sequence[str]) -> Path:
+    """The source's folder or file; of a hub id those files are downloaded that match, or found where they were before.
+
+    Raises:
+        ModelError: it is missing or unreachable.
+    """
+    source = locate(settings.source)
+    if isinstance(source, Path):
+        return source
+    from huggingface_hub import snapshot_download
 
     try:
-        index = DiTPipeline.load_config(source, revision=settings.revision)
-        config = DiTTransformer2DModel.load_config(source, subfolder="transformer", revision=settings.revision)
-        scheduler = DDIMScheduler.load_config(source, subfolder="scheduler", revision=settings.revision)
+        return Path(snapshot_download(source, revision=settings.revision, allow_patterns=list(files)))
     except Exception as error:  # hub, network and gating errors share no ground class
         raise unreachable(source, error) from error
-    return checked_config(dict(config), source), dict(scheduler), _labels(dict(index))
+
+
+def _transformer(folder: Path) -> Path:
+    """Where the module is: inside a pipeline's folder, or the folder itself."""
+    return folder / "transformer" if (folder / "transformer").is_dir() else folder
 
 
 def _labels(index: dict[str, Any]) -> dict[int, str] | None:
@@ -156,31 +165,24 @@ def _labels(index: dict[str, Any]) -> dict[int, str] | None:
     return {int(i): str(name) for i, name in labels.items()} if labels else None
 
 
-def _read_module_weights(settings: DiT, source: Path | str) -> dict[str, Tensor]:
-    if isinstance(source, str):
-        from diffusers import DiTTransformer2DModel
-
-        try:
-            module = DiTTransformer2DModel.from_pretrained(source, subfolder="transformer", revision=settings.revision)
-        except Exception as error:  # hub, network and gating errors share no ground class
-            raise unreachable(source, error) from error
-        return module.state_dict()
-    if source.is_file():
-        return read_weights(source)
-    folder = source / "transformer" if (source / "transformer").is_dir() else source
-    files = sorted(folder.glob("diffusion_pytorch_model*.safetensors")) or sorted(folder.glob("*.bin"))
-    if not files:
-        raise ModelError(f"{folder} has no weights (diffusion_pytorch_model.safetensors)")
-    return {name: tensor for file in files for name, tensor in read_weights(file).items()}
+def _read_module_weights(settings: DiT) -> dict[str, Tensor]:
+    """All weights of the module, from one file or several; pickled ones only where there are no others."""
+    for pattern in WEIGHT_FILES:
+        source = _fetch(settings, (*CONFIG_FILES, pattern, f"transformer/{pattern}"))
+        files = [source] if source.is_file() else sorted(_transformer(source).glob(pattern))
+        if files:
+            return {name: tensor for file in files for name, tensor in read_weights(file).items()}
+    raise ModelError(f"{settings.source} has no weights ({' or '.join(WEIGHT_FILES)})")
 
 
-def _find_vae(settings: DiT, source: Path | str, dtype: torch.dtype) -> AutoencoderKL | None:
+def _find_vae(settings: DiT, dtype: torch.dtype) -> AutoencoderKL | None:
     """The autoencoder that the settings name, else the source's own, else None."""
     if settings.vae is not None:
         return load_vae(locate(settings.vae), dtype=dtype)
-    if isinstance(source, str) or (source / "vae" / "config.json").exists():
-        return load_vae(source, subfolder="vae", revision=settings.revision, dtype=dtype)
-    return None
+    source = _fetch(settings, CONFIG_FILES)
+    if not (source / "vae" / "config.json").exists():
+        return None
+    return load_vae(locate(settings.source), subfolder="vae", revision=settings.revision, dtype=dtype)
 
 
 def student_vae(settings: DiT, folder: Path | None) -> AutoencoderKL | None:
@@ -203,7 +205,7 @@ def load_vae(
     try:
         config = AutoencoderKL.load_config(str(source), subfolder=subfolder, revision=revision)
         if config["_class_name"] != AutoencoderKL.__name__:
-            raise ModelError(f"{source} holds a {config['_class_name']}, not an {AutoencoderKL.__name__}")
+            raise ModelError(f"{source} holds {config['_class_name']}, not {AutoencoderKL.__name__}")
         vae = AutoencoderKL.from_pretrained(str(source), subfolder=subfolder, revision=revision, torch_dtype=dtype)
     except ModelError:
         raise

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from piflow_cli.core.flow import match_dims
+from piflow_cli.core.flow import as_like, float64, match_dims
 from piflow_cli.errors import ModelError
 
 
@@ -50,13 +50,13 @@ class VariancePreserving:
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The network's time (B,) at noise level sigma (B,), clamped to [0, T - 1]; linear in log noise-to-signal."""
-        abar = torch.tensor(self.abar, dtype=torch.float64, device=sigma.device)
+        s = float64(sigma).clamp(1e-9, 1 - 1e-9)
+        abar = torch.tensor(self.abar, dtype=torch.float64, device=s.device)
         log_ratio = 0.5 * ((1 - abar) / abar).log()  # rising, (T,)
-        s = sigma.double().clamp(1e-9, 1 - 1e-9)
         target = (s / (1 - s)).log().clamp(log_ratio[0], log_ratio[-1])
         right = torch.searchsorted(log_ratio, target).clamp(1, len(self.abar) - 1)
         left_value, right_value = log_ratio[right - 1], log_ratio[right]
-        return (right - 1 + (target - left_value) / (right_value - left_value)).to(sigma.dtype)
+        return as_like(right - 1 + (target - left_value) / (right_value - left_value), sigma)
 
     def scale_input(self, x: Tensor, sigma: Tensor) -> Tensor:
         """z_t of x_t (B, C, H, W) at sigma (B,)."""

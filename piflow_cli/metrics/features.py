@@ -1,0 +1,95 @@
+"""What metrics are made of: features of pictures, statistics of a reference set, and networks that give features."""
+# B batch, N generated, M reference pictures, D features, K classes, C, H, W picture.
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from piflow_cli.errors import DataError
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features of N pictures: `features` (N, D) float32; `logits` (N, K) of the classifier, if there is one."""
+
+    features: Tensor
+    logits: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics of the real pictures that generated ones are compared to.
+
+    Attributes:
+        name: what the user called it.
+        detector: name of the detector that gave the features.
+        mean: (D,) float64.
+        cov: (D, D) float64, unbiased.
+        features: (M, D) float32, or None where only mean and covariance are known.
+        num_samples: M; 0 where the file does not say.
+    """
+
+    name: str
+    detector: str
+    mean: Tensor
+    cov: Tensor
+    features: Tensor | None
+    num_samples: int
+
+
+class Detector(Protocol):
+    """A network that turns pictures into features."""
+
+    name: str
+    feature_dim: int
+
+    def __call__(self, images: Tensor) -> FeatureSet:
+        """Features of (B, C, H, W) pictures, float in [0, 1], on the CPU."""
+        ...
+
+    def title(self, metric: str) -> str:
+        """How a score is headed in a table: "FID" alone only where the detector is the one of the papers."""
+        ...
+
+
+def extract_features(detector: Detector, batches: Iterable[Tensor]) -> FeatureSet:
+    """Run a detector over batches of pictures.
+
+    Args:
+        detector: gives features.
+        batches: each (B, C, H, W) float in [0, 1].
+
+    Returns:
+        One FeatureSet in the order of the batches.
+
+    Raises:
+        DataError: there are no pictures.
+    """
+    parts = [detector(images) for images in batches]
+    if not parts:
+        raise DataError("no pictures to measure: the batches are empty. Sample or pass at least two pictures.")
+    logits = [part.logits for part in parts if part.logits is not None]
+    return FeatureSet(
+        features=torch.cat([part.features for part in parts]),  # (N, D)
+        logits=torch.cat(logits) if len(logits) == len(parts) else None,  # (N, K)
+    )
+
+
+def mean_and_cov(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and unbiased covariance (D, D) of (N, D) features, both float64.
+
+    Raises:
+        DataError: fewer than two rows, or values that are not finite.
+    """
+    if len(features) < 2:
+        raise DataError(f"{len(features)} picture(s) have no covariance: pass at least 2, better thousands.")
+    if not features.isfinite().all():
+        raise DataError("the detector gave features that are not finite: the pictures hold NaN or infinity.")
+    features = features.double()
+    return features.mean(dim=0), torch.atleast_2d(torch.cov(features.T))

@@ -1,0 +1,55 @@
+"""Inception score (arXiv 1606.03498): exp of the mean KL between each picture's class posterior and their average."""
+# N pictures, K classes.
+
+import warnings
+
+from torch import Tensor, nn
+
+from piflow_cli.errors import DataError
+from piflow_cli.metrics.features import FeatureSet, Reference
+from piflow_cli.metrics.metric import Metric, with_seed
+
+NUM_SPLITS = 10
+
+
+def inception_score(logits: Tensor, *, seed: int, num_splits: int = NUM_SPLITS) -> float:
+    """Mean over splits of exp(mean KL(p(y|x) || p(y))).
+
+    Args:
+        logits: (N, K); a softmax turns them into p(y|x).
+        seed: of the shuffle before splitting.
+        num_splits: 10 in the literature; at most N are used.
+
+    Returns:
+        A score in [1, K].
+    """
+    from torchmetrics.image.inception import InceptionScore
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "will save all features"; std of a single split
+        metric = InceptionScore(feature=nn.Identity(), splits=min(num_splits, len(logits)))
+        metric.update(logits.double())
+        return with_seed(seed, lambda: metric.compute()[0].item())
+
+
+def compute(
+    generated: FeatureSet,
+    reference: Reference,  # noqa: ARG001  (one signature for all metrics)
+    *,
+    labels: Tensor | None,  # noqa: ARG001
+    seed: int,
+) -> dict[str, float]:
+    """Column "is".
+
+    Raises:
+        DataError: the detector gave no logits.
+    """
+    if generated.logits is None:
+        raise DataError(
+            "the inception score needs class logits, which this detector does not give. Load the detector with its "
+            "logits, or leave out the metric 'is'."
+        )
+    return {"is": inception_score(generated.logits, seed=seed)}
+
+
+METRIC = Metric(name="is", columns=("is",), better="higher", compute=compute, needs_logits=True)

@@ -1,0 +1,67 @@
+"""The record that each metric's file exports as METRIC, and the checks that metrics share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from piflow_cli.errors import DataError
+from piflow_cli.metrics.features import FeatureSet, Reference
+
+
+class Compute(Protocol):
+    """Scores by column name; `labels` (N,) are the classes asked for, `seed` fixes any subsets that are drawn."""
+
+    def __call__(
+        self, generated: FeatureSet, reference: Reference, *, labels: Tensor | None, seed: int
+    ) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric family: its name, the columns it fills, and which direction is better."""
+
+    name: str
+    columns: tuple[str, ...]
+    better: Literal["lower", "higher"]
+    compute: Compute
+    needs_logits: bool = False
+    needs_labels: bool = False
+    needs_reference_features: bool = False
+
+
+def require_same_dim(generated: FeatureSet, reference: Reference) -> None:
+    """Refuse features of another detector than the reference's.
+
+    Raises:
+        DataError: the feature dimensions differ.
+    """
+    generated_dim, reference_dim = generated.features.shape[1], len(reference.mean)
+    if generated_dim != reference_dim:
+        raise DataError(
+            f"the pictures have {generated_dim} features each but reference {reference.name!r} has {reference_dim} "
+            f"(detector {reference.detector!r}): measure both with the same detector."
+        )
+
+
+def require_reference_features(reference: Reference, metric: str) -> Tensor:
+    """The reference's features (M, D).
+
+    Raises:
+        DataError: the reference holds only a mean and a covariance.
+    """
+    if reference.features is None:
+        raise DataError(
+            f"{metric} needs the features of every reference picture, but reference {reference.name!r} holds only "
+            "their mean and covariance (enough for FID alone). Pass the folder of reference pictures instead."
+        )
+    return reference.features
+
+
+def with_seed(seed: int, function: Callable[[], float]) -> float:
+    """Call `function` with torch's global generator seeded, and put the generator back (torchmetrics draws from it)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return function()

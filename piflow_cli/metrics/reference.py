@@ -1,0 +1,181 @@
+"""Reference statistics: shipped with the package, read from a file, or computed from a folder of pictures."""
+# B batch, M reference pictures, D features.
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from piflow_cli.errors import DataError, StorageError
+from piflow_cli.metrics.features import Detector, Reference, extract_features, mean_and_cov
+
+DIGITS_REFERENCE = Path(__file__).parents[1] / "zoo" / "digits" / "features" / "reference.safetensors"
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+EIGHT_BIT_GREY = frozenset({"1", "L", "LA"})
+MORE_THAN_EIGHT_BITS = ("I", "F")
+
+
+def load_reference(spec: str | Path, *, detector: Detector, batch_size: int = 64) -> Reference:
+    """The statistics that generated pictures are compared to.
+
+    Args:
+        spec: "digits" (embedded), a `.npz` with `mu` and `sigma` as ADM publishes them, a `.safetensors` written by
+            `save_reference`, or a folder of png, jpg and webp pictures.
+        detector: whose features the generated pictures will have; it also reads the folder.
+        batch_size: pictures at a time when reading a folder.
+
+    Returns:
+        Statistics of `detector.feature_dim` features.
+
+    Raises:
+        DataError: the source does not exist, cannot be read, or belongs to another detector.
+    """
+    path = DIGITS_REFERENCE if spec == "digits" else Path(spec).expanduser()
+    if path.is_dir():
+        reference = reference_from_folder(path, detector=detector, batch_size=batch_size)
+    elif not path.is_file():
+        raise DataError(
+            f"reference {str(spec)!r} does not exist. Allowed: digits, a .npz with mu and sigma, a .safetensors of "
+            "this program, or a folder of pictures."
+        )
+    elif path.suffix == ".npz":
+        reference = _read_npz(path, detector.name)
+    elif path.suffix == ".safetensors":
+        reference = _read_safetensors(path, name=str(spec))
+    else:
+        raise DataError(f"reference {path} has the suffix {path.suffix!r}; allowed are .npz, .safetensors and folders.")
+    _check(reference, detector)
+    return reference
+
+
+def save_reference(reference: Reference, path: Path) -> None:
+    """Write a reference to a `.safetensors` file, atomically.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {"mean": reference.mean.contiguous(), "cov": reference.cov.contiguous()}
+    if reference.features is not None:
+        tensors["features"] = reference.features.contiguous()
+    metadata = {"name": reference.name, "detector": reference.detector, "num_samples": str(reference.num_samples)}
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+            temporary = file.name
+            file.write(save(tensors, metadata=metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise StorageError(f"cannot write the reference {path}: {error}. Pass another path.") from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def reference_from_folder(folder: Path, *, detector: Detector, batch_size: int = 64) -> Reference:
+    """Run the detector over every picture below `folder`, in sorted order.
+
+    Raises:
+        DataError: there are fewer than two pictures, or one cannot be read.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if len(paths) < 2:
+        raise DataError(f"{folder} holds {len(paths)} picture(s) (.png, .jpg, .webp); a reference needs at least 2.")
+    features = extract_features(detector, read_images(paths, batch_size=batch_size)).features  # (M, D)
+    mean, cov = mean_and_cov(features)
+    return Reference(
+        name=str(folder), detector=detector.name, mean=mean, cov=cov, features=features, num_samples=len(features)
+    )
+
+
+def read_images(paths: list[Path], *, batch_size: int = 64) -> Iterator[Tensor]:
+    """Batches (B, C, H, W) in [0, 1] of consecutive pictures of one shape; grey pictures have C = 1, others 3."""
+    batch: list[Tensor] = []
+    for path in paths:
+        image = read_image(path)  # (C, H, W)
+        if batch and (len(batch) == batch_size or batch[0].shape != image.shape):
+            yield torch.stack(batch)
+            batch = []
+        batch.append(image)
+    if batch:
+        yield torch.stack(batch)
+
+
+def read_image(path: Path) -> Tensor:
+    """An 8-bit picture as (C, H, W) float32 in [0, 1]; transparency is dropped.
+
+    Raises:
+        DataError: the file is damaged, is no picture, or has more than 8 bits a channel.
+    """
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            if picture.mode.startswith(MORE_THAN_EIGHT_BITS):
+                raise DataError(f"{path} has more than 8 bits a channel (mode {picture.mode}): convert it to 8 bits.")
+            pixels = np.array(picture.convert("L" if picture.mode in EIGHT_BIT_GREY else "RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot read the picture {path}: {error}. Repair or remove it.") from error
+    return torch.from_numpy(pixels).reshape(*pixels.shape[:2], -1).permute(2, 0, 1).float() / 255
+
+
+def _read_npz(path: Path, detector: str) -> Reference:
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            missing = {"mu", "sigma"} - set(arrays.files)
+            if missing:
+                found = ", ".join(arrays.files) or "nothing"
+                raise DataError(f"{path} has no array {' or '.join(sorted(missing))}; it holds {found}.")
+            mean, cov = (torch.from_numpy(np.asarray(arrays[key], dtype=np.float64)) for key in ("mu", "sigma"))
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"cannot read the statistics {path}: {error}. Download the file again.") from error
+    return Reference(name=str(path), detector=detector, mean=mean, cov=cov, features=None, num_samples=0)
+
+
+def _read_safetensors(path: Path, *, name: str) -> Reference:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata, keys = file.metadata() or {}, set(file.keys())
+            if not {"mean", "cov"} <= keys or not {"detector", "num_samples"} <= metadata.keys():
+                raise DataError(f"{path} is no reference of this program: it needs the tensors mean and cov.")
+            features = file.get_tensor("features") if "features" in keys else None
+            mean, cov = file.get_tensor("mean").double(), file.get_tensor("cov").double()
+            num_samples = int(metadata["num_samples"])
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(f"cannot read the reference {path}: {error}. Write it again.") from error
+    return Reference(name, metadata["detector"], mean, cov, features, num_samples)
+
+
+def _check(reference: Reference, detector: Detector) -> None:
+    dim = detector.feature_dim
+    shapes = {"mean": ((dim,), reference.mean), "covariance": ((dim, dim), reference.cov)}
+    for what, (shape, tensor) in shapes.items():
+        if tuple(tensor.shape) != shape:
+            raise DataError(
+                f"reference {reference.name!r} has a {what} of shape {tuple(tensor.shape)}, but detector "
+                f"{detector.name!r} has {dim} features: pass a reference made with the same detector."
+            )
+        if not tensor.isfinite().all():
+            raise DataError(f"reference {reference.name!r} has a {what} with values that are not finite.")
+    if reference.features is not None and reference.features.shape[1:] != (dim,):
+        raise DataError(f"reference {reference.name!r} has {reference.features.shape[1]} features; {dim} are needed.")
+    if reference.detector != detector.name:
+        raise DataError(
+            f"reference {reference.name!r} was made with detector {reference.detector!r}, but the pictures are "
+            f"measured with {detector.name!r}: the scores would mean nothing. Pass a reference of the same detector."
+        )

@@ -1,0 +1,137 @@
+"""Reference statistics from files and folders: what goes in comes out, and bad files are named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from piflow_cli.errors import DataError
+from piflow_cli.metrics.features import FeatureSet, Reference, extract_features, mean_and_cov
+from piflow_cli.metrics.reference import load_reference, read_image, save_reference
+
+
+class PixelDetector:
+    """Features are the mean of each of three channels and the height."""
+
+    name = "pixels"
+    feature_dim = 4
+
+    def __call__(self, images: torch.Tensor) -> FeatureSet:
+        means = images.mean(dim=(2, 3)).expand(-1, 3)
+        return FeatureSet(torch.cat([means, torch.full((len(images), 1), float(images.shape[2]))], dim=1))
+
+    def title(self, metric: str) -> str:
+        return metric
+
+
+@pytest.fixture
+def reference() -> Reference:
+    features = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    return Reference("set", "pixels", *mean_and_cov(features), features, 30)
+
+
+def write_pictures(folder: Path) -> None:
+    generator = np.random.default_rng(0)
+    (folder / "more").mkdir(parents=True)
+    for number in range(3):
+        Image.fromarray(generator.integers(0, 256, (6, 5, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    Image.fromarray(generator.integers(0, 256, (4, 4), dtype=np.uint8)).save(folder / "more" / "grey.PNG")
+    Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / "more" / "photo.jpg")
+    (folder / "notes.txt").write_text("no picture")
+
+
+def test_safetensors_round_trip(reference: Reference, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "reference.safetensors"
+    save_reference(reference, path)
+    loaded = load_reference(path, detector=PixelDetector())
+    assert (loaded.detector, loaded.num_samples) == ("pixels", 30)
+    for field in ("mean", "cov", "features"):
+        assert torch.equal(getattr(loaded, field), getattr(reference, field))
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_adm_npz(reference: Reference, tmp_path: Path) -> None:
+    path = tmp_path / "adm.npz"
+    np.savez(path, mu=reference.mean.numpy(), sigma=reference.cov.numpy(), mu_s=np.zeros(3))
+    loaded = load_reference(str(path), detector=PixelDetector())
+    assert torch.equal(loaded.mean, reference.mean)
+    assert torch.equal(loaded.cov, reference.cov)
+    assert loaded.features is None
+
+
+def test_folder(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    loaded = load_reference(tmp_path, detector=PixelDetector(), batch_size=2)
+    assert loaded.num_samples == 5
+    assert loaded.features[:, 3].tolist() == [6, 6, 6, 4, 8]
+    first = torch.from_numpy(np.array(Image.open(tmp_path / "0.png"))).float().mean(dim=(0, 1)) / 255
+    assert torch.allclose(loaded.features[0, :3], first)
+
+
+def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    data = (tmp_path / "0.png").read_bytes()
+    (tmp_path / "damaged.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match=r"damaged\.png"):
+        load_reference(tmp_path, detector=PixelDetector())
+    (tmp_path / "damaged.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"damaged\.png"):
+        load_reference(tmp_path, detector=PixelDetector())
+
+
+def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8)).save(path)
+    with pytest.raises(DataError, match="8 bits"):
+        read_image(path)
+
+
+def test_transparency_and_palettes_become_colours(tmp_path: Path) -> None:
+    Image.new("RGBA", (3, 2), (255, 0, 51, 0)).save(tmp_path / "a.png")
+    Image.new("RGB", (3, 2), (255, 0, 51)).quantize(4).save(tmp_path / "b.png")
+    for name in ("a.png", "b.png"):
+        image = read_image(tmp_path / name)
+        assert image.shape == (3, 2, 3)
+        assert image[:, 0, 0].tolist() == pytest.approx([1, 0, 0.2])
+
+
+def test_other_detectors_statistics_are_refused(reference: Reference, tmp_path: Path) -> None:
+    path = tmp_path / "reference.safetensors"
+    save_reference(reference, path)
+    detector = PixelDetector()
+    detector.name = "others"
+    with pytest.raises(DataError, match=r"'pixels'.*'others'"):
+        load_reference(path, detector=detector)
+    detector.feature_dim = 7
+    with pytest.raises(DataError, match=r"\(4,\).* 7 features"):
+        load_reference(path, detector=detector)
+
+
+def test_unusable_files(tmp_path: Path) -> None:
+    detector = PixelDetector()
+    np.savez(tmp_path / "keys.npz", mean=np.zeros(4))
+    np.savez(tmp_path / "objects.npz", mu=np.array([{}], dtype=object), sigma=np.eye(4))
+    np.savez(tmp_path / "nan.npz", mu=np.full(4, np.nan), sigma=np.eye(4))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "keys.npz").read_bytes()[:40])
+    (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 4)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.txt").write_text("")
+    for name, message in {
+        "keys.npz": "mu or sigma",
+        "objects.npz": "cannot read",
+        "nan.npz": "not finite",
+        "cut.npz": "cannot read",
+        "cut.safetensors": "cannot read",
+        "empty": "at least 2",
+        "list.txt": "suffix '.txt'",
+        "missing": "does not exist",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            load_reference(tmp_path / name, detector=detector)
+
+
+def test_extracting_from_nothing() -> None:
+    with pytest.raises(DataError, match="no pictures"):
+        extract_features(PixelDetector(), [])

@@ -1,0 +1,116 @@
+"""The floors of the house: who may import whom, and how light the command line is."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "piflow_cli"
+FLOORS = {
+    "errors": 0,
+    "registry": 1,
+    "core": 2,
+    "weights": 2,
+    "teachers": 3,
+    "policies": 3,
+    "metrics": 3,
+    "formats": 3,
+    "data": 3,
+    "preset": 4,
+    "engine": 5,
+    "cli": 6,
+    "__main__": 6,
+}
+LEAVES = {"zoo": 5, "benchmarks": 5}
+"""Scripts a person runs: they may use what lies below the engine's floor or on it, and nobody imports them."""
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")
+FAMILY_NAMES = {"gmflow", "dx", "dit", "flux", "qwen", "arcflow", "pdd", "lakonlab"}
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    """Line and module of every import of the package in a file, type-checking ones included."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively"
+            if node.module == "piflow_cli":
+                found += [(node.lineno, f"piflow_cli.{alias.name}") for alias in node.names if alias.name[0] != "_"]
+            elif node.module:
+                found.append((node.lineno, node.module))
+    return found
+
+
+def top_level_imports(path: Path) -> set[str]:
+    """First names of the modules imported when the file itself is, outside functions and TYPE_CHECKING."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    here = room(path)
+    floor = (FLOORS | LEAVES)[here]
+    for line, module in imports(path):
+        if not module.startswith("piflow_cli."):
+            continue
+        there = module.split(".")[1]
+        if there == here:
+            continue
+        assert there not in LEAVES, f"{path}:{line} imports the leaf {module}"
+        allowed = FLOORS[there] <= floor if here in LEAVES else FLOORS[there] < floor
+        assert allowed, f"{path}:{line}: {here} (F{floor}) imports {module} (F{FLOORS[there]})"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) == "core"], ids=lambda p: p.stem)
+def test_core_is_torch_only_and_names_no_family(path: Path) -> None:
+    heavy = {"diffusers", "transformers", "accelerate", "peft", "torchmetrics"}
+    assert not top_level_imports(path) & heavy
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {n.id.lower() for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    names |= {n.name.lower() for n in ast.walk(tree) if isinstance(n, ast.ClassDef | ast.FunctionDef)}
+    assert not names & FAMILY_NAMES
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) == "cli"], ids=lambda p: p.stem)
+def test_commands_import_late(path: Path) -> None:
+    if path.stem != "reference":  # a script for maintainers, not a command
+        assert not top_level_imports(path) & {"torch", "diffusers", "pydantic", "rich", "numpy", "PIL"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["distill", "--help"], ["presets", "list"]])
+def test_light_commands_load_no_network_library(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        f"sys.argv = ['piflow', *{arguments!r}]\n"
+        "from piflow_cli.cli.app import main\n"
+        "try:\n    main()\nexcept SystemExit as exit:\n    assert not exit.code, exit.code\n"
+        "loaded = {'diffusers', 'transformers', 'accelerate'} & set(sys.modules)\n"
+        "loaded |= {'torch'} & set(sys.modules) if sys.argv[1] != 'presets' else set()\n"
+        "assert not loaded, loaded\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, piflow_cli; assert not {'torch', 'pydantic', 'typer'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_files_stay_readable() -> None:
+    long = {str(p.relative_to(PACKAGE)): len(p.read_text(encoding="utf-8").splitlines()) for p in FILES}
+    assert {name: lines for name, lines in long.items() if lines > 400} == {}

@@ -1,0 +1,121 @@
+"""Presets: every shipped one loads, and every way to get one wrong is named with its full key path."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from piflow_cli import preset as preset_module
+from piflow_cli.errors import PresetError
+from piflow_cli.preset import Preset, load_preset, parse_preset, preset_paths, read_preset_table
+
+
+@pytest.mark.parametrize("name", sorted(preset_paths()))
+def test_shipped_presets_load_and_say_where_they_come_from(name: str) -> None:
+    preset = load_preset(name)
+    assert preset.name == name
+    assert preset.summary
+    assert preset.source
+    assert preset.expected
+    assert preset.needs
+    assert preset_paths()[name].read_text().startswith("# ")
+    assert Preset.model_validate_json(preset.model_dump_json()) == preset
+
+
+def test_published_recipes_have_the_published_numbers() -> None:
+    one, fm, two, dx = (load_preset(name) for name in ("dit-1nfe", "dit-1nfe-fm", "dit-2nfe", "dit-1nfe-dx"))
+    guidance = [(p.teacher.guidance_scale, p.teacher.guidance_interval) for p in (one, fm, two)]
+    assert guidance == [(3.2, (0, 0.7)), (2.7, (0, 0.6)), (2.8, (0, 0.7))]
+    assert [p.teacher.timestep_scale for p in (one, fm)] == [1, 1000]
+    assert [p.training.steps for p in (one, fm, two)] == [140_000, 140_000, 24_000]
+    for p in (one, fm, two):
+        assert (p.policy.num_components, p.policy.dropout) == (32, 0.05)
+        assert (p.objective.num_intermediates, p.objective.window_substeps, p.objective.loss_scale) == (2, 0, 3.0)
+        assert (p.optimizer.learning_rate, p.training.batch_size, p.optimizer.betas) == (5e-5, 4096, (0.9, 0.95))
+        assert (p.sampling.shift, p.sampling.final_step_scale, p.sampling.total_substeps) == (1.0, 1.0, 128)
+    assert [p.sampling.nfe for p in (one, fm, two)] == [1, 1, 2]
+    assert (dx.policy.num_points, dx.objective.window_substeps, dx.policy.segment_size) == (10, 10, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.stepz=3", "training.stepz: unknown key. Did you mean steps?"),
+        ("training.steps=0", r"training.steps: greater than or equal to 1 \(got 0\)"),
+        ("policy.num_componets=3", "policy.num_componets: unknown key. Did you mean num_components?"),
+        ("policy.dropout=1.5", r"policy.dropout: less than 1 \(got 1.5\)"),
+        ("policy.type=gmflwo", "policy.type: unknown policy 'gmflwo'. Did you mean gmflow?"),
+        ("policy=3", "policy.type: missing; one of gmflow, dx"),
+        ("teacher={type='dit'}", "teacher.source: missing"),
+        ("sampling.temperature=hot", r"sampling.temperature.*\(got 'hot'\)"),
+        ("sampling.nfe=x", r"sampling.nfe: a valid integer.*\(got 'x'\)"),
+        ("optimiser.x=3", "optimiser: unknown key. Did you mean optimizer?"),
+        ("zzz=3", "zzz: unknown key. Known: name, summary"),
+        ("training=3", "training: .*"),
+        ("training.mixed_precision=fp8", "training.mixed_precision: 'no', 'bf16' or 'fp16'"),
+        ("data.type=imges", "data.type: unknown data 'imges'. Did you mean images?"),
+        ("training.steps", r"--set takes key.path=value"),
+        ("name.x.y=3", "name is a value, not a table"),
+    ],
+)
+def test_each_problem_is_named(override: str, message: str) -> None:
+    with pytest.raises(PresetError, match=message):
+        load_preset("digits-1nfe", [override])
+
+
+def test_all_problems_are_named_at_once() -> None:
+    with pytest.raises(PresetError) as error:
+        load_preset("digits-1nfe", ["policy.dropout=2", "data.type=x", "teacher.guidance_scale=-1"])
+    assert all(key in str(error.value) for key in ("policy.dropout", "data.type", "teacher.guidance_scale"))
+
+
+def test_dx_takes_its_segment_and_shift_from_sampling() -> None:
+    changed = ["policy={type='dx'}", "sampling.nfe=4", "sampling.final_step_scale=0.5", "sampling.shift=3.2"]
+    preset = load_preset("digits-1nfe", changed)
+    assert preset.policy.segment_size == pytest.approx(1 / 3.5)
+    assert preset.policy.shift == 3.2
+    with pytest.raises(PresetError, match=r"trained on segments of 0\.5"):
+        load_preset("digits-1nfe", ["policy={type='dx', segment_size=0.5}", "sampling.nfe=4"])
+    with pytest.raises(PresetError, match=r"trained with shift 2\.0"):
+        load_preset("digits-1nfe", ["policy={type='dx', shift=2.0}"])
+    with pytest.raises(PresetError, match=r"sampling\.nfe"):
+        load_preset("digits-1nfe", ["policy={type='dx'}", "sampling.nfe=0"])
+
+
+def test_names_files_and_toml_errors(tmp_path: Path) -> None:
+    with pytest.raises(PresetError, match="Did you mean digits-1nfe"):
+        load_preset("digits-1nf")
+    with pytest.raises(PresetError, match="there is no preset file"):
+        load_preset(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("steps = = 3")
+    with pytest.raises(PresetError, match=r"bad\.toml is not TOML"):
+        load_preset(tmp_path / "bad.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(PresetError, match="is not TOML"):
+        load_preset(tmp_path / "binary.toml")
+    copy = tmp_path / "mine.toml"
+    copy.write_text(preset_paths()["digits-1nfe"].read_text())
+    assert load_preset(copy).name == "mine"
+    assert read_preset_table(copy)["name"] == "mine"
+
+
+def test_values_and_settings_are_frozen() -> None:
+    preset = load_preset("digits-1nfe", ["training.seed=7", "sampling.temperature=auto", "sampling.nfe=4"])
+    assert preset.training.seed == 7
+    assert preset.sampling.resolved_temperature() == pytest.approx(0.3)
+    assert load_preset("digits-1nfe").sampling.resolved_temperature() == 1.0
+    with pytest.raises(ValidationError):
+        preset.training.steps = 3
+    assert parse_preset(preset.model_dump(mode="json")) == preset
+    assert parse_preset({**preset.model_dump(mode="json"), "policy": preset.policy}) == preset
+
+
+def test_installed_package_finds_presets_inside_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    package = tmp_path / "site" / "piflow_cli"
+    (package / "_presets").mkdir(parents=True)
+    (package / "_presets" / "mine.toml").write_text("x = 1")
+    monkeypatch.setattr(preset_module, "__file__", str(package / "preset.py"))
+    assert list(preset_paths()) == ["mine"]
+    (package / "_presets" / "mine.toml").unlink()
+    (package / "_presets").rmdir()
+    assert preset_paths() == {}
