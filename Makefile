@@ -44,5 +44,5 @@ lint: $(VENV)/.test  ## Check style
 docs: $(VENV)/.test  ## Write docs/cli.md and docs/presets.md from the code
 	$(BIN)/python -m piflow_cli.cli.reference
 
-clean:  ## Remove the environment and what runs left
-	rm -rf $(VENV) runs samples .pytest_cache .ruff_cache .coverage htmlcov
+clean:  ## Remove the environment and caches; runs/ and samples/ are yours and stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .coverage htmlcov

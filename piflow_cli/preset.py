@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from piflow_cli import registry
 from piflow_cli.core.settings import DataSettings, PolicySettings, SamplingSettings, Settings, TeacherSettings
 from piflow_cli.errors import PiflowError, PresetError
+from piflow_cli.preset_files import preset_paths
 
 FAMILIES = ("teacher", "policy", "data")
 
@@ -84,18 +85,6 @@ class Preset(Settings):
         return self
 
 
-def preset_folders() -> list[Path]:
-    """Where named presets are: beside a source checkout, or inside the installed package."""
-    package = Path(__file__).parent
-    return [folder for folder in (package.parent / "presets", package / "_presets") if folder.is_dir()]
-
-
-def preset_paths() -> dict[str, Path]:
-    """The named presets, by name."""
-    folders = preset_folders()
-    return {path.stem: path for path in sorted(folders[0].glob("*.toml"))} if folders else {}
-
-
 def read_preset_table(name_or_path: str | Path) -> dict[str, Any]:
     """The raw TOML of a preset by name or path.
 
@@ -147,16 +136,19 @@ def parse_preset(table: Mapping[str, Any], *, origin: str = "preset") -> Preset:
 
 
 def _fill_policy(values: dict[str, Any]) -> None:
-    """Give a policy that stores its segment and shift those of the sampling table, so that no preset says them twice."""
+    """Give a policy that stores its segment and shift those of the sampling table: no preset says them twice."""
     policy, sampling = values.get("policy"), values.get("sampling")
-    if not (isinstance(policy, dict) and isinstance(sampling, dict) and isinstance(sampling.get("nfe"), int)):
+    if not (isinstance(policy, dict) and isinstance(sampling, dict)):
         return
     try:
-        settings = SamplingSettings.model_validate(sampling)
         fields = registry.resolve("policy", policy.get("type", "")).model_fields
-    except (ValidationError, PiflowError):
-        return  # reported with their paths by the validation that follows
-    derived = {"segment_size": settings.segments.longest, "shift": settings.shift}
+    except PiflowError:
+        return  # reported with its path by the validation that follows
+    try:
+        settings = SamplingSettings.model_validate(sampling)
+        derived = {"segment_size": settings.segments.longest, "shift": settings.shift}
+    except ValidationError:
+        derived = {"segment_size": 1.0, "shift": 1.0}  # refused for its sampling table, so that these are never used
     missing = {key: value for key, value in derived.items() if key in fields and key not in policy}
     values["policy"] = {**policy, **missing}
 

@@ -1,4 +1,4 @@
-"""Names of the families and where they live: a newcomer is one file and one line here. Nothing is imported until used."""
+"""Names of the families and where they live: a newcomer is one file and one line. Nothing is imported until used."""
 
 import difflib
 from importlib import import_module

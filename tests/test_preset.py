@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from piflow_cli import preset as preset_module
+from piflow_cli import preset_files
 from piflow_cli.errors import PresetError
-from piflow_cli.preset import Preset, load_preset, parse_preset, preset_paths, read_preset_table
+from piflow_cli.preset import Preset, load_preset, parse_preset, read_preset_table
+from piflow_cli.preset_files import preset_paths
 
 
 @pytest.mark.parametrize("name", sorted(preset_paths()))
@@ -114,7 +115,7 @@ def test_installed_package_finds_presets_inside_itself(monkeypatch: pytest.Monke
     package = tmp_path / "site" / "piflow_cli"
     (package / "_presets").mkdir(parents=True)
     (package / "_presets" / "mine.toml").write_text("x = 1")
-    monkeypatch.setattr(preset_module, "__file__", str(package / "preset.py"))
+    monkeypatch.setattr(preset_files, "__file__", str(package / "preset_files.py"))
     assert list(preset_paths()) == ["mine"]
     (package / "_presets" / "mine.toml").unlink()
     (package / "_presets").rmdir()

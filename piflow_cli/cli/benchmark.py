@@ -12,15 +12,18 @@ from piflow_cli.cli import console
 if TYPE_CHECKING:
     from piflow_cli.engine.benchmark import BenchmarkResult
 
-EXAMPLES = """
-**Examples**
-
-`piflow benchmark --metric fid` compares the embedded students with their teacher's solvers
-
-`piflow benchmark --metric fid --metric accuracy --model runs/demo --teacher-steps 1,4,16,128 --samples 2000`
-
-`piflow benchmark --metric fid --metric kid --model runs/dit-1nfe --reference imagenet256.npz --detector inception.pt`
-"""
+EXAMPLES = console.examples(
+    ("the embedded students beside their teacher's solvers", "piflow benchmark --metric fid"),
+    (
+        "one student on two metrics",
+        "piflow benchmark --metric fid --metric accuracy --model runs/demo --teacher-steps 1,4,16,128 --samples 2000",
+    ),
+    (
+        "with the papers' detector and statistics",
+        "piflow benchmark --metric fid --metric kid --model runs/dit-1nfe --reference imagenet256.npz "
+        "--detector inception.pt",
+    ),
+)
 DEFAULT_TEACHER_STEPS = "1,2,4,8,16,32,64,128"
 
 
@@ -120,7 +123,7 @@ def _print(result: BenchmarkResult) -> None:
             cells += [_score(row.fid_ratio), _score(row.fid_to_teacher)]
         total = row.network_s + row.policy_s
         rows.append((*cells, f"{1000 * total:.3g}", f"{100 * row.policy_s / max(total, 1e-12):.0f}"))
-    console.print_table(columns, rows)
+    console.print_table(columns, rows, num_left=2)
     measured = f"{result.samples} pictures a row, detector {result.detector}, reference {result.reference}"
     against = f"; the teacher's row to compare with: {', '.join(result.teacher_rows)}" if result.teacher_rows else ""
     typer.echo(f"{measured}, seed {result.seed}{against}")

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress
 
 PLAIN_EVERY_S = 10.0
 """Seconds between progress lines where stderr is no terminal."""
-
-
-def out() -> Console:
-    """The console of results."""
-    from rich.console import Console
-
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
 def note(message: str) -> None:
@@ -39,21 +31,41 @@ def warn(message: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """A result for programs."""
-    typer.echo(json.dumps(value, indent=2, default=str))
+    """A result for programs; numbers that are not finite, which JSON does not have, are null."""
+    typer.echo(json.dumps(_finite(value), indent=2, default=str))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
-    """A table on stdout: the first column to the left, the others as they are."""
-    from rich import box
-    from rich.table import Table
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    out().print(table)
+
+def examples(*pairs: tuple[str, str]) -> str:
+    """The epilog of a command's help: what each example does, and the command."""
+    lines = [line for what, command in pairs for line in (f"  # {what}", f"  {command}")]
+    return "\b\nExamples:\n" + "\n".join(lines)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, num_left: int = 1) -> None:
+    """A table on stdout, as wide as its cells: a line is a row, for people and for grep.
+
+    Args:
+        columns: headings.
+        rows: cells, as many a row as headings.
+        num_left: columns aligned to the left; the others are numbers.
+    """
+    lines = [list(columns), *(list(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    lines.insert(1, ["-" * width for width in widths])
+    for line in lines:
+        cells = [
+            cell.ljust(width) if i < num_left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        typer.echo("  ".join(cells).rstrip())
 
 
 def print_facts(sections: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> None:
@@ -127,8 +139,3 @@ class Countdown:
     def left(self, done: float, total: float) -> str:
         """Words for the time left after `done` of `total`."""
         return duration((time.monotonic() - self._start) * (total - done) / done) if done else "?"
-
-
-def absolute(path: Path) -> str:
-    """A path as a user can open it from here."""
-    return str(path)

@@ -10,13 +10,13 @@ import typer
 
 from piflow_cli.cli import console
 
-EXAMPLES = """
-**Examples**
-
-`piflow convert runs/dit-1nfe released/ --to lakonlab --verify` writes the authors' layout and proves it by outputs
-
-`piflow convert released.safetensors mine/ --to native --preset dit-1nfe` takes from a preset what the file leaves open
-"""
+EXAMPLES = console.examples(
+    ("the authors' layout, proved by outputs", "piflow convert runs/dit-1nfe released/ --to lakonlab --verify"),
+    (
+        "take from a preset what a released file leaves open",
+        "piflow convert released.safetensors mine/ --to native --preset dit-1nfe",
+    ),
+)
 
 
 def command(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,17 +19,15 @@ if TYPE_CHECKING:
     from piflow_cli.engine.distill import DistillEvent, DistillResult
     from piflow_cli.preset import Preset
 
-EXAMPLES = """
-**Examples**
-
-`piflow distill --preset digits-1nfe` trains the embedded 1-NFE recipe into runs/digits-1nfe
-
-`piflow distill --preset dit-1nfe --plan` says what a run would cost, without loading weights
-
-`piflow distill --preset dit-2nfe --teacher teacher.safetensors --set data.path=latents/ --out runs/mine`
-
-`accelerate launch -m piflow_cli distill --preset dit-1nfe` uses every GPU of the machine
-"""
+EXAMPLES = console.examples(
+    ("train the embedded 1-NFE recipe into runs/digits-1nfe", "piflow distill --preset digits-1nfe"),
+    ("what a run would cost, without loading weights", "piflow distill --preset digits-1nfe --plan"),
+    (
+        "another teacher, another key, another folder",
+        "piflow distill --preset dit-2nfe --teacher teacher.safetensors --set data.path=latents/ --out runs/mine",
+    ),
+    ("every GPU of the machine", "accelerate launch -m piflow_cli distill --preset dit-1nfe"),
+)
 
 
 def command(
@@ -55,18 +56,20 @@ def command(
 
     options = {"teacher.source": teacher, "training.steps": steps, "training.batch_size": batch_size}
     options["training.seed"] = seed
-    chosen = [f"{key}={value}" for key, value in options.items() if value is not None]
+    chosen = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
     recipe = load_preset(preset, [*(settings or []), *chosen])
     if plan:
         _plan(recipe, devices=devices, as_json=as_json)
         return
     result = _train(recipe, out=out or Path("runs") / recipe.name, device=device, resume=resume)
+    if os.environ.get("RANK", "0") != "0":  # under `accelerate launch` the first process reports
+        return
     if as_json:
         console.print_json(asdict(result))
     if result.interrupted:
         raise PiflowError(
             f"stopped at step {result.step} of {result.steps}; everything is saved in {result.out}. "
-            "Run the same command again to go on."
+            f"To go on: {shlex.join(['piflow', *sys.argv[1:]])}"
         )
     if not as_json:
         typer.echo(f"student  {result.student}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,29 +12,29 @@ from piflow_cli.cli import console
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-app = typer.Typer(no_args_is_help=True, help="List, show and check presets.", rich_markup_mode="markdown")
-HEADER = ("summary", "expected", "needs", "source")
+app = typer.Typer(no_args_is_help=True, help="List, show and check presets.", rich_markup_mode=None)
+HEADER = ("expected", "needs", "source")
 
 
-@app.command("list", epilog="**Example:** `piflow presets list`")
+@app.command("list", epilog=console.examples(("what there is", "piflow presets list")))
 def list_presets(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """List the named presets with what they expect and need."""
-    from piflow_cli.preset import preset_paths, read_preset_table
+    from piflow_cli.preset_files import preset_headers
 
-    tables = {name: read_preset_table(name) for name in preset_paths()}
-    rows = [{"name": name, **{key: table.get(key, "") for key in HEADER}} for name, table in tables.items()]
+    headers = preset_headers()
     if as_json:
-        console.print_json(rows)
+        console.print_json([asdict(header) for header in headers])
         return
-    console.print_table(
-        ("preset", "what", "expected", "needs"),
-        [(row["name"], row["summary"], row["expected"], row["needs"]) for row in rows],
+    console.print_facts(
+        [(f"{header.name}: {header.summary}", [(key, getattr(header, key)) for key in HEADER]) for header in headers]
     )
 
 
-@app.command("show", epilog="**Example:** `piflow presets show digits-1nfe`")
+@app.command(
+    "show", epilog=console.examples(("a start for one of your own", "piflow presets show digits-1nfe > mine.toml"))
+)
 def show(
     name: Annotated[str, typer.Argument(help="Preset name or TOML file.")],
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key.")] = None,
@@ -49,7 +50,7 @@ def show(
     typer.echo("\n".join(toml_lines(preset)))
 
 
-@app.command("check", epilog="**Example:** `piflow presets check mine.toml`")
+@app.command("check", epilog=console.examples(("whether a file is valid", "piflow presets check mine.toml")))
 def check(
     file: Annotated[str, typer.Argument(help="TOML file or preset name.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,

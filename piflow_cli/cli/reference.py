@@ -1,6 +1,7 @@
 """Writes docs/cli.md and docs/presets.md from the code: `python -m piflow_cli.cli.reference [--check]`."""
 
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from pydantic import BaseModel
 
 from piflow_cli import registry
 from piflow_cli.cli.app import app
-from piflow_cli.preset import FAMILIES, Preset, preset_paths, read_preset_table
+from piflow_cli.preset import FAMILIES, Preset
+from piflow_cli.preset_files import preset_headers
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOTICE = "<!-- Written by `python -m piflow_cli.cli.reference`; do not edit. -->\n"
@@ -40,7 +42,8 @@ def _command_section(path: str, command: Any, *, depth: int) -> list[str]:
     for parameter in command.params:
         lines.append(_parameter_row(parameter))
     if command.epilog:
-        lines += ["", *(f"{line}\n" for line in command.epilog.strip().split("\n\n"))]
+        examples = textwrap.dedent(command.epilog.split("Examples:\n", 1)[1])
+        lines += ["", "```console", examples, "```"]
     return [*lines, ""]
 
 
@@ -50,11 +53,11 @@ def _parameter_row(parameter: Any) -> str:
     else:
         names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
         if parameter.metavar:
-            names += f" `{parameter.metavar}`"
+            names += f" `{_cell(parameter.metavar)}`"
     default = (
         "required" if parameter.required else "" if parameter.default in (None, False) else f"`{parameter.default}`"
     )
-    return f"| {names} | {_cell(getattr(parameter, 'help', None) or '')} | {default} |".replace("|auto", "\\|auto")
+    return f"| {names} | {_cell(getattr(parameter, 'help', None) or '')} | {default} |"
 
 
 def presets_page() -> str:
@@ -65,11 +68,8 @@ def presets_page() -> str:
         "",
     ]
     lines += ["| preset | what | expected | needs |", "|---|---|---|---|"]
-    for name in preset_paths():
-        table = read_preset_table(name)
-        lines.append(
-            f"| `{name}` | " + " | ".join(table.get(key, "") for key in ("summary", "expected", "needs")) + " |"
-        )
+    for header in preset_headers():
+        lines.append(f"| `{header.name}` | {header.summary} | {header.expected} | {header.needs} |")
     lines += ["", "## Keys", "", *_key_rows(Preset, "")]
     for key, field in Preset.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) and key not in FAMILIES:

@@ -12,15 +12,14 @@ from piflow_cli.cli import console
 if TYPE_CHECKING:
     from piflow_cli.engine.sample import SampleResult
 
-EXAMPLES = """
-**Examples**
-
-`piflow sample 3 7` draws two digits with the embedded 1-NFE student
-
-`piflow sample 0 1 2 3 4 5 6 7 8 9 --num-images 8 --grid --out digits.png` draws a sheet with a row a digit
-
-`piflow sample "golden retriever" --model runs/dit-2nfe --nfe 2 --seed 7`
-"""
+EXAMPLES = console.examples(
+    ("two digits with the embedded 1-NFE student", "piflow sample 3 7"),
+    ("a sheet with a row a digit", "piflow sample 0 1 2 3 4 5 6 7 8 9 --num-images 8 --grid --out digits.png"),
+    (
+        "a class by its name, from a student of your own",
+        'piflow sample "golden retriever" --model runs/dit-2nfe --nfe 2 --seed 7',
+    ),
+)
 
 
 def command(
@@ -46,6 +45,7 @@ def command(
     """Draw pictures with a student; each PNG carries its prompt, seed, NFE and model."""
     from piflow_cli.engine.sample import sample, save_samples
 
+    _check_writable(out.parent if out.suffix else out)
     countdown = console.Countdown()
     with console.progress() as line:
         result = sample(
@@ -66,6 +66,13 @@ def command(
     for warning in result.warnings:
         console.warn(warning)
     _report(result, save_samples(result, out, grid=grid), as_json=as_json)
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written, or made, before anything is loaded; nothing is made yet."""
+    from piflow_cli.engine.storage import writable_folder
+
+    writable_folder(next(path for path in (folder, *folder.parents) if path.exists()))
 
 
 def _temperature(text: str | None) -> float | str | None:

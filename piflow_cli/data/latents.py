@@ -1,4 +1,4 @@
-"""Cached latents: a folder of safetensors shards with `latents` (N, C, *S) and `labels` (N,), read as they are drawn."""
+"""Cached latents: safetensors shards with `latents` (N, C, *S) and `labels` (N,), read as they are drawn."""
 
 import bisect
 from collections import defaultdict

@@ -70,7 +70,7 @@ def infer_config(settings: DiT, weights: dict[str, Tensor]) -> dict[str, Any]:
     blocks = {name.split(".")[1] for name in weights if name.startswith("transformer_blocks.")}
     heads = ARCHITECTURES[settings.architecture][1] if settings.architecture else settings.num_attention_heads
     if width % heads:
-        raise ModelError(f"width {width} is not divisible by {heads} heads; set teacher.num_attention_heads")
+        raise ModelError(f"width {width} is not divisible by teacher.num_attention_heads {heads}")
     return {
         "_class_name": CLASS_NAMES[0],
         "num_attention_heads": heads,

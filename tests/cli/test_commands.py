@@ -7,21 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli_runner import run
 
 TINY = ["training.batch_size=4", "training.preview_every=0", "sampling.total_substeps=16", "data.type=noise"]
 SETTINGS = [part for setting in TINY for part in ("--set", setting)]
-
-
-def run(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run piflow in a process of its own, without network."""
-    return subprocess.run(
-        [sys.executable, "-m", "piflow_cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", **environment},
-    )
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +130,8 @@ def test_each_mistake_gets_one_message_and_changes_nothing(name: str, tmp_path: 
 def test_bugs_are_reported_without_a_traceback_unless_asked(tmp_path: Path) -> None:
     code = (
         "import sys; sys.argv = ['piflow', 'presets', 'list']\n"
-        "import piflow_cli.preset as preset\n"
-        "preset.preset_paths = lambda: 1 / 0\n"
+        "import piflow_cli.preset_files as files\n"
+        "files.preset_paths = lambda: 1 / 0\n"
         "from piflow_cli.cli.app import main; main()"
     )
     plain, loud = (

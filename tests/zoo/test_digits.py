@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler
+from diffusers import DiTPipeline, DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler
 
 from piflow_cli.errors import StorageError
 from piflow_cli.metrics.detectors import DIGITS_NAME, DigitsDetector
@@ -26,6 +26,8 @@ def test_folder_is_a_small_plain_pipeline(teacher: DiTTransformer2DModel) -> Non
     assert index["transformer"] == ["diffusers", "DiTTransformer2DModel"]
     assert index["scheduler"] == ["diffusers", "FlowMatchEulerDiscreteScheduler"]
     assert index["vae"] == [None, None]
+    pipeline = DiTPipeline.from_pretrained(TEACHER_FOLDER, vae=None)
+    assert pipeline.get_label_ids(["seven"]) == [7]
     assert tuple(index["id2label"].values()) == CLASS_NAMES
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(TEACHER_FOLDER / "scheduler")
     assert (scheduler.config.num_train_timesteps, scheduler.config.shift) == (1000, 1.0)
