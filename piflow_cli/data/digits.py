@@ -31,7 +31,7 @@ class Digits(Settings):
 
     type: Literal["digits"] = "digits"
 
-    def open(self, space: object) -> TensorSource:
+    def open(self, _space: object = None) -> TensorSource:
         """All scans, (1797, 1, 8, 8).
 
         Raises:
