@@ -24,7 +24,7 @@ EXAMPLES = console.examples(
         "--detector inception.pt",
     ),
 )
-DEFAULT_TEACHER_STEPS = "1,2,4,8,16,32,64,128"
+DEFAULT_TEACHER_STEPS = "1,2,4,8,16,32"
 
 
 def command(
