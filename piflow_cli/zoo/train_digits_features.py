@@ -5,11 +5,11 @@
 A small classifier of scikit-learn's digits, trained on four fifths of them with shifts of up to one pixel; its accuracy
 on the other fifth is printed and written to `config.json`. A linear decoder, thrown away afterwards, must rebuild the
 picture from the features: a classifier alone forgets what differs between two pictures of one class, and its FID would
-hardly see blur (without the decoder one Euler step of the teacher, a blurred class mean, scores 5 instead of 13).
+hardly see blur (without the decoder one Euler step of the teacher, a blurred class mean, scores 5 instead of 14).
 
 The features are scaled so that their total variance over all digits is 64, one a dimension: a FID of 64 is as bad as
 replacing every picture by one with the mean features. `reference.safetensors` holds mean, covariance and features of
-all 1,797 digits. About 20 seconds on two CPU cores; held-out accuracy HELDOUT.
+all 1,797 digits. About 90 seconds on two busy CPU cores; held-out accuracy 0.9972.
 """
 # B batch, N images.
 
