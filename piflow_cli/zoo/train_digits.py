@@ -8,9 +8,9 @@ network is given 1000 sigma. One label in ten becomes the null class (10), so th
 diffusers gives every block its own copy of the timestep and class embedder; here they are one module while training,
 and the saved folder repeats it under every block's key. Weights are stored in float16 and load as float32.
 
-1,500 steps take two to four minutes on two cores. Longer training fits the 1,797 scans ever more closely (6,000 steps
-bring the distance to them down by a factor of five), which makes the teacher's field harder to imitate without making
-its pictures better to look at; the figures are in docs/zoo.md.
+1,500 steps take two to four minutes on two cores. Training longer brings the teacher closer to the scans (the figures
+of a 6,000-step teacher stand beside the shipped one's in docs/zoo.md) and makes its students' scores, as a ratio to its
+own, harder to reach in a few minutes.
 """
 # B batch, N images.
 
