@@ -133,6 +133,7 @@ class Trainer:
         trainable = [(name, p) for name, p in self.student.module.named_parameters() if p.requires_grad]
         self.ema = EMA(trainable, gamma=settings.ema_gamma, warmup_steps=preset.optimizer.warmup_steps)
         self.progress = Progress(seed=settings.seed + 1 + self.accelerator.process_index)
+        self.saved_step = 0
         self.accelerator.register_for_checkpointing(self.ema, self.progress, self.scheduler)
         self.preview = Preview(preset, self.teacher, run) if settings.preview_every else None
         self.imitation = ImitationSettings(
@@ -150,17 +151,19 @@ class Trainer:
             self.accelerator.init_trackers("piflow", config={"preset": self.preset.model_dump_json()})
         if start:
             self.accelerator.load_state(str(self.run.checkpoint(start)))
+        self.saved_step = start
         self._emit("start", message=f"resumed from step {start}" if start else "")
         loss, student = None, None
         with StopRequest() as stop:
             while self.progress.step < settings.steps and not stop.requested:
                 loss = self._step(begun, start)
                 step = self.progress.step
-                last = step == settings.steps or stop.requested
-                if last or step % settings.checkpoint_every == 0:
+                if step % settings.checkpoint_every == 0:
                     self._checkpoint()
                 if self.preview and (step == settings.steps or step % settings.preview_every == 0):
                     self._preview()
+            if self.progress.step != self.saved_step:
+                self._checkpoint()
             if self.progress.step > start or not (self.run / "student").exists():
                 student = self._write_student()
             else:
@@ -288,7 +291,7 @@ class Trainer:
     def _checkpoint(self) -> None:
         """Save everything that training depends on, whole or not at all."""
         self.accelerator.wait_for_everyone()
-        step = self.progress.step
+        step = self.saved_step = self.progress.step
         if self.accelerator.num_processes == 1:
             with self.run.new_checkpoint(step) as folder:
                 self.accelerator.save_state(str(folder))
