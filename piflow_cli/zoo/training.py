@@ -1,13 +1,11 @@
 # What the training scripts of the embedded networks share: a line of progress and a folder that appears whole.
 
-import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from piflow_cli.engine.storage import atomic_folder
 from piflow_cli.errors import StorageError
 
 
@@ -22,21 +20,10 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
         StorageError: the parent cannot be written.
     """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise StorageError(f"Cannot write in {target.parent}: {error}. Pass another folder with --out.") from error
-    try:
-        fresh, old = workspace / "fresh", workspace / "old"
-        fresh.mkdir(mode=0o755)
-        write(fresh)
-        for path in fresh.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors writes for its owner alone
-        if target.exists():
-            os.replace(target, old)
-        os.replace(fresh, target)
-    finally:
-        shutil.rmtree(workspace, ignore_errors=True)
+        with atomic_folder(target) as fresh:
+            write(fresh)
+    except StorageError as error:
+        raise StorageError(f"{error}. Pass another folder with --out.") from error
 
 
 class ProgressLine:
