@@ -4,9 +4,11 @@ Shapes: N pictures, C channels (1 or 3), H, W size in pixels.
 """
 
 from collections.abc import Sequence
+from io import BytesIO
 
 import torch
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 MIN_CELL_PX = 64
@@ -44,3 +46,13 @@ def grid_picture(
         enlarged = picture.convert("RGB").resize((width * scale, height * scale), Image.Resampling.NEAREST)
         sheet.paste(enlarged, (left, top))
     return sheet
+
+
+def png_bytes(picture: Image.Image, facts: dict[str, str] | None = None) -> bytes:
+    """A picture as a PNG file, with what it says of itself as text entries."""
+    info = PngInfo()
+    for key, value in (facts or {}).items():
+        info.add_itxt(key, value)
+    buffer = BytesIO()
+    picture.save(buffer, format="PNG", pnginfo=info)
+    return buffer.getvalue()

@@ -1,6 +1,5 @@
 """Preview pictures of a run: the student beside its teacher, from the same noise."""
 
-from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -8,7 +7,7 @@ import torch
 from piflow_cli.core.interfaces import Teacher
 from piflow_cli.core.sampling import sample_euler, sample_student
 from piflow_cli.core.student import Student
-from piflow_cli.engine.pictures import grid_picture, to_pictures
+from piflow_cli.engine.pictures import grid_picture, png_bytes, to_pictures
 from piflow_cli.engine.run_folder import RunFolder
 from piflow_cli.engine.storage import write_atomic
 from piflow_cli.preset import Preset
@@ -50,7 +49,5 @@ class Preview:
         labels = (f"teacher, {TEACHER_STEPS} steps", f"student, {self.preset.sampling.nfe} NFE, step {step}")
         sheet = grid_picture(pictures, columns=len(self.reference), row_labels=labels)
         path = self.run / "previews" / f"step-{step:07d}.png"
-        buffer = BytesIO()
-        sheet.save(buffer, format="PNG")
-        write_atomic(path, buffer.getvalue())
+        write_atomic(path, png_bytes(sheet))
         return path

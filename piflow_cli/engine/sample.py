@@ -17,7 +17,7 @@ from piflow_cli import __version__
 from piflow_cli.core.sampling import Stopwatch, sample_student
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.models import DEFAULT_STUDENT, LoadedStudent, load_student, resolve_device
-from piflow_cli.engine.pictures import grid_picture, to_pictures
+from piflow_cli.engine.pictures import grid_picture, png_bytes, to_pictures
 from piflow_cli.engine.storage import writable_folder, write_atomic
 from piflow_cli.errors import DataError, PolicyError
 
@@ -181,13 +181,14 @@ def save_samples(result: SampleResult, out: Path, *, grid: bool = False) -> list
         columns = columns if columns > 1 else min(len(result.images), 10)
         picture = grid_picture(result.images, columns=columns)
         path = out if one_file else _free_path(folder, "grid")
-        _write_png(picture, path, _facts(result, ", ".join(dict.fromkeys(result.prompts)), result.seeds[0]))
+        facts = _facts(result, ", ".join(dict.fromkeys(result.prompts)), result.seeds[0])
+        write_atomic(path, png_bytes(picture, facts))
         return [path]
     paths = []
     for image, prompt, seed in zip(result.images, result.prompts, result.seeds, strict=True):
         stem = re.sub(r"[^\w-]+", "-", prompt).strip("-")[:60] or "picture"
         path = out if one_file else _free_path(folder, f"{stem}-seed{seed}")
-        _write_png(image, path, _facts(result, prompt, seed))
+        write_atomic(path, png_bytes(image, _facts(result, prompt, seed)))
         paths.append(path)
     return paths
 
@@ -221,16 +222,3 @@ def _free_path(folder: Path, stem: str) -> Path:
         number += 1
         path = folder / f"{stem}-{number}.png"
     return path
-
-
-def _write_png(image: Image, path: Path, facts: dict[str, str]) -> None:
-    from io import BytesIO
-
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    for key, value in facts.items():
-        info.add_itxt(key, value)
-    buffer = BytesIO()
-    image.save(buffer, format="PNG", pnginfo=info)
-    write_atomic(path, buffer.getvalue())
