@@ -1,0 +1,263 @@
+"""Filling a cache of embeddings: processes share the work by locks, and a shard is written whole or not at all.
+
+Shapes: B prompts of a batch, T tokens, D embedding width.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from piflow_cli.core.conditions import TextCondition
+from piflow_cli.data.embedding_cache import (
+    CacheIndex,
+    CachePlan,
+    ShardCard,
+    check_same,
+    file_sha256,
+    identity,
+    is_whole,
+    missing_shards,
+    read_index,
+    shard_path,
+)
+from piflow_cli.data.embedding_codec import PackedRow, pack, shard_tensors
+from piflow_cli.errors import DataError, StorageError
+
+BATCH_SIZE = 16
+POLL_S = 0.2
+"""How often shards that another process builds are looked at."""
+PARTIAL = ".partial-"
+"""Start of the name of what is being written; the lock's holder overwrites what a killed one left."""
+
+Encode = Callable[[list[str]], TextCondition]
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """What filling a cache came to.
+
+    Args:
+        built: shards that this process built.
+        kept: shards that were whole before.
+        shared: shards that other processes built meanwhile.
+        size_bytes: all shards together.
+    """
+
+    num_prompts: int
+    built: int
+    kept: int
+    shared: int
+    size_bytes: int
+    wall_s: float
+
+
+def build_shards(
+    folder: Path,
+    plan: CachePlan,
+    encode: Encode,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    *,
+    batch_size: int = BATCH_SIZE,
+    verify: bool = True,
+) -> CacheReport:
+    """Build every shard that is missing or damaged; the cache is complete on return.
+
+    Any number of processes may fill one folder. Each claims a shard at a time by a lock that the system releases even
+    where its holder is killed; at the end they wait for one another, and take over what a killed one left.
+
+    Args:
+        folder: made if need be.
+        encode: B prompts to their condition (B, T, D); called with at most `batch_size` prompts.
+        on_progress: called with the prompts done, by whomever, and the prompts of the whole cache.
+        verify: compare the checksums of what is there, which reads all of it; False compares sizes.
+
+    Raises:
+        DataError: the folder caches something else, or a prompt encodes to non-finite values.
+        StorageError: the folder cannot be written, or its disk is full.
+    """
+    started = time.perf_counter()
+    index = _prepare(folder, plan, encode)
+    pending = missing_shards(folder, plan, verify=verify)
+    kept = plan.num_shards - len(pending)
+    builder = _Builder(folder, plan, index, encode, on_progress, batch_size, verify)
+    while pending:
+        left = builder.claim_and_build(pending)
+        if left == pending:
+            time.sleep(POLL_S)
+        pending = left
+    on_progress(len(plan.prompts), len(plan.prompts))
+    return CacheReport(
+        num_prompts=len(plan.prompts),
+        built=builder.built,
+        kept=kept,
+        shared=plan.num_shards - kept - builder.built,
+        size_bytes=sum(os.stat(shard_path(folder, shard)).st_size for shard in range(plan.num_shards)),
+        wall_s=time.perf_counter() - started,
+    )
+
+
+@dataclass
+class _Builder:
+    """One process at work; `done` counts the prompts that the whole cache has, `built` its own shards."""
+
+    folder: Path
+    plan: CachePlan
+    index: CacheIndex
+    encode: Encode
+    on_progress: Callable[[int, int], None]
+    batch_size: int
+    verify: bool
+    done: int = 0
+    built: int = 0
+
+    def claim_and_build(self, pending: Sequence[int]) -> list[int]:
+        """Build those of the pending shards that nobody else has, and return those that others are building."""
+        self.done = len(self.plan.prompts) - sum(self.index.shard_count(shard) for shard in pending)
+        self.on_progress(self.done, len(self.plan.prompts))
+        left = []
+        for shard in pending:
+            with _claim(self.folder, shard_path(self.folder, shard).stem) as claimed:
+                if not claimed:
+                    left.append(shard)
+                elif not is_whole(self.folder, self.plan, shard, verify=self.verify):
+                    self.shard(shard)
+                    self.built += 1
+        return left
+
+    def shard(self, shard: int) -> None:
+        """Encode, write, and then write the card."""
+        prompts = self.plan.shard_prompts(shard)
+        rows: list[PackedRow] = []
+        for start in range(0, len(prompts), self.batch_size):
+            texts = [prompts[i] for i in range(start, min(start + self.batch_size, len(prompts)))]
+            condition = _encoded(self.encode, texts)
+            if condition.embeds.shape[2] != self.index.embed_width:
+                raise DataError(
+                    f"the text encoder gave embeddings of width {condition.embeds.shape[2]}; {self.folder} has "
+                    f"{self.index.embed_width}. Name another folder in data.cache."
+                )
+            rows += pack(condition, self.plan.storage)
+            self.on_progress(self.done + len(rows), len(self.plan.prompts))
+        self.done += len(rows)
+        first = shard * self.plan.shard_size
+        parts = {"cache": identity(self.plan), "first": first, "count": len(rows), "prompts_digest": prompts.digest()}
+        path = shard_path(self.folder, shard)
+        with _writing(self.folder):
+            path.with_suffix(".json").unlink(missing_ok=True)
+            size, sha256 = _write_rows(path, rows)
+            _write_text(
+                path.with_suffix(".json"), ShardCard(**parts, bytes=size, sha256=sha256).model_dump_json(indent=2)
+            )
+
+
+def _prepare(folder: Path, plan: CachePlan, encode: Encode) -> CacheIndex:
+    """The index of the folder, written with the special prompts where it is not yet; one process does, others wait."""
+    with _claim(folder, "index", wait=True):
+        index = read_index(folder)
+        if index is not None:
+            check_same(folder, index, plan)
+            if set(plan.specials) <= set(index.specials) and _specials_whole(folder, index):
+                return index
+        specials = tuple(dict.fromkeys([*(index.specials if index else ()), *plan.specials]))
+        encoded = [_encoded(encode, [text]) for text in specials or (plan.prompts[0],)]  # one at least, for the width
+        with _writing(folder):
+            size, sha256 = _write_rows(
+                folder / "special.safetensors", [row for condition in encoded for row in pack(condition, plan.storage)]
+            )
+            index = CacheIndex(
+                fingerprint=plan.fingerprint,
+                storage=plan.storage,
+                prompts_digest=plan.digest,
+                num_prompts=len(plan.prompts),
+                shard_size=plan.shard_size,
+                embed_width=encoded[0].embeds.shape[2],
+                specials=specials,
+                specials_bytes=size,
+                specials_sha256=sha256,
+            )
+            _write_text(folder / "index.json", index.model_dump_json(indent=2))
+        return index
+
+
+def _specials_whole(folder: Path, index: CacheIndex) -> bool:
+    path = folder / "special.safetensors"
+    return path.is_file() and file_sha256(path) == index.specials_sha256
+
+
+def _encoded(encode: Encode, texts: Sequence[str]) -> TextCondition:
+    """The condition of some prompts, finite and one a prompt."""
+    condition = encode(list(texts))
+    if len(condition) != len(texts):
+        raise ValueError(f"encode gave {len(condition)} conditions for {len(texts)} prompts")
+    for text, row in zip(texts, condition.rows(), strict=True):
+        parts = [row.embeds[0] if row.mask is None else row.embeds[0][row.mask[0].bool()], row.pooled]
+        if not all(bool(torch.isfinite(part).all()) for part in parts if part is not None):
+            raise DataError(
+                f"the prompt {text[:80]!r} encodes to values that are not finite; a text encoder in float16 overflows: "
+                "run it in bfloat16 or float32"
+            )
+    return condition
+
+
+@contextmanager
+def _claim(folder: Path, name: str, *, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock of a part of the cache; yields False, without it, where another process has it and not `wait`."""
+    with _writing(folder):
+        locks = folder / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(locks / f"{name}.lock")
+        with suppress(Timeout):
+            lock.acquire(timeout=-1 if wait else 0)
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong on the disk into StorageError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # the latter is safetensors' word for a full disk
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(
+            f"cannot write embeddings to {folder}: {reason}. Free some space or name another folder in data.cache, "
+            "and run the caching step again: what is whole stays."
+        ) from None
+
+
+def _write_rows(path: Path, rows: Sequence[PackedRow]) -> tuple[int, str]:
+    """Write a shard whole or not at all; its size and checksum."""
+    from safetensors.torch import save_file
+
+    partial = path.with_name(PARTIAL + path.name)
+    try:
+        save_file(shard_tensors(rows), partial)
+        sha256 = file_sha256(partial)
+        _finish(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return os.stat(path).st_size, sha256
+
+
+def _write_text(path: Path, content: str) -> None:
+    """Write a small file whole or not at all."""
+    partial = path.with_name(PARTIAL + path.name)
+    partial.write_text(content, encoding="utf-8")
+    _finish(partial, path)
+
+
+def _finish(partial: Path, path: Path) -> None:
+    """Wait until a file is on the disk, and give it its name."""
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)

@@ -1,0 +1,150 @@
+"""How encoded prompts are stored: padding cut, in float8 with a scale a token or bfloat16, each prompt entropy-coded.
+
+Shapes: N prompts of a shard, T tokens of a prompt, L tokens of all of them, D embedding width, P pooled width.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from piflow_cli.core.conditions import TextCondition
+
+Storage = Literal["fp8", "bf16"]
+FP8_MAX = 448.0
+"""The greatest value of float8_e4m3fn."""
+MIN_SCALE = 2.0**-100
+"""A token of zeros has no scale of its own, and float32 divides badly by denormals."""
+BYTES = {"fp8": 1, "bf16": 2}
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """One prompt as it is stored.
+
+    Args:
+        data: compressed embeddings.
+        tokens: T.
+        scales: scale of each token under fp8, float32 (T,).
+        mask: (T,), or None.
+        pooled: float32 (P,), or None.
+    """
+
+    data: bytes
+    tokens: int
+    scales: Tensor | None
+    mask: Tensor | None
+    pooled: Tensor | None
+
+
+def pack(condition: TextCondition, storage: Storage) -> list[PackedRow]:
+    """The prompts of a batch (B, T, D) as they are stored; guidance is left out."""
+    return [_pack_row(row, storage) for row in condition.rows()]
+
+
+def _pack_row(row: TextCondition, storage: Storage) -> PackedRow:
+    scales = None
+    if storage == "fp8":
+        values, scales = quantise(row.embeds[0].float())
+        planes = values.view(torch.uint8)
+    else:  # the bytes of signs and exponents before those of mantissas: each kind has its own code
+        planes = row.embeds[0].bfloat16().contiguous().view(torch.uint8).reshape(-1, 2).t().contiguous()
+    return PackedRow(
+        data=_compress(planes.cpu()),
+        tokens=row.embeds.shape[1],
+        scales=None if scales is None else scales.cpu(),
+        mask=None if row.mask is None else row.mask[0].bool().cpu(),
+        pooled=None if row.pooled is None else row.pooled[0].float().cpu(),
+    )
+
+
+def quantise(embeds: Tensor) -> tuple[Tensor, Tensor]:
+    """float8_e4m3fn values (T, D) and float32 scales (T,) of finite float32 embeddings (T, D).
+
+    With amax the greatest magnitude of a token and scale = amax / 448, an element x returns within
+    max(2^-4 |x|, 2^-10 scale): half of a step of 3 mantissa bits, or of the denormals. A scale a token keeps the
+    outliers of one token from costing the others their precision.
+    """
+    scales = (embeds.abs().amax(dim=1) / FP8_MAX).clamp(min=MIN_SCALE)
+    scaled = (embeds / scales[:, None]).clamp(-FP8_MAX, FP8_MAX)
+    return scaled.to(torch.float8_e4m3fn), scales
+
+
+def _compress(data: Tensor) -> bytes:
+    """Huffman codes alone: embeddings repeat no strings, and searching for them costs most of the time."""
+    coder = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
+    return coder.compress(data.numpy()) + coder.flush()
+
+
+def shard_tensors(rows: Sequence[PackedRow]) -> dict[str, Tensor]:
+    """The tensors of a shard: `data` by `offsets` (N + 1,); `scales` and `mask` (L,) by `ends` (N + 1,); `pooled`."""
+    tensors = {
+        "data": torch.frombuffer(bytearray(b"".join(row.data for row in rows)), dtype=torch.uint8),
+        "offsets": torch.tensor([0, *accumulate(len(row.data) for row in rows)]),
+        "ends": torch.tensor([0, *accumulate(row.tokens for row in rows)]),
+    }
+    if rows[0].scales is not None:
+        tensors["scales"] = torch.cat([row.scales for row in rows])
+    if rows[0].pooled is not None:
+        tensors["pooled"] = torch.stack([row.pooled for row in rows])
+    if any(row.mask is not None for row in rows):
+        full = [torch.ones(row.tokens, dtype=torch.bool) if row.mask is None else row.mask for row in rows]
+        tensors["mask"] = torch.cat(full)
+    return tensors
+
+
+def read_row(path: Path, row: int, *, storage: Storage, width: int, dtype: torch.dtype) -> TextCondition:
+    """One prompt (1, T, D) of a shard, reading its own bytes only.
+
+    Raises:
+        ValueError: the row is damaged.
+        OSError, safetensors.SafetensorError: the file is missing or damaged.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+        data = _between(file, "data", *_pair(file, "offsets", row))
+        start, stop = _pair(file, "ends", row)
+        scales = _between(file, "scales", start, stop) if "scales" in names else None
+        mask = _between(file, "mask", start, stop)[None] if "mask" in names else None
+        pooled = _between(file, "pooled", row, row + 1).to(dtype) if "pooled" in names else None
+    embeds = _decode(data, scales, shape=(stop - start, width), storage=storage, dtype=dtype)
+    return TextCondition(embeds=embeds[None], mask=mask, pooled=pooled)
+
+
+def _decode(
+    data: Tensor, scales: Tensor | None, *, shape: tuple[int, int], storage: Storage, dtype: torch.dtype
+) -> Tensor:
+    """Embeddings (T, D) of their compressed bytes."""
+    try:
+        raw = bytearray(zlib.decompress(data.numpy(), bufsize=shape[0] * shape[1] * BYTES[storage]))
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if len(raw) != shape[0] * shape[1] * BYTES[storage] or (scales is None) != (storage == "bf16"):
+        raise ValueError(f"{len(raw)} bytes for {shape[0]} tokens of width {shape[1]} in {storage}")
+    planes = torch.frombuffer(raw, dtype=torch.uint8)
+    if storage == "bf16":
+        return planes.reshape(2, -1).t().contiguous().view(torch.bfloat16).reshape(shape).to(dtype)
+    return planes.view(torch.float8_e4m3fn).reshape(shape).float().mul_(scales[:, None]).to(dtype)
+
+
+def _pair(file: Any, name: str, row: int) -> tuple[int, int]:
+    """Where a row begins and ends."""
+    pair = _between(file, name, row, row + 2).tolist()
+    if pair[0] > pair[1] or pair[0] < 0:
+        raise ValueError(f"{name} of row {row} are {pair}")
+    return pair[0], pair[1]
+
+
+def _between(file: Any, name: str, start: int, stop: int) -> Tensor:
+    """Rows start to stop - 1 of a tensor, all of them there."""
+    rows = file.get_slice(name)[start:stop]
+    if len(rows) != stop - start:
+        raise ValueError(f"{name} has no rows {start} to {stop - 1}")
+    return rows

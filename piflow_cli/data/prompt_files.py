@@ -1,0 +1,242 @@
+"""Prompts from text files, JSON lines, parquet or a data set of the hub, packed in memory in the order of the files."""
+
+import hashlib
+import itertools
+import json
+import re
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from piflow_cli.data.parquet_files import parquet_texts
+from piflow_cli.errors import DataError, MissingExtraError
+
+COLUMNS = ("prompt", "caption", "text")
+"""Where a prompt is looked for if no column is named, the first that is there."""
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts in one block of UTF-8: a million of 300 bytes take 0.3 GB, whatever they were read from.
+
+    Args:
+        data: all prompts, one after another.
+        offsets: where each begins and the last one ends, int64 (N + 1,), the first being 0.
+    """
+
+    data: bytes
+    offsets: np.ndarray
+
+    @classmethod
+    def pack(cls, texts: Iterable[str]) -> "PromptSet":
+        """The set of some texts, empty ones included."""
+        data, offsets = bytearray(), array("q", [0])
+        for text in texts:
+            data += text.encode()
+            offsets.append(len(data))
+        return cls(data=bytes(data), offsets=np.frombuffer(offsets, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(f"prompt {index} of {len(self)}")
+        return self.data[self.offsets[index] : self.offsets[index + 1]].decode()
+
+    def between(self, start: int, stop: int) -> "PromptSet":
+        """Prompts start to stop - 1 as a set of their own."""
+        offsets = self.offsets[start : stop + 1]
+        return PromptSet(data=self.data[offsets[0] : offsets[-1]], offsets=offsets - offsets[0])
+
+    def digest(self) -> str:
+        """SHA-256 over the prompts and their order, whatever files they came from; about a second a gigabyte."""
+        hashed = hashlib.sha256(np.diff(self.offsets).astype("<i8").tobytes())
+        hashed.update(self.data)
+        return hashed.hexdigest()
+
+
+def read_prompts(path: str, *, column: str | None = None, limit: int | None = None) -> PromptSet:
+    """The prompts of a file, of a folder of shards sorted by name, or of a data set on the hub; blank ones are skipped.
+
+    Args:
+        path: a .txt (a line a prompt), a .jsonl, a .parquet, a folder of one of these kinds, or `owner/name` on the hub
+            (split `train`, downloaded whole) where there is no such file.
+        column: field that holds the prompt; None takes the first of `COLUMNS`.
+        limit: the first N, or for a negative number the last N; None takes all.
+
+    Raises:
+        DataError: missing, empty, not UTF-8, broken, or without the column.
+        MissingExtraError: a parquet or a data set of the hub without the packages that read it.
+    """
+    texts = _texts(path, column)
+    prompts = PromptSet.pack(itertools.islice(texts, limit) if limit is not None and limit > 0 else texts)
+    if not len(prompts):
+        raise DataError(f"data.path {path} has no prompts: it is empty, or every line is blank. Give a file with some.")
+    return prompts.between(max(0, len(prompts) + limit), len(prompts)) if limit is not None and limit < 0 else prompts
+
+
+def pick_column(names: Iterable[str], column: str | None, *, where: str) -> str:
+    """The column that holds the text: the one named, or the first of `COLUMNS` that is there.
+
+    Raises:
+        DataError: there is none; the message names those that are there.
+    """
+    names = list(names)
+    found = next((name for name in ([column] if column else COLUMNS) if name in names), None)
+    if found is None:
+        wanted = repr(column) if column else " or ".join(map(repr, COLUMNS))
+        there = f"it has {', '.join(map(repr, names))}" if names else "it has no columns"
+        raise DataError(f"{where} has no column {wanted}; {there}. Name the one that holds the text in data.column.")
+    return found
+
+
+def text_of(row: object, column: str | None, *, where: str) -> str:
+    """The text of a JSON object, without space around it; "" for null.
+
+    Raises:
+        DataError: no object, no such column, or no text in it.
+    """
+    if not isinstance(row, dict):
+        raise DataError(f'{where} is {type(row).__name__}, not an object such as {{"prompt": "a red bicycle"}}')
+    name = pick_column(row, column, where=where)
+    return clean_text(row[name], where=f"{where}, column {name!r},")
+
+
+def clean_text(value: object, *, where: str) -> str:
+    """A text without space around it; "" for null.
+
+    Raises:
+        DataError: it is no text, or holds half of a surrogate pair.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"{where} holds {type(value).__name__} {str(value)[:60]!r}; a prompt has to be a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where} holds a character that UTF-8 does not have: {error.reason}. Correct it.") from None
+    return value.strip()
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Every line that is not blank, without space around it, and where it stands (`file:line`).
+
+    Raises:
+        DataError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                if text:
+                    yield f"{path}:{number}", text
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}:{number} is not UTF-8 ({error.reason}, byte {error.start} of the line). Save the file as UTF-8."
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, object]]:
+    """Every JSON value of a file with one a line, and where it stands (`file:line`).
+
+    Raises:
+        DataError: the file cannot be read, is not UTF-8, or a line is not JSON.
+    """
+    for where, line in read_lines(path):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where} is not JSON: {error}. Each line has to be one whole object.") from None
+        yield where, value
+
+
+def _text_lines(path: Path, _column: str | None) -> Iterator[str]:
+    return (line for _, line in read_lines(path))
+
+
+def _json_texts(path: Path, column: str | None) -> Iterator[str]:
+    return (text_of(row, column, where=where) for where, row in read_json_lines(path))
+
+
+def read_parquet_column(path: Path, column: str | None) -> Iterator[str]:
+    """Every text of a parquet's column, without space around it; "" for null.
+
+    Raises:
+        DataError: damaged, or without the column.
+        MissingExtraError: pyarrow is not installed.
+    """
+
+    def pick(names: Iterable[str]) -> str:
+        return pick_column(names, column, where=str(path))
+
+    return (clean_text(value, where=f"{path} row {row}") for row, value in enumerate(parquet_texts(path, pick)))
+
+
+READERS = {".txt": _text_lines, ".jsonl": _json_texts, ".parquet": read_parquet_column}
+
+
+def _texts(path: str, column: str | None) -> Iterator[str]:
+    """Texts that are not blank, in order."""
+    root = Path(path).expanduser()
+    if not root.exists() and HUB_ID.fullmatch(path) and root.suffix not in READERS:
+        yield from _hub_texts(path, column)
+        return
+    for shard in _shards(root):
+        yield from filter(None, READERS[shard.suffix](shard, column))
+
+
+def _shards(root: Path) -> list[Path]:
+    """The files to read, sorted by name."""
+    known = ", ".join(READERS)
+    if not root.exists():
+        raise DataError(
+            f"data.path {root} does not exist. Give a file of prompts ({known}), a folder of such files, or the id of "
+            "a data set on the hub, owner/name."
+        )
+    if root.is_file():
+        if root.suffix not in READERS:
+            raise DataError(f"data.path {root} ends in {root.suffix or 'nothing'!r}; prompts are read from {known}")
+        return [root]
+    found = [p for p in root.iterdir() if p.suffix in READERS and p.is_file() and not p.name.startswith(".")]
+    kinds = sorted({p.suffix for p in found})
+    if not found:
+        raise DataError(f"data.path {root} has no files of prompts; they end in {known}")
+    if len(kinds) > 1:
+        raise DataError(
+            f"data.path {root} has files of several kinds ({', '.join(kinds)}); keep one kind in the folder"
+        )
+    return sorted(found)
+
+
+def _hub_texts(name: str, column: str | None) -> Iterator[str]:
+    """Texts of the split `train` of a data set on the hub.
+
+    Raises:
+        DataError: it cannot be loaded, or has no such column.
+        MissingExtraError: `datasets` is not installed.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise MissingExtraError(
+            f"there is no file or folder {name}; to read it as a data set of the hub: pip install 'piflow[data]'"
+        ) from None
+    try:
+        rows = load_dataset(name, split="train")
+    except Exception as error:  # the library raises errors of many classes
+        raise DataError(
+            f"there is no file or folder {name}, and no split 'train' of a data set of this name could be loaded: "
+            f"{error}. Correct data.path, or download the data set and name one of its files."
+        ) from None
+    found = pick_column(rows.column_names, column, where=f"the data set {name}")
+    values = itertools.chain.from_iterable(b[found] for b in rows.select_columns([found]).iter(batch_size=HUB_BATCH))
+    yield from filter(None, (clean_text(value, where=f"{name} row {row}") for row, value in enumerate(values)))

@@ -1,0 +1,162 @@
+"""Text-to-image without pictures: prompts from a file, drawn as text or as the embeddings that were cached of them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import AfterValidator, Field
+
+from piflow_cli.core.conditions import TextCondition, join_conditions
+from piflow_cli.core.settings import Settings
+from piflow_cli.data.embedding_cache import CacheReader, open_if_complete
+from piflow_cli.data.noise import draw_indices
+from piflow_cli.data.prompt_files import PromptSet, read_prompts
+from piflow_cli.errors import DataError
+
+RESOLUTION = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+
+
+def parse_resolution(text: str) -> tuple[int, int]:
+    """Width and height in pixels of a text such as 1360x768.
+
+    Raises:
+        ValueError: it is written in another way.
+    """
+    match = RESOLUTION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no resolution; write width x height in pixels, such as 1360x768")
+    return int(match[1]), int(match[2])
+
+
+def _check_resolution(text: str) -> str:
+    parse_resolution(text)
+    return text
+
+
+def _check_limit(limit: int | None) -> int | None:
+    if limit == 0:
+        raise ValueError("0 leaves no prompts; N takes the first N, -N the last N")
+    return limit
+
+
+Resolution = Annotated[str, AfterValidator(_check_resolution)]
+Limit = Annotated[int | None, AfterValidator(_check_limit)]
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """Prompts by row: as they are written, or encoded where a cache holds them.
+
+    Args:
+        prompts: N texts.
+        cache: their embeddings in the same order, or None.
+        dtype: of the embeddings drawn.
+    """
+
+    prompts: PromptSet
+    cache: CacheReader | None = None
+    dtype: torch.dtype = torch.float32
+
+    def take(self, index: Sequence[int]) -> list[str] | TextCondition:
+        """B prompts by row."""
+        if self.cache is None:
+            return [self.prompts[i] for i in index]
+        return join_conditions(self.cache.rows(index, dtype=self.dtype))
+
+    def first(self, count: int) -> list[str] | TextCondition:
+        """The first `count` prompts, from the start again where there are fewer."""
+        return self.take([i % len(self.prompts) for i in range(count)])
+
+
+def draw_size(sizes: Sequence[tuple[int, int]], generator: torch.Generator) -> tuple[int, int] | None:
+    """Width and height in pixels of the next batch, drawn uniformly; None, and nothing drawn, where there are none."""
+    return sizes[int(draw_indices(len(sizes), 1, generator))] if sizes else None
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """Prompts drawn with replacement.
+
+    Args:
+        texts: the prompts.
+        sizes: width and height in pixels of each aspect bucket; none leaves the teacher's own size.
+    """
+
+    texts: TextRows
+    sizes: tuple[tuple[int, int], ...] = ()
+
+    has_images = False
+
+    @property
+    def prompts(self) -> PromptSet:
+        """All prompts, in the order of their cache."""
+        return self.texts.prompts
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> tuple[None, list[str] | TextCondition]:
+        """No latents, and B prompts: texts, or their cached embeddings."""
+        return None, self.texts.take(draw_indices(len(self.prompts), batch_size, generator).tolist())
+
+    def draw_size(self, generator: torch.Generator) -> tuple[int, int] | None:
+        """Width and height in pixels of the next batch, or None for the teacher's own size."""
+        return draw_size(self.sizes, generator)
+
+    def preview(self, count: int) -> list[str] | TextCondition:
+        """The first `count` prompts, from the start again where there are fewer."""
+        return self.texts.first(count)
+
+    def with_cache(self, cache: CacheReader, *, dtype: torch.dtype = torch.float32) -> "PromptSource":
+        """The same source, its prompts drawn as the embeddings of a cache."""
+        return replace(self, texts=TextRows(self.prompts, cache, dtype))
+
+
+def check_space(space: object, resolutions: Sequence[str]) -> None:
+    """Raise DataError unless a teacher's space takes prompts, and pictures of these resolutions."""
+    if hasattr(space, "num_classes"):
+        raise DataError(
+            "this teacher takes class labels and no prompts; set data.type to noise, images or latents, or "
+            "teacher.type to a text-to-image family"
+        )
+    for resolution in resolutions:
+        try:
+            space.latent_shape_of(*parse_resolution(resolution))
+        except DataError as error:
+            raise DataError(f"data.resolutions: {resolution}: {error}") from None
+
+
+def open_texts(prompts: PromptSet, cache: str | None) -> TextRows:
+    """Prompts with their cache, where it is complete.
+
+    Raises:
+        DataError: the cache is of other prompts.
+    """
+    return TextRows(prompts, open_if_complete(Path(cache).expanduser(), prompts) if cache else None)
+
+
+class Prompts(Settings):
+    """Prompts without pictures: every trajectory starts at noise."""
+
+    type: Literal["prompts"] = "prompts"
+    path: str = Field(
+        description="a .txt, .jsonl or .parquet, a folder of them, or owner/name of a data set on the hub"
+    )
+    column: str | None = Field(None, description="field of the prompt; None takes prompt, caption or text")
+    limit: Limit = Field(None, description="N takes the first N prompts, -N the last N, None all")
+    cache: str | None = Field(None, description="folder of cached embeddings")
+    resolutions: tuple[Resolution, ...] = Field(
+        (), description="width x height in pixels of each aspect bucket, such as 1360x768; none = the teacher's size"
+    )
+
+    def open(self, space: object) -> PromptSource:
+        """The prompts: as embeddings where the cache is complete, else as texts.
+
+        Raises:
+            DataError: the teacher takes no prompts or not these resolutions, the prompts cannot be read, or the cache
+                is of others.
+            MissingExtraError: a package that reads them is not installed.
+        """
+        check_space(space, self.resolutions)
+        prompts = read_prompts(self.path, column=self.column, limit=self.limit)
+        return PromptSource(open_texts(prompts, self.cache), tuple(map(parse_resolution, self.resolutions)))

@@ -1,0 +1,168 @@
+"""Prompts come out of every kind of file in order, and every fault of a file is named with its place."""
+
+import importlib.util
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from piflow_cli.data.prompt_files import PromptSet, read_prompts
+from piflow_cli.errors import DataError, MissingExtraError
+
+TEXTS = ["a red bicycle", "ein grünes Blatt", "山の上の猫", "a sign that says “open”"]
+
+Write = Callable[[Path, list[str]], Path]
+
+
+def lines(path: Path, texts: list[str]) -> Path:
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
+def json_lines(path: Path, texts: list[str], *, column: str = "prompt") -> Path:
+    return lines(path, [json.dumps({"id": i, column: text}) for i, text in enumerate(texts)])
+
+
+def parquet(path: Path, texts: list[str | None], *, column: str = "caption") -> Path:
+    pq.write_table(pa.table({"id": list(range(len(texts))), column: texts}), path, row_group_size=2)
+    return path
+
+
+def listed(prompts: PromptSet) -> list[str]:
+    return [prompts[i] for i in range(len(prompts))]
+
+
+@pytest.mark.parametrize(("write", "name"), [(lines, "p.txt"), (json_lines, "p.jsonl"), (parquet, "p.parquet")])
+def test_every_kind_reads_the_same(tmp_path: Path, write: Write, name: str) -> None:
+    prompts = read_prompts(str(write(tmp_path / name, TEXTS)))
+    assert listed(prompts) == TEXTS
+    assert prompts.digest() == PromptSet.pack(TEXTS).digest()
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(lines, "txt"), (json_lines, "jsonl"), (parquet, "parquet")])
+def test_a_folder_is_its_shards_by_name(tmp_path: Path, write: Write, suffix: str) -> None:
+    write(tmp_path / f"b.{suffix}", TEXTS[2:])
+    write(tmp_path / f"a.{suffix}", TEXTS[:2])
+    (tmp_path / "README.md").write_text("not prompts")
+    assert listed(read_prompts(str(tmp_path))) == TEXTS
+
+
+@pytest.mark.parametrize("column", ["prompt", "caption", "text"])
+def test_usual_columns_are_found(tmp_path: Path, column: str) -> None:
+    assert listed(read_prompts(str(json_lines(tmp_path / "p.jsonl", TEXTS, column=column)))) == TEXTS
+
+
+def test_a_named_column_comes_before_the_usual_ones(tmp_path: Path) -> None:
+    lines(tmp_path / "p.jsonl", [json.dumps({"prompt": "short", "long": "a long one"})])
+    assert listed(read_prompts(str(tmp_path / "p.jsonl"), column="long")) == ["a long one"]
+
+
+def test_blank_and_null_prompts_are_skipped(tmp_path: Path) -> None:
+    lines(tmp_path / "p.txt", ["", "one", "   ", "\ttwo ", ""])
+    parquet(tmp_path / "p.parquet", ["one", None, " ", "two"])
+    lines(tmp_path / "p.jsonl", ['{"text": "one"}', "", '{"text": null}', '{"text": "two"}'])
+    for name in ("p.txt", "p.parquet", "p.jsonl"):
+        assert listed(read_prompts(str(tmp_path / name))) == ["one", "two"]
+
+
+def test_windows_line_ends_and_byte_order_marks_are_no_part_of_a_prompt(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_bytes("one\r\ntwo\r\n".encode("utf-8-sig"))
+    assert listed(read_prompts(str(tmp_path / "p.txt"))) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(None, TEXTS), (2, TEXTS[:2]), (-1, TEXTS[-1:]), (9, TEXTS), (-9, TEXTS)]
+)
+def test_limit_takes_the_first_or_the_last(tmp_path: Path, limit: int | None, expected: list[str]) -> None:
+    prompts = read_prompts(str(lines(tmp_path / "p.txt", TEXTS)), limit=limit)
+    assert listed(prompts) == expected
+    assert prompts.digest() == PromptSet.pack(expected).digest()
+
+
+def test_the_digest_tells_prompts_and_their_borders_apart() -> None:
+    sets = [["ab", "c"], ["a", "bc"], ["abc"], ["c", "ab"], ["ab", "c", ""]]
+    assert len({PromptSet.pack(texts).digest() for texts in sets}) == len(sets)
+
+
+def test_a_part_is_a_set_of_its_own() -> None:
+    part = PromptSet.pack(TEXTS).between(1, 3)
+    assert listed(part) == TEXTS[1:3]
+    assert part.digest() == PromptSet.pack(TEXTS[1:3]).digest()
+
+
+@pytest.mark.parametrize("index", [-1, 4])
+def test_there_is_no_prompt_outside(index: int) -> None:
+    with pytest.raises(IndexError, match=f"prompt {index} of 4"):
+        PromptSet.pack(TEXTS)[index]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.txt", b"", "p.txt has no prompts"),
+        ("p.txt", b"\n \n", "p.txt has no prompts"),
+        ("p.txt", b"one\ntwo\nthr\xffee\n", r"p.txt:3 is not UTF-8 .*byte 3 of the line"),
+        ("p.jsonl", b'{"prompt": "one"}\n\xfe\n', "p.jsonl:2 is not UTF-8"),
+        ("p.jsonl", b'{"prompt": "one"}\n\n{"prompt": \n', "p.jsonl:3 is not JSON"),
+        ("p.jsonl", b"[" * 100_000, "p.jsonl:1 is not JSON"),
+        ("p.jsonl", b'["one"]\n', r"p.jsonl:1 is list, not an object such as"),
+        (
+            "p.jsonl",
+            b'{"id": 1, "title": "one"}',
+            "p.jsonl:1 has no column 'prompt' or 'caption' or 'text'; it has 'id', 't",
+        ),
+        ("p.jsonl", b"{}", "p.jsonl:1 has no column .* it has no columns"),
+        ("p.jsonl", b'{"text": ["one"]}', r"p.jsonl:1, column 'text', holds list .*has to be a text"),
+        ("p.jsonl", b'{"text": "\\ud800"}', "p.jsonl:1, column 'text', holds a character that UTF-8 does not have"),
+        ("p.parquet", b"PAR1 and no more", "p.parquet cannot be read as parquet"),
+        ("p.parquet", b"", "p.parquet cannot be read as parquet"),
+        ("p.csv", b"prompt\none\n", "p.csv ends in '.csv'; prompts are read from .txt, .jsonl, .parquet"),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_prompts(str(tmp_path / name))
+
+
+def test_a_named_column_that_is_missing(tmp_path: Path) -> None:
+    parquet(tmp_path / "p.parquet", TEXTS)
+    with pytest.raises(DataError, match=r"p.parquet has no column 'prompts'; it has 'id', 'caption'.*data.column"):
+        read_prompts(str(tmp_path / "p.parquet"), column="prompts")
+
+
+def test_a_column_of_numbers(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"row 0 holds int '0'; a prompt has to be a text"):
+        read_prompts(str(parquet(tmp_path / "p.parquet", TEXTS)), column="id")
+
+
+@pytest.mark.parametrize("name", ["nowhere.txt", "data/prompts.txt", "/no/such/folder"])
+def test_a_missing_file_is_no_data_set_of_the_hub(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=f"{re.escape(name)} does not exist"):
+        read_prompts(name)
+
+
+def test_a_folder_without_prompts_or_of_several_kinds(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no files of prompts"):
+        read_prompts(str(tmp_path))
+    lines(tmp_path / "a.txt", TEXTS)
+    json_lines(tmp_path / "b.jsonl", TEXTS)
+    with pytest.raises(DataError, match=r"several kinds \(.jsonl, .txt\)"):
+        read_prompts(str(tmp_path))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("datasets") is not None, reason="datasets is installed")
+def test_a_data_set_of_the_hub_needs_its_package() -> None:
+    with pytest.raises(MissingExtraError, match=r"no file or folder owner/name.*pip install 'piflow\[data\]'"):
+        read_prompts("owner/name")
+
+
+def test_a_data_set_of_the_hub_that_cannot_be_loaded() -> None:
+    pytest.importorskip("datasets")
+    with pytest.raises(DataError, match="no file or folder owner/name, and no split 'train'"):
+        read_prompts("owner/name")
