@@ -102,11 +102,13 @@ class DXPolicy:
 
 
 class DXHead(nn.Module):
-    """N copies of the teacher's final projection."""
+    """N copies of the teacher's final projection, or for a polynomial one copy and N - 1 of nothing."""
 
-    def __init__(self, in_features: int, *, num_points: int, latent_channels: int, layout: PatchLayout) -> None:
+    def __init__(
+        self, in_features: int, *, num_points: int, latent_channels: int, layout: PatchLayout, mode: Mode
+    ) -> None:
         super().__init__()
-        self.num_points, self.latent_channels, self.layout = num_points, latent_channels, layout
+        self.num_points, self.latent_channels, self.layout, self.mode = num_points, latent_channels, layout, mode
         self.points = nn.Linear(in_features, num_points * latent_channels * layout.positions)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -118,14 +120,17 @@ class DXHead(nn.Module):
 
     @torch.no_grad()
     def init_from_teacher(self, projection: nn.Linear, *, generator: torch.Generator) -> None:  # noqa: ARG002
-        """Repeat the teacher's rows N times, without noise."""
+        """Repeat the teacher's rows, without noise: N times on a grid, once as the constant term of a polynomial."""
         n, c, p = self.num_points, self.latent_channels, self.layout.positions
+        copies = projection.weight.new_ones(n)
+        if self.mode == "polynomial":
+            copies[1:] = 0
         if self.layout.channels_last:  # rows (P, N, C)
-            weight = projection.weight.view(p, 1, c, -1).expand(p, n, c, -1)
-            bias = projection.bias.view(p, 1, c).expand(p, n, c)
+            weight = projection.weight.view(p, 1, c, -1) * copies.view(1, n, 1, 1)
+            bias = projection.bias.view(p, 1, c) * copies.view(1, n, 1)
         else:  # rows (N, C, P)
-            weight = projection.weight.view(1, c * p, -1).expand(n, c * p, -1)
-            bias = projection.bias.view(1, c * p).expand(n, c * p)
+            weight = projection.weight.view(1, c * p, -1) * copies.view(n, 1, 1)
+            bias = projection.bias.view(1, c * p) * copies.view(n, 1)
         self.points.weight.copy_(weight.reshape(self.points.weight.shape))
         self.points.bias.copy_(bias.flatten())
 
@@ -147,7 +152,11 @@ class DX(Settings):
     def build_head(self, projection: nn.Linear, *, latent_channels: int, embed_dim: int, layout: PatchLayout) -> DXHead:  # noqa: ARG002
         """An uninitialised head on the device and in the dtype of `projection`."""
         head = DXHead(
-            projection.in_features, num_points=self.num_points, latent_channels=latent_channels, layout=layout
+            projection.in_features,
+            num_points=self.num_points,
+            latent_channels=latent_channels,
+            layout=layout,
+            mode=self.mode,
         )
         return head.to(device=projection.weight.device, dtype=projection.weight.dtype)
 
@@ -157,14 +166,17 @@ class DX(Settings):
         return points_policy(velocities, x_src, sigma_src, settings=self)
 
     def check_sampling(self, *, segments: Segments, shift: float) -> None:
-        """Raise PolicyError unless the segments are as long, and the shift is, as the grid was trained with."""
-        if abs(segments.longest - self.segment_size) > 1e-6:
+        """Raise PolicyError where a segment is longer than the grid, or the shift is not the one it was trained with.
+
+        Shorter segments, of more evaluations, use the first part of the grid.
+        """
+        if segments.longest > self.segment_size + 1e-6:
             trained = 1 / self.segment_size
             raise PolicyError(
                 f"this DX student was trained on segments of {self.segment_size:.6g} of raw time, but "
                 f"{segments.nfe} NFE with final step scale {segments.final_step_scale} needs segments of "
                 f"{segments.longest:.6g}. "
-                f"Use the NFE and final step scale it was trained with (NFE - 1 + final step scale = {trained:.4g})."
+                f"Use at least the NFE it was trained with (NFE - 1 + final step scale = {trained:.4g} or more)."
             )
         if abs(shift - self.shift) > 1e-6:
             raise PolicyError(

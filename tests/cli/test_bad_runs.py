@@ -58,8 +58,10 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_dx_is_sampled_only_as_it_was_trained(tmp_path: Path) -> None:
-    assert run(*RUN, "--set", "policy={type='dx', num_points=3}", cwd=tmp_path).returncode == 0
-    refused(run("sample", "3", "--model", "run", "--nfe", 2, cwd=tmp_path), "trained on segments of 1 of raw time")
+    assert (
+        run(*RUN, "--set", "policy={type='dx', num_points=3}", "--set", "sampling.nfe=2", cwd=tmp_path).returncode == 0
+    )
+    refused(run("sample", "3", "--model", "run", "--nfe", 1, cwd=tmp_path), "trained on segments of 0.5 of raw time")
 
 
 def test_digits_need_their_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

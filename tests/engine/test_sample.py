@@ -60,10 +60,11 @@ def test_settings_change_and_warn(student: LoadedStudent) -> None:
     assert not torch.allclose(stochastic[0], plain.latents, atol=1e-3)
 
 
-def test_dx_refuses_other_segments(dx_student: LoadedStudent) -> None:
-    sample(["1"], model=dx_student, device="cpu")
+def test_dx_refuses_longer_segments_and_warns_of_shorter_ones(dx_student: LoadedStudent) -> None:
+    assert not sample(["1"], model=dx_student, device="cpu").warnings
+    assert "was trained for 2 NFE" in sample(["1"], model=dx_student, nfe=4, device="cpu").warnings[0]
     with pytest.raises(PolicyError, match=r"trained on segments of 0\.5"):
-        sample(["1"], model=dx_student, nfe=4, device="cpu")
+        sample(["1"], model=dx_student, nfe=1, device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -141,18 +141,19 @@ def test_there_is_no_temperature_and_no_noise():
 @pytest.mark.parametrize(
     ("segments", "shift", "message"),
     [
-        (Segments(8, 0.5), 3.2, r"trained on segments of 0.285714 .* 8 NFE .* needs segments of 0.133333.*= 3.5\)"),
-        (Segments(4, 1.0), 3.2, "final step scale 1.0 needs segments of 0.25"),
+        (Segments(2, 0.5), 3.2, r"trained on segments of 0.285714 .* 2 NFE .* needs segments of 0.666667.*= 3.5 or"),
+        (Segments(3, 1.0), 3.2, "final step scale 1.0 needs segments of 0.333333"),
         (Segments(4, 0.5), 1.0, "trained with shift 3.2, but shift 1.0 was asked for"),
     ],
 )
-def test_other_segments_or_another_shift_are_refused(segments, shift, message):
+def test_longer_segments_or_another_shift_are_refused(segments, shift, message):
     with pytest.raises(PolicyError, match=message):
         DX(segment_size=1 / 3.5, shift=3.2).check_sampling(segments=segments, shift=shift)
 
 
-def test_its_own_segments_are_served():
+def test_its_own_segments_and_shorter_ones_are_served():
     DX(segment_size=1 / 3.5, shift=3.2).check_sampling(segments=Segments(4, 0.5), shift=3.2)
+    DX(segment_size=1 / 3.5, shift=3.2).check_sampling(segments=Segments(8, 0.5), shift=3.2)
     DX(segment_size=1.0, shift=1.0).check_sampling(segments=Segments(1, 0.5), shift=1.0)
 
 
