@@ -5,7 +5,7 @@ Shapes: B batch, C latent channels, S spatial dims (H, W or T, H, W), D width of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -105,6 +105,8 @@ class Backbone(Protocol):
     layout: PatchLayout
     projection_name: str
     """Name of the final projection inside the module."""
+    trained_modules: tuple[str, ...]
+    """Modules that a student with an adapter trains in full, besides its head."""
 
     def predict(self, module: nn.Module, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """The module's output (B, channels, *S) in its own dtype at x (B, C, *S), sigma (B,)."""
@@ -128,6 +130,10 @@ class Backbone(Protocol):
 
     def retie(self, module: nn.Module) -> None:
         """Make shared parameters one again after weights were assigned by name."""
+        ...
+
+    def lora_targets(self, module: nn.Module) -> list[str]:
+        """Full names of the linear layers that get LoRA by the published recipe; none: all weights are trained."""
         ...
 
 
@@ -163,8 +169,15 @@ class Teacher(Protocol):
     network: dict[str, Any]
     """What `TeacherFamily.rebuild` needs to make the module again without the teacher: JSON."""
 
-    def velocity(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """Guided velocity (B, C, *S) in float32 at x (B, C, *S), sigma (B,)."""
+    def velocity(
+        self, x: Tensor, sigma: Tensor, condition: Condition, *, network: Callable[..., Tensor] | None = None
+    ) -> Tensor:
+        """Guided velocity (B, C, *S) in float32 at x (B, C, *S), sigma (B,).
+
+        Args:
+            network: (x, sigma, condition) -> output; evaluates the network in place of `module`, as a student that
+                shares the teacher's weights does.
+        """
         ...
 
 
@@ -174,8 +187,14 @@ class TeacherFamily(Protocol):
     type: str
     source: str
 
-    def load(self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Teacher:
-        """The frozen teacher."""
+    def load(
+        self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, encoders: bool = True
+    ) -> Teacher:
+        """The frozen teacher; without its text encoders where `encoders` is False."""
+        ...
+
+    def check_base(self, network: dict[str, Any], teacher: Teacher) -> None:
+        """Raise ModelError unless an adapter trained on a module of this description fits a loaded teacher."""
         ...
 
     def check_source(self) -> None:
@@ -187,7 +206,12 @@ class TeacherFamily(Protocol):
         ...
 
     def rebuild(
-        self, network: dict[str, Any], *, folder: Path | None, device: torch.device | str = "cpu"
+        self,
+        network: dict[str, Any],
+        *,
+        folder: Path | None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> tuple[nn.Module, Backbone, Space]:
         """The parts of a student from its card: the module with its projection in place (on meta), and the rest."""
         ...

@@ -1,0 +1,177 @@
+"""A student beside its teacher in one module: LoRA on a frozen base (arXiv 2106.09685), and modules in two versions.
+
+The base weights exist once. Switched to the teacher, LoRA is off and the replaced modules are the teacher's own;
+switched to the student, LoRA is on and the replaced ones are the student's.
+"""
+
+import copy
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from piflow_cli.core.settings import Settings
+from piflow_cli.errors import ModelError
+
+ADAPTER = "piflow"
+"""Name of the student's own LoRA among those that a module may carry."""
+STUDENT = "student"
+"""Name of the student's version inside a `TwoSided` module."""
+LORA_KEYS = re.compile(r"\.lora_([AB])\.weight$")
+
+
+class AdapterSettings(Settings):
+    """LoRA on the frozen base; alpha equals the rank, as in the published adapters."""
+
+    rank: int = Field(256, ge=1, le=4096, description="LoRA rank, and alpha")
+    dropout: float = Field(0.05, ge=0, lt=1, description="LoRA dropout in training")
+    targets: tuple[str, ...] | None = Field(
+        None, description="layers that get LoRA, by the end of their names; unset: the published ones of the family"
+    )
+
+
+class TwoSided(nn.Module):
+    """A module in two versions, of which one is called.
+
+    Args:
+        teacher: the frozen original.
+        student: what replaces it.
+    """
+
+    def __init__(self, teacher: nn.Module, student: nn.Module) -> None:
+        super().__init__()
+        self.teacher, self.student = teacher, student
+        self.as_teacher = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the version in charge returns."""
+        return (self.teacher if self.as_teacher else self.student)(*args, **kwargs)
+
+
+def add_lora(module: nn.Module, targets: Sequence[str], settings: AdapterSettings) -> None:
+    """Inject LoRA, named `ADAPTER`, into linear layers of a diffusers module.
+
+    Args:
+        module: a diffusers model; it is changed. Its LoRA starts at zero effect.
+        targets: full names of the layers.
+        settings: rank and dropout.
+    """
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.rank,
+        lora_dropout=settings.dropout,
+        target_modules=list(targets),
+        init_lora_weights=True,
+    )
+    module.add_adapter(config, adapter_name=ADAPTER)
+
+
+def chosen_targets(module: nn.Module, settings: AdapterSettings, published: Sequence[str]) -> list[str]:
+    """Full names of the layers that get LoRA: those ending in the settings' targets, or the published ones.
+
+    Raises:
+        ModelError: a target that names no linear layer.
+    """
+    if settings.targets is None:
+        return list(published)
+    linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+    chosen: dict[str, None] = {}
+    for target in settings.targets:
+        found = [name for name in linear if name == target or name.endswith(f".{target}")]
+        if not found:
+            raise ModelError(f"adapter.targets: no linear layer of the teacher is called {target!r}")
+        chosen |= dict.fromkeys(found)
+    return list(chosen)
+
+
+def split_sides(module: nn.Module, names: Sequence[str]) -> None:
+    """Give submodules a trainable copy in float32 beside the frozen original."""
+    for name in names:
+        original = module.get_submodule(name)
+        module.set_submodule(name, TwoSided(original, copy.deepcopy(original)))
+
+
+@contextmanager
+def as_teacher(module: nn.Module) -> Iterator[None]:
+    """Within the context the module computes what it did before it was adapted."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [part for part in module.modules() if isinstance(part, BaseTunerLayer)]
+    sides = [part for part in module.modules() if isinstance(part, TwoSided)]
+    trainable = [p for layer in layers for p in layer.parameters() if p.requires_grad]
+    _switch(layers, sides, teacher=True)
+    try:
+        yield
+    finally:
+        _switch(layers, sides, teacher=False)
+        for layer in layers:
+            layer.requires_grad_(False)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def _switch(layers: Sequence[Any], sides: Sequence[TwoSided], *, teacher: bool) -> None:
+    for layer in layers:
+        layer.enable_adapters(not teacher)
+    for side in sides:
+        side.as_teacher = teacher
+
+
+def stored_name(name: str) -> str | None:
+    """The name a parameter of an adapted module has in a stored student, None where it is the base's own."""
+    if f".lora_A.{ADAPTER}." in name or f".lora_B.{ADAPTER}." in name:
+        return name.replace(f".{ADAPTER}.", ".")
+    if f".{STUDENT}." in name:
+        return name.replace(f".{STUDENT}.", ".")
+    return None
+
+
+def lora_layout(weights: dict[str, Tensor], *, source: object) -> tuple[int, list[str]]:
+    """The rank, and the names of the layers, of LoRA weights named `LAYER.lora_A.weight` and `LAYER.lora_B.weight`.
+
+    Raises:
+        ModelError: no LoRA, a half without the other, or several ranks.
+    """
+    down = {LORA_KEYS.sub("", name): tensor.shape[0] for name, tensor in weights.items() if ".lora_A." in name}
+    up = {LORA_KEYS.sub("", name): tensor.shape[1] for name, tensor in weights.items() if ".lora_B." in name}
+    if not down:
+        raise ModelError(f"{source} holds no LoRA weights (LAYER.lora_A.weight)")
+    if down != up:
+        layer = next(name for name in [*down, *up] if down.get(name) != up.get(name))
+        raise ModelError(f"{source}: lora_A and lora_B of {layer} do not belong together")
+    if len(set(down.values())) > 1:
+        raise ModelError(f"{source} mixes LoRA ranks {sorted(set(down.values()))}; one rank can be read")
+    return next(iter(down.values())), list(down)
+
+
+@torch.no_grad()
+def merged_weights(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters of an adapted module as if every weight were its own: LoRA added to the base.
+
+    Returns: tensors by the names of the plain module with the head in the place of its projection.
+
+    Raises:
+        ModelError: a quantised base, which cannot take LoRA without another rounding.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    layers = {name: part for name, part in module.named_modules() if isinstance(part, LoraLayer)}
+    weights = {}
+    for name, parameter in module.named_parameters():
+        if ".lora_" in name or ".teacher." in name:
+            continue
+        plain = name.replace(f".{STUDENT}.", ".").replace(".base_layer.", ".")
+        layer = layers.get(name.removesuffix(".base_layer.weight"))
+        tensor = parameter.detach()
+        if layer is not None and name.endswith(".base_layer.weight"):
+            if not tensor.is_floating_point():
+                raise ModelError(f"{plain} is quantised ({tensor.dtype}); LoRA is merged into unquantised bases only")
+            tensor = (tensor.float() + layer.get_delta_weight(ADAPTER).float()).to(tensor.dtype)
+        weights[plain] = tensor
+    return weights
