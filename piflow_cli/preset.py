@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from piflow_cli import registry
+from piflow_cli.core.adapter import AdapterSettings
 from piflow_cli.core.settings import DataSettings, PolicySettings, SamplingSettings, Settings, TeacherSettings
 from piflow_cli.errors import PiflowError, PresetError
 from piflow_cli.preset_files import preset_paths
@@ -70,6 +71,7 @@ class Preset(Settings):
     needs: str = Field("", description="hardware, data and time, in words")
     teacher: TeacherSettings
     policy: PolicySettings
+    adapter: AdapterSettings | None = None
     sampling: SamplingSettings
     objective: ObjectiveSettings = ObjectiveSettings()
     optimizer: OptimizerSettings = OptimizerSettings()

@@ -13,12 +13,16 @@ ENTRIES: dict[str, dict[str, str]] = {
     },
     "teacher": {
         "dit": "piflow_cli.teachers.dit:DiT",
+        "flux": "piflow_cli.teachers.flux:Flux",
+        "qwen_image": "piflow_cli.teachers.qwen_image:QwenImage",
     },
     "data": {
         "noise": "piflow_cli.data.noise:Noise",
         "digits": "piflow_cli.data.digits:Digits",
         "images": "piflow_cli.data.images:Images",
         "latents": "piflow_cli.data.latents:Latents",
+        "prompts": "piflow_cli.data.prompts:Prompts",
+        "captioned": "piflow_cli.data.captioned:Captioned",
     },
     "format": {
         "native": "piflow_cli.formats.native:NativeFormat",

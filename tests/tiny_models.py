@@ -21,6 +21,8 @@ from piflow_cli.policies.gmflow import GMFlow
 from piflow_cli.teachers.dit import DiT
 from piflow_cli.teachers.dit_config import FREQ_SHIFT, to_released
 from piflow_cli.teachers.dit_weights import build
+from piflow_cli.teachers.flux import Flux
+from piflow_cli.teachers.qwen_image import QwenImage
 
 CONFIG: dict[str, Any] = {
     "_class_name": "DiTTransformer2DModel",
@@ -162,7 +164,22 @@ def _tiny_dit(folder: Path) -> DiT:
     return DiT(source=str(save_teacher(folder, labels=DIGIT_NAMES, in_channels=1, out_channels=1)), guidance_scale=1.5)
 
 
-TEACHERS = {"dit": _tiny_dit}
+PARITY = Path(__file__).parent / "fixtures" / "parity"
+
+
+def tiny_flux(**settings: Any) -> Flux:
+    """A FLUX pipeline of random weights whose tokenizers know a few words."""
+    options = {"width": 48, "height": 64, "max_sequence_length": 12} | settings
+    return Flux(**{"source": str(PARITY / "e2e_flux" / "pipeline")} | options)
+
+
+def tiny_qwen(**settings: Any) -> QwenImage:
+    """A Qwen-Image pipeline of random weights whose tokenizer knows a few words."""
+    options = {"width": 48, "height": 64} | settings
+    return QwenImage(**{"source": str(PARITY / "e2e_qwen" / "pipeline")} | options)
+
+
+TEACHERS = {"dit": _tiny_dit, "flux": lambda _: tiny_flux(), "qwen_image": lambda _: tiny_qwen()}
 """A small teacher of every registered family, written into an empty folder; its settings are returned."""
 POLICIES = {"gmflow": gmflow(bias_noise=0.0), "dx": dx()}
 """A small policy of every registered family, without the noise that tells a new student's components apart."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import ValidationError
 from torch import Tensor
 
+from piflow_cli.core.adapter import AdapterSettings, lora_layout
 from piflow_cli.core.interfaces import PolicyFamily
 from piflow_cli.errors import ModelError
 from piflow_cli.formats.lakonlab_heads import HEAD_KEYS, HEADS, HeadLayout
@@ -29,6 +30,8 @@ PREFIX = "transformer."
 """Names may carry it."""
 TYPICAL_NAMES = ("proj_out_means.", "emb.")
 """Starts of names that only released files have."""
+STOCK_CLASSES = ("FluxTransformer2DModel", "QwenImageTransformer2DModel")
+"""Classes of diffusers that released DX students share with their bases: the name alone says nothing."""
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin")
 
 
@@ -37,16 +40,37 @@ class Layout:
     """How the files name the students of one teacher family.
 
     Args:
-        class_names: `_class_name` of the config, by policy.
+        class_names: `_class_name` of the config, by policy, as it is written.
         projection: name of the teacher's final projection.
+        aliases: other names that are read, by policy.
+        presets: what the published students were trained by, by policy and NFE; the first NFE is the usual one.
     """
 
     class_names: dict[str, str]
     projection: str
+    aliases: dict[str, str] = field(default_factory=dict)
+    presets: dict[str, dict[int, str]] = field(default_factory=dict)
+
+    def policy_of(self, class_name: str | None) -> str | None:
+        """The policy behind a `_class_name`, None where it is not one of this layout's."""
+        named = {name: policy for policy, name in (*self.class_names.items(), *self.aliases.items())}
+        return named.get(class_name)
 
 
 LAYOUTS = {
     "dit": Layout({"gmflow": "GMDiTTransformer2DModelV2", "dx": "DXDiTTransformer2DModel"}, projection="proj_out_2"),
+    "flux": Layout(
+        {"gmflow": "GMFluxTransformer2DModel", "dx": "FluxTransformer2DModel"},
+        projection="proj_out",
+        aliases={"dx": "DXFluxTransformer2DModel"},
+        presets={"gmflow": {4: "flux-4nfe", 8: "flux-8nfe"}, "dx": {4: "flux-4nfe-dx"}},
+    ),
+    "qwen_image": Layout(
+        {"gmflow": "GMQwenImageTransformer2DModel", "dx": "QwenImageTransformer2DModel"},
+        projection="proj_out",
+        aliases={"dx": "DXQwenImageTransformer2DModel"},
+        presets={"gmflow": {4: "qwen-4nfe"}, "dx": {4: "qwen-4nfe-dx"}},
+    ),
 }
 """By `type` of the teacher; a family with a row here is a `ReleasedFamily`."""
 
@@ -89,13 +113,29 @@ class LakonlabFormat:
             return True  # nothing can be said without reading it
         if file.suffix != ".safetensors":
             return False
-        known = {name for layout in LAYOUTS.values() for name in layout.class_names.values()}
-        if _read_config(file).get("_class_name") in known:
+        class_name = _read_config(file).get("_class_name")
+        if class_name not in STOCK_CLASSES and any(layout.policy_of(class_name) for layout in LAYOUTS.values()):
             return True
         names, metadata = read_header(file)
         return not metadata.keys().isdisjoint({POLICY_KEY, CARD_KEY}) or any(
             name.removeprefix(PREFIX).startswith(TYPICAL_NAMES) for name in names
         )
+
+    def usual_preset(self, path: Path) -> str | None:
+        """The preset that published students of this class were trained by; the folder's name tells the NFE.
+
+        None where the file says it itself, or nothing does.
+        """
+        file = _weight_file(path)
+        if file.suffix != ".safetensors" or CARD_KEY in read_header(file)[1]:
+            return None
+        class_name = _read_config(file).get("_class_name")
+        for layout in LAYOUTS.values():
+            presets = layout.presets.get(layout.policy_of(class_name), {})
+            for nfe, preset in reversed(presets.items()):
+                if f"{nfe}step" in path.name or nfe == next(iter(presets)):
+                    return preset
+        return None
 
     def read(self, path: Path, *, recipe: Recipe | None = None) -> StoredStudent:
         """Read a released student; where it lacks this package's card, the recipe says what the layout does not.
@@ -115,7 +155,9 @@ class LakonlabFormat:
             config = _read_config(file)
             policy = _policy(recipe, head_layout, head_layout.settings(config, said), path)
             config = {key: value for key, value in config.items() if key not in HEAD_KEYS}
-            card = StudentCard.of(recipe, recipe.teacher.describe_released(body, config or None), policy=policy)
+            network = recipe.teacher.describe_released(body, config or None)
+            adapter = _adapter(recipe, body, network, source=file)
+            card = StudentCard.of(recipe, network, policy=policy, adapter=adapter)
         else:
             raise ModelError(
                 f"{path} is in the authors' layout, which does not say its NFE, shift, teacher or time scale. Name the "
@@ -223,6 +265,18 @@ def _split(
     raise ModelError(f"the weights hold no head of {said.get('type', kinds)} ({kinds} can be read)")
 
 
+def _adapter(
+    recipe: Recipe, weights: dict[str, Tensor], network: dict[str, Any], *, source: object
+) -> AdapterSettings | None:
+    """The recipe's adapter with the rank and the layers that the weights have; None for students without one."""
+    if recipe.adapter is None:
+        return None
+    rank, layers = lora_layout(weights, source=source)
+    published = recipe.teacher.backbone(network["config"]).lora_targets(recipe.teacher.build(network["config"]))
+    targets = None if set(layers) == set(published) else tuple(layers)
+    return recipe.adapter.model_copy(update={"rank": rank, "targets": targets})
+
+
 def _policy(recipe: Recipe, head: HeadLayout, said: dict[str, Any], path: Path) -> PolicyFamily:
     """The recipe's policy with what the files say of it, checked against the recipe's sampling."""
     if recipe.policy.type != head.policy:
@@ -230,6 +284,7 @@ def _policy(recipe: Recipe, head: HeadLayout, said: dict[str, Any], path: Path) 
             f"{path} holds a {head.released} student, but preset {recipe.name} is for {recipe.policy.type}; "
             "pass the preset it was trained by"
         )
+    said = {key: value for key, value in said.items() if value is not None or key == "constant_logstd"}
     try:
         policy = type(recipe.policy).model_validate(recipe.policy.model_dump() | said)
     except ValidationError as error:

@@ -19,6 +19,9 @@ class NativeFormat:
         """Whether there is a card."""
         return (path / CARD).is_file()
 
+    def usual_preset(self, path: Path) -> None:
+        """None: the card says it."""
+
     def read(self, path: Path, *, recipe: Recipe | None = None) -> StoredStudent:  # noqa: ARG002
         """Read card and weights; the card says everything, so that no recipe is needed.
 

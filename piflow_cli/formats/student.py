@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from piflow_cli import __version__
+from piflow_cli.core.adapter import AdapterSettings
 from piflow_cli.core.interfaces import PolicyFamily, TeacherFamily
 from piflow_cli.core.settings import PolicySettings, SamplingSettings, Settings, TeacherSettings
 from piflow_cli.errors import ModelError
@@ -39,6 +40,11 @@ class Recipe(Protocol):
         """How the student was trained to be sampled."""
         ...
 
+    @property
+    def adapter(self) -> AdapterSettings | None:
+        """LoRA beside the teacher's weights, None for a student that holds all its weights."""
+        ...
+
 
 class StudentCard(Settings):
     """All that is needed to build and sample a student; it travels beside the weights as JSON."""
@@ -51,18 +57,25 @@ class StudentCard(Settings):
     teacher: TeacherSettings = Field(description="teacher it imitates")
     network: dict[str, Any] = Field(description="the teacher family's own description of the module")
     policy: PolicySettings = Field(description="policy with all parameters that belong to the weights")
+    adapter: AdapterSettings | None = Field(None, description="LoRA beside the teacher's weights; none: all weights")
     sampling: SamplingSettings = Field(description="how it was trained to be sampled")
 
     @classmethod
     def of(
-        cls, recipe: Recipe, network: Mapping[str, Any], *, policy: PolicyFamily | None = None, steps: int = 0
+        cls,
+        recipe: Recipe,
+        network: Mapping[str, Any],
+        *,
+        policy: PolicyFamily | None = None,
+        adapter: AdapterSettings | None = None,
+        steps: int = 0,
     ) -> StudentCard:
         """The card of a student that a recipe makes.
 
         Args:
             recipe: teacher, policy and sampling.
             network: the teacher family's own description of the module.
-            policy: in place of the recipe's, where the weights say more.
+            policy, adapter: in place of the recipe's, where the weights say more.
             steps: optimiser steps, 0 where they are not known.
         """
         return cls(
@@ -72,6 +85,7 @@ class StudentCard(Settings):
             teacher=recipe.teacher,
             network=dict(network),
             policy=recipe.policy if policy is None else policy,
+            adapter=recipe.adapter if adapter is None else adapter,
             sampling=recipe.sampling,
         )
 
@@ -112,6 +126,10 @@ class Format(Protocol):
 
     def matches(self, path: Path) -> bool:
         """Whether the file or folder looks like this format; never reads weights."""
+        ...
+
+    def usual_preset(self, path: Path) -> str | None:
+        """The preset that such files are known to be trained by where they do not say it, or None."""
         ...
 
     def read(self, path: Path, *, recipe: Recipe | None = None) -> StoredStudent:

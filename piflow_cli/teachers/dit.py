@@ -5,6 +5,7 @@ Shapes: B batch, C latent channels, H, W latent size, D network width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,6 +43,7 @@ class DiTBackbone:
     diffusion: VariancePreserving | None = None
 
     projection_name = "proj_out_2"
+    trained_modules = ()
 
     @property
     def layout(self) -> PatchLayout:
@@ -89,6 +91,10 @@ class DiTBackbone:
         """Make the blocks share their embedding again after weights were assigned."""
         dit_weights.share_embedding(module)
 
+    def lora_targets(self, module: nn.Module) -> list[str]:  # noqa: ARG002
+        """None: DiT students are trained in full."""
+        return []
+
 
 @dataclass
 class DiTTeacher:
@@ -102,20 +108,30 @@ class DiTTeacher:
     network: dict[str, Any]
 
     @torch.no_grad()
-    def velocity(self, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
-        """Guided velocity (B, C, H, W) in float32 at x (B, C, H, W), sigma (B,), labels (B,)."""
+    def velocity(
+        self, x: Tensor, sigma: Tensor, condition: Tensor, *, network: Callable[..., Tensor] | None = None
+    ) -> Tensor:
+        """Guided velocity (B, C, H, W) in float32 at x (B, C, H, W), sigma (B,), labels (B,).
+
+        Args:
+            network: evaluates the teacher's network in place of its own module.
+        """
+        evaluate = network or self._evaluate
         scale, interval = self.settings.guidance_scale, self.settings.guidance_interval
         inside = (sigma >= interval[0]) & (sigma <= interval[1])
         if scale == 1 or not bool(inside.any()):
-            return self._unguided(x, sigma, condition)
+            return self._unguided(evaluate, x, sigma, condition)
         null = torch.full_like(condition, self.space.num_classes)
-        both = self._unguided(torch.cat([x, x]), torch.cat([sigma, sigma]), torch.cat([condition, null]))
+        both = self._unguided(evaluate, torch.cat([x, x]), torch.cat([sigma, sigma]), torch.cat([condition, null]))
         u_cond, u_uncond = both.chunk(2)
         orthogonal = self.settings.orthogonal
         return guide(u_cond, u_uncond, sigma, scale=scale, interval=interval, orthogonal=orthogonal, x_t=x)
 
-    def _unguided(self, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
-        output = self.backbone.predict(self.module, x, sigma, condition).float()
+    def _evaluate(self, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
+        return self.backbone.predict(self.module, x, sigma, condition)
+
+    def _unguided(self, evaluate: Callable[..., Tensor], x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
+        output = evaluate(x, sigma, condition).float()
         output = output[:, : self.backbone.latent_channels]  # without a predicted variance
         return self.backbone.diffusion.velocity(output, x, sigma) if self.backbone.diffusion else output
 
@@ -142,8 +158,14 @@ class DiT(Settings):
     num_attention_heads: int = Field(16, ge=1, description="attention heads, for weight files without a config")
     revision: str | None = Field(None, description="hub revision")
 
-    def load(self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> DiTTeacher:
-        """Load the frozen teacher in eval mode.
+    def load(
+        self,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        encoders: bool = True,  # noqa: ARG002
+    ) -> DiTTeacher:
+        """Load the frozen teacher in eval mode; it has no text encoders to leave out.
 
         Raises:
             ModelError: missing, of another family, damaged, or with settings that nothing gives.
@@ -161,7 +183,12 @@ class DiT(Settings):
         )
 
     def rebuild(
-        self, network: dict[str, Any], *, folder: Path | None, device: torch.device | str = "cpu"
+        self,
+        network: dict[str, Any],
+        *,
+        folder: Path | None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,  # noqa: ARG002
     ) -> tuple[nn.Module, DiTBackbone, DiTSpace]:
         """The parts of a student from what `DiTTeacher.network` said: module (on meta), backbone and space.
 
@@ -198,6 +225,10 @@ class DiT(Settings):
             ModelError: these are no DiT weights.
         """
         return dit_config.describe_released(self, weights, config)
+
+    def check_base(self, network: dict[str, Any], teacher: DiTTeacher) -> None:  # noqa: ARG002
+        """Raise ModelError: no DiT student is an adapter."""
+        raise ModelError("DiT students hold all their weights; they take no base")
 
     def check_source(self) -> None:
         """Raise ModelError where it can be said without loading weights that `load` will fail."""

@@ -94,6 +94,7 @@ def test_card_is_made_of_recipe_and_teacher(tmp_path: Path) -> None:
     class Recipe:
         name = "mine"
         teacher, policy, sampling = student.card.teacher, student.card.policy, student.card.sampling
+        adapter = None
 
     card = card_of(Recipe(), teacher, steps=3)
     assert (card.preset, card.steps, card.piflow_version) == ("mine", 3, __version__)

@@ -36,6 +36,7 @@ class Recipe:
     policy: Any
     teacher: Any = PUBLISHED_TEACHER
     sampling: SamplingSettings = ONE_STEP
+    adapter: None = None
     name: str = "mine"
 
 
@@ -263,7 +264,10 @@ def test_only_known_teachers_and_policies_have_a_place(tmp_path: Path) -> None:
         type = "other"
 
     student = stored_student(gmflow())
-    for field, message in (("teacher", "known for dit students, not for other"), ("policy", "not for other")):
+    for field, message in (
+        ("teacher", "known for dit, flux, qwen_image students, not for other"),
+        ("policy", "not for other"),
+    ):
         student.card = stored_student(gmflow()).card.model_copy(update={field: Other()})
         with pytest.raises(ModelError, match=message):
             LakonlabFormat().write(student, tmp_path)

@@ -87,6 +87,7 @@ def test_card_of_a_recipe_says_who_made_it() -> None:
     class Recipe:
         name = "mine"
         teacher, policy, sampling = student.card.teacher, student.card.policy, student.card.sampling
+        adapter = None
 
     card = StudentCard.of(Recipe(), student.card.network, steps=5)
     assert (card.preset, card.steps, card.policy) == ("mine", 5, student.card.policy)

@@ -1,0 +1,163 @@
+"""FLUX.1 teachers: FluxTransformer2DModel in a diffusers FluxPipeline.
+
+Shapes: B batch, N image tokens, T text tokens, C latent channels, H, W latent size, D network width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from piflow_cli.core.conditions import TextCondition
+from piflow_cli.core.interfaces import PatchLayout
+from piflow_cli.teachers.text_space import TextSpace
+from piflow_cli.teachers.text_teacher import TextSettings
+from piflow_cli.teachers.tokens import PATCH, pack, plain_projection, unpack
+
+DOUBLE_TARGETS = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+SINGLE_TARGETS = ("proj_mlp", "proj_out")
+TIME_TARGETS = ("time_text_embed.timestep_embedder.linear_1", "time_text_embed.timestep_embedder.linear_2")
+TIME_SCALE = 1000
+"""The network embeds 1000 sigma, and 1000 times the guidance scale."""
+
+
+@dataclass(frozen=True)
+class FluxBackbone:
+    """How to call a FluxTransformer2DModel, whatever its final projection is.
+
+    Args:
+        latent_channels: C.
+    """
+
+    latent_channels: int
+
+    projection_name = "proj_out"
+    trained_modules = ("norm_out",)
+    layout = PatchLayout(positions=PATCH**2, channels_last=False)
+
+    def predict(self, module: nn.Module, x: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
+        """Network output (B, channels, H, W) at x (B, C, H, W), sigma (B,)."""
+        height, width = x.shape[-2:]
+        tokens = module(
+            hidden_states=pack(x.to(module.dtype)),  # (B, N, 4 C)
+            encoder_hidden_states=condition.embeds.to(module.dtype),
+            pooled_projections=condition.pooled.to(module.dtype),
+            timestep=sigma,
+            guidance=condition.guidance,
+            img_ids=_image_ids(height // PATCH, width // PATCH, x.device),
+            txt_ids=torch.zeros(condition.embeds.shape[1], 3, device=x.device),
+            return_dict=False,
+        )[0]
+        return unpack(tokens, height, width)
+
+    def embed_dim(self, module: nn.Module) -> int:
+        """D."""
+        return module.inner_dim
+
+    def embed(self, module: nn.Module, sigma: Tensor, condition: TextCondition) -> Tensor:
+        """Time, guidance and pooled text embedding (B, D)."""
+        scaled = [sigma.to(module.dtype) * TIME_SCALE]
+        if condition.guidance is not None:
+            scaled.append(condition.guidance.to(module.dtype) * TIME_SCALE)
+        return module.time_text_embed(*scaled, condition.pooled.to(module.dtype))
+
+    def projection(self, module: nn.Module) -> nn.Linear:
+        """The final projection."""
+        return plain_projection(module.proj_out, module.dtype)
+
+    def replace_projection(self, module: nn.Module, head: nn.Module, *, output_channels: int) -> None:  # noqa: ARG002
+        """Put a head in the place of the final projection."""
+        module.proj_out = head
+
+    def retie(self, module: nn.Module) -> None:
+        """Nothing is shared."""
+
+    def lora_targets(self, module: nn.Module) -> list[str]:
+        """The published targets: the MLPs of all blocks and the time embedding."""
+        double = [f"transformer_blocks.{i}.{t}" for i in range(len(module.transformer_blocks)) for t in DOUBLE_TARGETS]
+        blocks = range(len(module.single_transformer_blocks))
+        single = [f"single_transformer_blocks.{i}.{target}" for i in blocks for target in SINGLE_TARGETS]
+        return [*double, *single, *TIME_TARGETS]
+
+
+def _image_ids(rows: int, columns: int, device: torch.device) -> Tensor:
+    """Position ids (N, 3) as the pipeline makes them."""
+    from diffusers import FluxPipeline
+
+    return FluxPipeline._prepare_latent_image_ids(1, rows, columns, device, torch.float32)
+
+
+class FluxSpace(TextSpace):
+    """T5 embeddings, CLIP's pooled embedding, and AutoencoderKL latents with a scale and a shift."""
+
+    def encoders(self) -> list[nn.Module]:
+        """CLIP and T5."""
+        return [self.pipeline.text_encoder, self.pipeline.text_encoder_2]
+
+    def _encode(self, prompts: list[str]) -> TextCondition:
+        """Embeddings (B, T, D), padding included and unmasked, and (B, P)."""
+        embeds, pooled, _ = self.pipeline.encode_prompt(
+            prompts, device=self.device, max_sequence_length=self.settings.max_sequence_length
+        )
+        return TextCondition(embeds=embeds, pooled=pooled)
+
+    def prompt_lengths(self, prompts: Sequence[str]) -> list[int]:
+        """T5 tokens."""
+        return [len(ids) for ids in self.pipeline.tokenizer_2(list(prompts)).input_ids]
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        scaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
+        return vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
+
+    def _encode_images(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        vae = self.pipeline.vae
+        posterior = vae.encode(images).latent_dist
+        return (posterior.sample(generator).float() - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+
+
+class Flux(TextSettings):
+    """A FLUX.1 pipeline."""
+
+    type: Literal["flux"] = "flux"
+    source: str = Field("black-forest-labs/FLUX.1-dev", description="pipeline's folder or hub id, or zoo:NAME")
+    guidance_scale: float = Field(
+        3.5, ge=0, le=100, description="embedded where the network takes it, else by two passes"
+    )
+
+    pipeline_class: ClassVar[str] = "FluxPipeline"
+    transformer_class: ClassVar[str] = "FluxTransformer2DModel"
+    architectures: ClassVar[dict[str, dict[str, Any]]] = {
+        "FLUX.1-dev": {"guidance_embeds": True},
+        "FLUX.1-schnell": {"guidance_embeds": False},
+    }
+
+    def base_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A config with the base's own output."""
+        return config | {"patch_size": 1, "out_channels": None}
+
+    def released_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The same config."""
+        return dict(config)
+
+    def backbone(self, config: dict[str, Any]) -> FluxBackbone:
+        """How to call a transformer of this config."""
+        return FluxBackbone(latent_channels=config["in_channels"] // PATCH**2)
+
+    def build_space(
+        self, pipeline: Any, config: dict[str, Any], *, device: torch.device, dtype: torch.dtype
+    ) -> FluxSpace:
+        """The space over a pipeline's encoders and autoencoder."""
+        return FluxSpace(
+            pipeline=pipeline,
+            settings=self,
+            latent_channels=config["in_channels"] // PATCH**2,
+            device=device,
+            dtype=dtype,
+            embedded_guidance=config["guidance_embeds"],
+        )

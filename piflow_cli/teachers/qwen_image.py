@@ -1,0 +1,156 @@
+"""Qwen-Image teachers: QwenImageTransformer2DModel in a diffusers QwenImagePipeline.
+
+Shapes: B batch, N image tokens, T text tokens, C latent channels, H, W latent size, D network width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from piflow_cli.core.conditions import TextCondition
+from piflow_cli.core.interfaces import PatchLayout
+from piflow_cli.teachers.text_space import TextSpace
+from piflow_cli.teachers.text_teacher import TextSettings
+from piflow_cli.teachers.tokens import PATCH, pack, plain_projection, unpack
+
+IMAGE_TARGETS, TEXT_TARGETS = ("img_mlp.net.0.proj", "img_mlp.net.2"), ("txt_mlp.net.0.proj", "txt_mlp.net.2")
+TIME_TARGETS = ("time_text_embed.timestep_embedder.linear_1", "time_text_embed.timestep_embedder.linear_2")
+
+
+@dataclass(frozen=True)
+class QwenImageBackbone:
+    """How to call a QwenImageTransformer2DModel, whatever its final projection is.
+
+    Args:
+        latent_channels: C.
+    """
+
+    latent_channels: int
+
+    projection_name = "proj_out"
+    trained_modules = ("norm_out",)
+    layout = PatchLayout(positions=PATCH**2, channels_last=False)
+
+    def predict(self, module: nn.Module, x: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
+        """Network output (B, channels, H, W) at x (B, C, H, W), sigma (B,)."""
+        height, width = x.shape[-2:]
+        tokens = module(
+            hidden_states=pack(x.to(module.dtype)),  # (B, N, 4 C)
+            encoder_hidden_states=condition.embeds.to(module.dtype),
+            encoder_hidden_states_mask=condition.mask,
+            timestep=sigma,
+            img_shapes=[[(1, height // PATCH, width // PATCH)]] * len(x),
+            return_dict=False,
+        )[0]
+        return unpack(tokens, height, width)
+
+    def embed_dim(self, module: nn.Module) -> int:
+        """D."""
+        return module.inner_dim
+
+    def embed(self, module: nn.Module, sigma: Tensor, condition: TextCondition) -> Tensor:
+        """Time embedding (B, D)."""
+        sigma = sigma.to(module.dtype)
+        return module.time_text_embed(sigma, condition.embeds.to(module.dtype))  # only the dtype of the latter is read
+
+    def projection(self, module: nn.Module) -> nn.Linear:
+        """The final projection."""
+        return plain_projection(module.proj_out, module.dtype)
+
+    def replace_projection(self, module: nn.Module, head: nn.Module, *, output_channels: int) -> None:  # noqa: ARG002
+        """Put a head in the place of the final projection."""
+        module.proj_out = head
+
+    def retie(self, module: nn.Module) -> None:
+        """Nothing is shared."""
+
+    def lora_targets(self, module: nn.Module) -> list[str]:
+        """The published targets: the MLPs of all blocks and the time embedding.
+
+        The text MLP of the last block is none of them: nothing reads what it gives.
+        """
+        count = len(module.transformer_blocks)
+        image = [f"transformer_blocks.{i}.{target}" for i in range(count) for target in IMAGE_TARGETS]
+        text = [f"transformer_blocks.{i}.{target}" for i in range(count - 1) for target in TEXT_TARGETS]
+        return [*image, *text, *TIME_TARGETS]
+
+
+class QwenImageSpace(TextSpace):
+    """Embeddings of a vision-language model under the pipeline's template, and latents of a video autoencoder."""
+
+    def encoders(self) -> list[nn.Module]:
+        """Qwen2.5-VL."""
+        return [self.pipeline.text_encoder]
+
+    def _encode(self, prompts: list[str]) -> TextCondition:
+        """Embeddings (B, T, D) with their mask (B, T), None where no prompt is padded."""
+        embeds, mask = self.pipeline.encode_prompt(
+            prompts, device=self.device, max_sequence_length=self.settings.max_sequence_length
+        )
+        return TextCondition(embeds=embeds, mask=mask.bool() if mask is not None else None)
+
+    def prompt_lengths(self, prompts: Sequence[str]) -> list[int]:
+        """Tokens of the filled template without its system part."""
+        pipeline = self.pipeline
+        texts = [pipeline.prompt_template_encode.format(prompt) for prompt in prompts]
+        return [len(ids) - pipeline.prompt_template_encode_start_idx for ids in pipeline.tokenizer(texts).input_ids]
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents, (1, C, 1, 1, 1) both."""
+        config = self.pipeline.vae.config
+        mean, std = (torch.tensor(v, device=self.device) for v in (config.latents_mean, config.latents_std))
+        return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        mean, std = self._statistics()
+        scaled = latents.unsqueeze(2) * std + mean  # (B, C, 1, H, W)
+        vae = self.pipeline.vae
+        return vae.decode(scaled.to(vae.dtype), return_dict=False)[0][:, :, 0]
+
+    def _encode_images(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        mean, std = self._statistics()
+        posterior = self.pipeline.vae.encode(images.unsqueeze(2)).latent_dist
+        return ((posterior.sample(generator).float() - mean) / std)[:, :, 0]
+
+
+class QwenImage(TextSettings):
+    """A Qwen-Image pipeline."""
+
+    type: Literal["qwen_image"] = "qwen_image"
+    source: str = Field("Qwen/Qwen-Image", description="pipeline's folder or hub id")
+    guidance_scale: float = Field(4.0, ge=0, le=100, description="by two passes, with the negative prompt")
+
+    pipeline_class: ClassVar[str] = "QwenImagePipeline"
+    transformer_class: ClassVar[str] = "QwenImageTransformer2DModel"
+    architectures: ClassVar[dict[str, dict[str, Any]]] = {"Qwen-Image": {}}
+
+    def base_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A config with the base's own output."""
+        return config | {"patch_size": PATCH, "out_channels": config["in_channels"] // PATCH**2}
+
+    def released_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The config with its output counted per token: the authors' patches have size 1."""
+        return config | {"patch_size": 1, "out_channels": config["in_channels"]}
+
+    def backbone(self, config: dict[str, Any]) -> QwenImageBackbone:
+        """How to call a transformer of this config."""
+        return QwenImageBackbone(latent_channels=config["in_channels"] // PATCH**2)
+
+    def build_space(
+        self, pipeline: Any, config: dict[str, Any], *, device: torch.device, dtype: torch.dtype
+    ) -> QwenImageSpace:
+        """The space over a pipeline's encoders and autoencoder."""
+        return QwenImageSpace(
+            pipeline=pipeline,
+            settings=self,
+            latent_channels=config["in_channels"] // PATCH**2,
+            device=device,
+            dtype=dtype,
+            embedded_guidance=False,
+        )

@@ -1,0 +1,190 @@
+"""The conditions and the latent space of text-to-image models: the pipeline's own encoders and autoencoder.
+
+Shapes: B batch, T text tokens, C latent channels, H, W latent size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from piflow_cli.core.conditions import TextCondition
+from piflow_cli.errors import DataError, ModelError
+from piflow_cli.teachers.tokens import PATCH
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from piflow_cli.teachers.text_teacher import TextSettings
+
+PREVIEW_PROMPTS = (
+    "a cat",
+    "a portrait photo of an old fisherman at sunset",
+    "a red apple on a wooden table",
+    "a watercolour painting of a mountain lake",
+    "a shop window with a sign that says open",
+    "a fox in the snow, 3d render",
+    "an astronaut riding a horse",
+    "a bowl of ramen, top view",
+)
+
+
+@dataclass
+class TextSpace(ABC):
+    """Prompts in, latents out.
+
+    Args:
+        pipeline: a pipeline of the family's class; its transformer is not used here and may be None.
+        settings: size, lengths and guidance.
+        latent_channels: C.
+        device: where the transformer is, and so where conditions and latents belong.
+        dtype: of the conditions.
+        embedded_guidance: whether the network embeds the guidance scale.
+    """
+
+    pipeline: DiffusionPipeline
+    settings: TextSettings
+    latent_channels: int
+    device: torch.device
+    dtype: torch.dtype
+    embedded_guidance: bool
+    _null: TextCondition | None = field(default=None, init=False)
+
+    image_channels = 3
+
+    @property
+    def factor(self) -> int:
+        """Pixels along the side of a latent position."""
+        return self.pipeline.vae_scale_factor
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) at the size of the settings."""
+        return self.latent_shape_of(self.settings.width, self.settings.height)
+
+    def latent_shape_of(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C, H, W) of pictures of width x height pixels.
+
+        Raises:
+            DataError: a side that is no positive multiple of the autoencoder's factor times the patch.
+        """
+        step = self.factor * PATCH
+        for name, value in (("width", width), ("height", height)):
+            if value < step or value % step:
+                near = max(step, round(value / step) * step)
+                raise DataError(f"{name} {value} is not a positive multiple of {step}; the nearest one is {near}")
+        return (self.latent_channels, height // self.factor, width // self.factor)
+
+    @property
+    def encodes(self) -> bool:
+        """Whether the text encoders are loaded."""
+        return self.pipeline.text_encoder is not None
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> TextCondition:
+        """The condition of a batch of prompts.
+
+        Raises:
+            ModelError: the text encoders were not loaded.
+        """
+        if not self.encodes:
+            raise ModelError(
+                f"the text encoders of {self.settings.source} are not loaded, and the prompts are in no cache. Cache "
+                "them (piflow distill --cache-only), or leave data.cache out."
+            )
+        with self._on_device(self.encoders()):
+            condition = self._encode(list(prompts))
+        return self._with_guidance(condition)
+
+    @abstractmethod
+    def _encode(self, prompts: list[str]) -> TextCondition:
+        """Embeddings of prompts, without guidance."""
+
+    @abstractmethod
+    def encoders(self) -> list[nn.Module]:
+        """The text encoders that are loaded."""
+
+    @abstractmethod
+    def prompt_lengths(self, prompts: Sequence[str]) -> list[int]:
+        """Tokens of each prompt if none were cut off, special ones included."""
+
+    def dropped_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """Tokens of each prompt beyond what the encoder takes."""
+        return [max(0, length - self.settings.max_sequence_length) for length in self.prompt_lengths(prompts)]
+
+    def conditions(self, drawn: Sequence[str] | TextCondition) -> TextCondition:
+        """What a data source drew, prompts or cached embeddings, as the network takes it."""
+        if not isinstance(drawn, TextCondition):
+            return self.encode_prompts(drawn)
+        moved = drawn.to(self.device)
+        cast = {
+            name: getattr(moved, name).to(self.dtype)
+            for name in ("embeds", "pooled")
+            if getattr(moved, name) is not None
+        }
+        return self._with_guidance(TextCondition(mask=moved.mask, **cast))
+
+    def _with_guidance(self, condition: TextCondition) -> TextCondition:
+        if not self.embedded_guidance:
+            return condition
+        scale = torch.full((len(condition),), float(self.settings.guidance_scale), device=self.device)
+        return TextCondition(embeds=condition.embeds, mask=condition.mask, pooled=condition.pooled, guidance=scale)
+
+    def null_condition(self, count: int) -> TextCondition:
+        """The condition of the negative prompt, `count` times; encoded once."""
+        if self._null is None:
+            self._null = self.encode_prompts([self.settings.negative_prompt])
+        return self._null[torch.zeros(count, dtype=torch.long, device=self.device)]
+
+    def set_null_condition(self, condition: TextCondition) -> None:
+        """Give the condition of the negative prompt, (1, T, D), where it was encoded before."""
+        self._null = self.conditions(condition)
+
+    def preview_conditions(self, count: int) -> TextCondition:
+        """Conditions of prompts of various kinds."""
+        return self.encode_prompts(list(islice(cycle(PREVIEW_PROMPTS), count)))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] of latents (B, C, H, W)."""
+        with self._on_device([self.pipeline.vae]):
+            pictures = self._decode(latents.to(self.device))
+        return (pictures.float() / 2 + 0.5).clamp(0, 1)
+
+    @abstractmethod
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] of latents (B, C, H, W)."""
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Latents (B, C, H, W) in float32 of pictures (B, 3, H, W) in [0, 1]; the posterior is sampled."""
+        with self._on_device([self.pipeline.vae]):
+            return self._encode_images(images.to(self.device, self.pipeline.vae.dtype) * 2 - 1, generator)
+
+    @abstractmethod
+    def _encode_images(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Latents (B, C, H, W) of pictures in [-1, 1]."""
+
+    @contextmanager
+    def _on_device(self, modules: Sequence[nn.Module]) -> Iterator[None]:
+        """Within the context offloaded modules are on the device; those that hooks move are left alone."""
+        moved = [m for m in modules if self.settings.offload_encoders and not _is_hooked(m)]
+        homes = [next(module.parameters()).device for module in moved]
+        for module in moved:
+            module.to(self.device)
+        try:
+            yield
+        finally:
+            for module, home in zip(moved, homes, strict=True):
+                module.to(home)
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return hasattr(module, "_hf_hook") or hasattr(module, "hf_device_map")

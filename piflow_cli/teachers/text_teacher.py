@@ -1,0 +1,224 @@
+"""What text-to-image teachers share: their settings, their guidance, and how they are loaded and described.
+
+Shapes: B batch, C latent channels, H, W latent size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from piflow_cli.core.conditions import TextCondition, join_conditions
+from piflow_cli.core.guidance import guide
+from piflow_cli.core.interfaces import Backbone
+from piflow_cli.core.settings import Settings
+from piflow_cli.errors import ModelError
+from piflow_cli.teachers.text_pipeline import (
+    Quantization,
+    config_differences,
+    config_hash,
+    load_pipeline_parts,
+    plain_config,
+    read_index,
+)
+from piflow_cli.teachers.text_space import TextSpace
+
+Network = Callable[[Tensor, Tensor, TextCondition], Tensor]
+"""(x (B, C, H, W), sigma (B,), condition) -> the network's output (B, C, H, W)."""
+
+
+@dataclass
+class TextTeacher:
+    """A loaded text-to-image teacher: a guided velocity field."""
+
+    name: str
+    module: nn.Module
+    backbone: Backbone
+    space: TextSpace
+    settings: TextSettings
+    network: dict[str, Any]
+
+    @torch.no_grad()
+    def velocity(self, x: Tensor, sigma: Tensor, condition: TextCondition, *, network: Network | None = None) -> Tensor:
+        """Guided velocity (B, C, H, W) in float32 at x (B, C, H, W), sigma (B,).
+
+        Guidance is embedded where the network takes it, else by a second pass with the negative prompt.
+
+        Args:
+            network: evaluates the teacher's network in place of its own module, as a student that holds it does.
+        """
+        evaluate = network or self._evaluate
+        scale, interval = self.settings.guidance_scale, self.settings.guidance_interval
+        inside = (sigma >= interval[0]) & (sigma <= interval[1])
+        if condition.guidance is not None or scale == 1 or not bool(inside.any()):
+            return evaluate(x, sigma, condition).float()
+        both = join_conditions([condition, self.space.null_condition(len(condition))])
+        u_cond, u_uncond = evaluate(torch.cat([x, x]), torch.cat([sigma, sigma]), both).float().chunk(2)
+        return guide(u_cond, u_uncond, sigma, scale=scale, interval=interval)
+
+    def _evaluate(self, x: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
+        return self.backbone.predict(self.module, x, sigma, condition)
+
+
+@dataclass(frozen=True)
+class ReleasedText:
+    """A student without its head as the authors' files hold it."""
+
+    weights: dict[str, Tensor]
+    config: dict[str, Any]
+    caveats: tuple[str, ...] = ()
+
+
+class TextSettings(Settings, ABC):
+    """A diffusers text-to-image pipeline: its folder or hub id, and how it is used."""
+
+    source: str = Field(description="pipeline's folder or hub id, or zoo:NAME")
+    transformer: str | None = Field(
+        None, description="another transformer for it: a folder, or a .safetensors or .gguf file"
+    )
+    variant: str | None = Field(None, description="weight variant, such as fp16")
+    revision: str | None = Field(None, description="hub revision")
+    local_files_only: bool = Field(False, description="never ask the hub")
+    quantization: Quantization = Field("none", description="of the transformer, for sampling")
+    device_map: str | None = Field(None, description="diffusers' device map over several devices, such as balanced")
+    offload_encoders: bool = Field(False, description="keep text encoders and autoencoder off the device while unused")
+    guidance_scale: float = Field(ge=0, le=100, description="embedded where the network takes it, else by two passes")
+    guidance_interval: tuple[float, float] = Field((0.0, 1.0), description="noise levels where two-pass guidance acts")
+    negative_prompt: str = Field("", description="of two-pass guidance")
+    width: int = Field(1024, ge=16, description="pixels")
+    height: int = Field(1024, ge=16, description="pixels")
+    max_sequence_length: int = Field(512, ge=1, description="text tokens a prompt is cut to")
+    architecture: str | None = Field(None, description="lets --plan reckon before the weights are there")
+
+    pipeline_class: ClassVar[str]
+    transformer_class: ClassVar[str]
+    architectures: ClassVar[dict[str, dict[str, Any]]]
+    """Transformer configs by name, beyond diffusers' defaults."""
+
+    @abstractmethod
+    def backbone(self, config: dict[str, Any]) -> Backbone:
+        """How to call a transformer of this config."""
+
+    @abstractmethod
+    def build_space(
+        self, pipeline: Any, config: dict[str, Any], *, device: torch.device, dtype: torch.dtype
+    ) -> TextSpace:
+        """The space over a pipeline's encoders and autoencoder."""
+
+    def load(
+        self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, encoders: bool = True
+    ) -> TextTeacher:
+        """The frozen teacher.
+
+        Args:
+            device, dtype: of the transformer.
+            encoders: False leaves tokenizers and text encoders out, for embeddings that were cached.
+
+        Raises:
+            ModelError: missing, unreachable, damaged, or of another family.
+            MissingExtraError: the quantisation's library is not installed.
+        """
+        pipeline = load_pipeline_parts(self, device=device, dtype=dtype, transformer=True, encoders=encoders)
+        config = plain_config(dict(pipeline.transformer.config))
+        config = self.base_config({key: list(v) if isinstance(v, tuple) else v for key, v in config.items()})
+        return TextTeacher(
+            name=self.source,
+            module=pipeline.transformer,
+            backbone=self.backbone(config),
+            space=self.build_space(pipeline, config, device=torch.device(device), dtype=dtype),
+            settings=self,
+            network={"config": config, "config_hash": config_hash(config)},
+        )
+
+    def rebuild(
+        self,
+        network: dict[str, Any],
+        *,
+        folder: Path | None,  # noqa: ARG002
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> tuple[nn.Module, Backbone, TextSpace]:
+        """The parts of a student that has every weight itself: module (on meta), backbone and space.
+
+        Raises:
+            ModelError: the base's encoders and autoencoder cannot be had, or the description is of another family.
+        """
+        if "config" not in network:
+            raise ModelError("this student's card says nothing of config; it is no text-to-image student")
+        pipeline = load_pipeline_parts(self, device=device, dtype=dtype, transformer=False, encoders=True)
+        config = network["config"]
+        space = self.build_space(pipeline, config, device=torch.device(device), dtype=dtype)
+        return self.build(config), self.backbone(config), space
+
+    def check_base(self, network: dict[str, Any], teacher: TextTeacher) -> None:
+        """Raise ModelError unless a student of `network` fits this loaded teacher."""
+        different = config_differences(network["config"], teacher.network["config"])
+        if different:
+            raise ModelError(
+                f"{self.source} is no base for this student, which was trained on another architecture: "
+                + "; ".join(different[:4])
+                + (f"; and {len(different) - 4} more" if len(different) > 4 else "")
+                + ". Pass the base it was trained on (--base)."
+            )
+
+    @abstractmethod
+    def base_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A transformer's config with the output that the base has, whatever head it describes."""
+
+    def to_released(self, weights: dict[str, Tensor], network: dict[str, Any]) -> ReleasedText:
+        """A student's weights (its head aside) and description as the authors' files hold them: as they are."""
+        return ReleasedText(weights=dict(weights), config=self.released_config(network["config"]))
+
+    @abstractmethod
+    def released_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A transformer's config as the authors' files give it beside a mixture's head."""
+
+    def from_released(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights by diffusers' names: the same ones."""
+        return dict(weights)
+
+    def describe_released(self, weights: dict[str, Tensor], config: dict[str, Any] | None) -> dict[str, Any]:  # noqa: ARG002
+        """The description of the base from an adapter's config, or from the architecture where there is none.
+
+        Raises:
+            ModelError: nothing says what the base is.
+        """
+        if config is None:
+            if self.architecture is None:
+                raise ModelError("this weight file has no config.json beside it, and nothing says what its base is")
+            config = dict(self.describe()[0].config)
+        config = self.base_config(plain_config(config))
+        return {"config": config, "config_hash": config_hash(config)}
+
+    def check_source(self) -> None:
+        """Raise ModelError where it can be said without loading weights that `load` will fail."""
+        read_index(self)
+
+    def describe(self) -> tuple[nn.Module, Backbone]:
+        """The transformer on the meta device and its backbone, for planning; reads a config at most."""
+        if self.architecture is not None:
+            if self.architecture not in self.architectures:
+                raise ModelError(
+                    f"teacher.architecture {self.architecture!r} is not known; one of {', '.join(self.architectures)}"
+                )
+            config = self.architectures[self.architecture]
+        else:
+            config = read_index(self)[1]
+        module = self.build(config)
+        return module, self.backbone(dict(module.config))
+
+    def build(self, config: dict[str, Any]) -> nn.Module:
+        """The transformer of a config on the meta device; its buffers are real."""
+        import diffusers
+        from accelerate import init_empty_weights
+
+        module_class = getattr(diffusers, self.transformer_class)
+        with init_empty_weights(include_buffers=False):
+            return module_class.from_config(plain_config(config))
