@@ -31,8 +31,10 @@ class ObjectiveSettings(Settings):
 class OptimizerSettings(Settings):
     """The optimiser, its schedule, and what guards it."""
 
-    name: Literal["auto", "adamw", "adamw8bit"] = Field(
-        "auto", description="auto is 8-bit AdamW on CUDA where bitsandbytes is installed, else AdamW"
+    name: Literal["auto", "adamw", "adamw8bit", "muon"] = Field(
+        "auto",
+        description="auto is 8-bit AdamW on CUDA where bitsandbytes is installed, else AdamW; "
+        "muon is Muon for the matrices of the blocks, scaled to AdamW's rate, and AdamW for the rest",
     )
     learning_rate: float = Field(5e-5, gt=0, le=1, description="after warm-up")
     warmup_steps: int = Field(500, ge=0, description="linear warm-up")
@@ -50,7 +52,9 @@ class TrainingSettings(Settings):
     batch_size: int = Field(ge=1, description="samples an optimiser step, over all processes and accumulation")
     micro_batch_size: int | None = Field(None, ge=1, description="samples a forward pass and process; unset: all")
     mixed_precision: Literal["no", "bf16", "fp16"] = Field("no", description="autocast of the student's forward pass")
-    teacher_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the frozen teacher")
+    teacher_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the frozen teacher; auto is bfloat16 where the device has instructions for it"
+    )
     gradient_checkpointing: bool = Field(False, description="recompute the student's blocks in the backward pass")
     ema_gamma: float = Field(7.0, ge=0, description="beta = (1 - 1/t)^(gamma + 1)")
     seed: int = Field(0, ge=0, description="of every random draw")
@@ -77,6 +81,18 @@ class Preset(Settings):
     optimizer: OptimizerSettings = OptimizerSettings()
     training: TrainingSettings
     data: DataSettings
+
+    @model_validator(mode="after")
+    def _adapter_fits_precision(self) -> Self:
+        training = self.training
+        if self.adapter is not None and training.teacher_dtype == "auto":
+            raise ValueError("training.teacher_dtype: name the dtype that teacher and adapter share (got 'auto')")
+        if self.adapter is not None and training.teacher_dtype != "float32" and training.mixed_precision == "no":
+            raise ValueError(
+                f"training.mixed_precision: an adapter's float32 weights on a {training.teacher_dtype} teacher need "
+                "bf16 or fp16, or training.teacher_dtype float32 (got 'no')"
+            )
+        return self
 
     @model_validator(mode="after")
     def _policy_fits_sampling(self) -> Self:

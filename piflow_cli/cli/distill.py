@@ -16,7 +16,7 @@ from piflow_cli.cli import console
 from piflow_cli.errors import PiflowError
 
 if TYPE_CHECKING:
-    from piflow_cli.engine.distill import DistillEvent, DistillResult
+    from piflow_cli.engine.events import DistillEvent, DistillResult
     from piflow_cli.preset import Preset
 
 EXAMPLES = console.examples(

@@ -137,6 +137,31 @@ class Backbone(Protocol):
         ...
 
 
+class DataSource(Protocol):
+    """What a run is trained on: conditions, and latents where there are pictures."""
+
+    has_images: bool
+
+    def draw(
+        self, batch_size: int, generator: torch.Generator, *, size_px: tuple[int, int] | None = None
+    ) -> tuple[Tensor | None, Condition]:
+        """Latents (B, C, *S), None for data-free training, and what `Space.conditions` takes.
+
+        Args:
+            generator: source of all draws.
+            size_px: width and height, as `draw_size` gave them.
+        """
+        ...
+
+    def draw_size(self, generator: torch.Generator) -> tuple[int, int] | None:  # noqa: ARG002
+        """Width and height in pixels of the next batch, None for the teacher's own size; so where not overridden."""
+        return None
+
+    def preview(self, count: int) -> Condition | None:  # noqa: ARG002
+        """Conditions that show what is trained; None, where not overridden, leaves the choice to the space."""
+        return None
+
+
 class Space(Protocol):
     """The conditions and the latent space that a teacher and its students share."""
 

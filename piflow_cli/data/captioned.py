@@ -18,6 +18,7 @@ from torch import Tensor
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.embedding_cache import CacheReader
+from piflow_cli.data.embedding_codec import Storage
 from piflow_cli.data.noise import draw_indices
 from piflow_cli.data.picture_sets import Pictures, decode_picture, open_pictures, shards_of
 from piflow_cli.data.prompt_files import PromptSet
@@ -218,6 +219,7 @@ class Captioned(Settings):
     column: str | None = Field(None, description="field of the caption; None takes prompt, caption or text")
     image_column: str = Field("image", description="parquet column with the pictures' bytes")
     cache: str | None = Field(None, description="folder of cached embeddings of the captions")
+    cache_storage: Storage = Field("fp8", description="of cached embeddings: fp8 with a scale a token, or bf16")
     resolutions: tuple[Resolution, ...] = Field(
         (), description="width x height in pixels of each aspect bucket, such as 1360x768; none = the teacher's size"
     )

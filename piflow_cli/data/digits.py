@@ -6,13 +6,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from piflow_cli.core.interfaces import DataSource
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.noise import draw_indices
 from piflow_cli.errors import MissingExtraError
 
 
 @dataclass(frozen=True)
-class TensorSource:
+class TensorSource(DataSource):
     """Latents (M, C, *S) and labels (M,) held in memory."""
 
     latents: Tensor
@@ -20,7 +21,13 @@ class TensorSource:
 
     has_images = True
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw(
+        self,
+        batch_size: int,
+        generator: torch.Generator,
+        *,
+        size_px: tuple[int, int] | None = None,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
         """Latents (B, C, *S) and labels (B,), drawn with replacement."""
         index = draw_indices(len(self.latents), batch_size, generator)
         return self.latents[index], self.labels[index]

@@ -10,15 +10,16 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 from torch import Tensor
 
+from piflow_cli.core.interfaces import DataSource
 from piflow_cli.core.settings import Settings
-from piflow_cli.data.noise import draw_indices
+from piflow_cli.data.noise import check_classes, draw_indices
 from piflow_cli.errors import DataError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 @dataclass(frozen=True)
-class FolderSource:
+class FolderSource(DataSource):
     """Picture files with their labels; `space` encodes them."""
 
     files: tuple[tuple[Path, int], ...]
@@ -28,7 +29,13 @@ class FolderSource:
 
     has_images = True
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw(
+        self,
+        batch_size: int,
+        generator: torch.Generator,
+        *,
+        size_px: tuple[int, int] | None = None,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
         """Latents (B, C, H, W) and labels (B,), drawn with replacement."""
         chosen = [self.files[i] for i in draw_indices(len(self.files), batch_size, generator).tolist()]
         pictures = torch.stack([read_square(path, size_px=self.size_px, channels=self.channels) for path, _ in chosen])
@@ -67,8 +74,9 @@ class Images(Settings):
         """The files.
 
         Raises:
-            DataError: no pictures, or more folders than the teacher has classes.
+            DataError: no pictures, more folders than the teacher has classes, or the teacher takes prompts.
         """
+        check_classes(space)
         root = Path(self.path).expanduser()
         folders = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
         files = tuple(

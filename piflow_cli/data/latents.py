@@ -11,13 +11,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from piflow_cli.core.interfaces import DataSource
 from piflow_cli.core.settings import Settings
-from piflow_cli.data.noise import draw_indices
+from piflow_cli.data.noise import check_classes, draw_indices
 from piflow_cli.errors import DataError
 
 
 @dataclass(frozen=True)
-class ShardSource:
+class ShardSource(DataSource):
     """Shards on disk; `ends` are the running counts of their samples."""
 
     paths: tuple[Path, ...]
@@ -25,7 +26,13 @@ class ShardSource:
 
     has_images = True
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw(
+        self,
+        batch_size: int,
+        generator: torch.Generator,
+        *,
+        size_px: tuple[int, int] | None = None,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
         """Latents (B, C, *S) in float32 and labels (B,), drawn with replacement over all shards."""
         from safetensors import safe_open
 
@@ -53,10 +60,11 @@ class Latents(Settings):
         """The shards.
 
         Raises:
-            DataError: no shards, or one of another shape.
+            DataError: no shards, one of another shape, or the teacher takes prompts.
         """
         from safetensors import SafetensorError, safe_open
 
+        check_classes(space)
         paths = tuple(sorted(Path(self.path).expanduser().glob("*.safetensors")))
         if not paths:
             raise DataError(f"data.path {self.path} has no .safetensors shards")

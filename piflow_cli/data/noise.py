@@ -6,19 +6,26 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from piflow_cli.core.interfaces import Condition
+from piflow_cli.core.interfaces import Condition, DataSource
 from piflow_cli.core.settings import Settings
+from piflow_cli.errors import DataError
 
 
 @dataclass(frozen=True)
-class NoiseSource:
+class NoiseSource(DataSource):
     """Classes drawn uniformly, without pictures."""
 
     num_classes: int
 
     has_images = False
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> tuple[None, Condition]:
+    def draw(
+        self,
+        batch_size: int,
+        generator: torch.Generator,
+        *,
+        size_px: tuple[int, int] | None = None,  # noqa: ARG002
+    ) -> tuple[None, Condition]:
         """No latents, and labels (B,)."""
         return None, torch.randint(self.num_classes, (batch_size,), generator=generator, device=generator.device)
 
@@ -29,8 +36,19 @@ class Noise(Settings):
     type: Literal["noise"] = "noise"
 
     def open(self, space: object) -> NoiseSource:
-        """The source for a class model's space."""
+        """The source for a class model's space.
+
+        Raises:
+            DataError: the teacher takes prompts.
+        """
+        check_classes(space)
         return NoiseSource(num_classes=space.num_classes)
+
+
+def check_classes(space: object) -> None:
+    """Raise DataError unless a teacher's space takes class labels."""
+    if not hasattr(space, "num_classes"):
+        raise DataError("this teacher takes prompts and no class labels; set data.type to prompts or captioned")
 
 
 def draw_indices(count: int, batch_size: int, generator: torch.Generator) -> Tensor:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field
 from piflow_cli.core.conditions import TextCondition, join_conditions
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.embedding_cache import CacheReader, open_if_complete
+from piflow_cli.data.embedding_codec import Storage
 from piflow_cli.data.noise import draw_indices
 from piflow_cli.data.prompt_files import PromptSet, read_prompts
 from piflow_cli.errors import DataError
@@ -95,8 +96,14 @@ class PromptSource:
         """All prompts, in the order of their cache."""
         return self.texts.prompts
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> tuple[None, list[str] | TextCondition]:
-        """No latents, and B prompts: texts, or their cached embeddings."""
+    def draw(
+        self,
+        batch_size: int,
+        generator: torch.Generator,
+        *,
+        size_px: tuple[int, int] | None = None,  # noqa: ARG002
+    ) -> tuple[None, list[str] | TextCondition]:
+        """No latents, whatever their size, and B prompts: texts, or their cached embeddings."""
         return None, self.texts.take(draw_indices(len(self.prompts), batch_size, generator).tolist())
 
     def draw_size(self, generator: torch.Generator) -> tuple[int, int] | None:
@@ -145,6 +152,7 @@ class Prompts(Settings):
     column: str | None = Field(None, description="field of the prompt; None takes prompt, caption or text")
     limit: Limit = Field(None, description="N takes the first N prompts, -N the last N, None all")
     cache: str | None = Field(None, description="folder of cached embeddings")
+    cache_storage: Storage = Field("fp8", description="of cached embeddings: fp8 with a scale a token, or bf16")
     resolutions: tuple[Resolution, ...] = Field(
         (), description="width x height in pixels of each aspect bucket, such as 1360x768; none = the teacher's size"
     )

@@ -64,6 +64,17 @@ def resolve_device(device: str) -> torch.device:
     return chosen
 
 
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The torch dtype of a name; `auto` is bfloat16 where the device has instructions for it, else float32."""
+    if name != "auto":
+        return DTYPES[name]
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch.bfloat16 if fast else torch.float32
+
+
 def embedded_students() -> dict[str, Path]:
     """Students that ship with the package, by name."""
     return {path.parent.name: path.parent for path in sorted(ZOO.glob("*/students/*/student.json"))}

@@ -1,10 +1,12 @@
 """Preview pictures of a run: the student beside its teacher, from the same noise."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from piflow_cli.core.interfaces import Teacher
+from piflow_cli.core.interfaces import Condition, DataSource, Teacher
 from piflow_cli.core.sampling import sample_euler, sample_student
 from piflow_cli.core.student import Student
 from piflow_cli.engine.pictures import grid_picture, png_bytes, to_pictures
@@ -20,19 +22,29 @@ SEED = 1234
 class Preview:
     """The noise, the classes and the teacher's pictures that every preview of a run shares."""
 
-    def __init__(self, preset: Preset, teacher: Teacher, run: RunFolder) -> None:
+    def __init__(self, preset: Preset, teacher: Teacher, run: RunFolder, data: DataSource) -> None:
         self.preset, self.teacher, self.run = preset, teacher, run
         count, device = preset.training.preview_images, next(teacher.module.parameters()).device
         generator = torch.Generator().manual_seed(SEED)
         self.noise = torch.randn((count, *teacher.space.latent_shape), generator=generator).to(device)
-        self.condition = teacher.space.preview_conditions(count)
+        drawn = data.preview(count)
+        space = teacher.space
+        self.condition = space.preview_conditions(count) if drawn is None else space.conditions(drawn)
         self.reference = None
 
-    def write(self, student: Student, *, step: int) -> Path:
-        """Sample and write previews/step-N.png: two rows, teacher above student; returns its path."""
+    def write(
+        self, student: Student, *, step: int, teacher_network: Callable[[Tensor, Tensor, Condition], Tensor] | None
+    ) -> Path:
+        """Sample and write previews/step-N.png: two rows, teacher above student; returns its path.
+
+        Args:
+            student: in eval mode.
+            step: of the run.
+            teacher_network: evaluates the teacher inside the student, None where it has a module of its own.
+        """
         if self.reference is None:
             latents = sample_euler(
-                lambda x, sigma: self.teacher.velocity(x, sigma, self.condition),
+                lambda x, sigma: self.teacher.velocity(x, sigma, self.condition, network=teacher_network),
                 self.noise,
                 num_steps=TEACHER_STEPS,
                 shift=self.preset.sampling.time_shift,

@@ -1,49 +1,113 @@
-"""What a run must remember besides its weights, and what moves them: counters, random state, optimiser and schedule."""
+"""What a run must remember besides its weights, and what moves them: counters, draws, optimisers and schedules."""
 
+from __future__ import annotations
+
+import hashlib
 import math
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from piflow_cli.errors import MissingExtraError
 from piflow_cli.preset import OptimizerSettings
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+OWN_WEIGHTS = "student.safetensors"
+COUNTERS = ("step", "updates", "skipped", "bad_in_a_row")
+MUON_MOMENTUM = 0.95
+
 
 class Progress:
-    """Counters and the random state of one process; saved with every checkpoint.
+    """Counters, saved with every checkpoint, and the random draws of one process.
+
+    The draws of a step depend on the seed, the process and the step alone: a resumed run needs no random state, and
+    each process has its own.
 
     Args:
-        seed: of the process's draws.
+        seed: of the run.
+        process: index of the process.
     """
 
-    def __init__(self, *, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(self, *, seed: int, process: int = 0) -> None:
+        self.seed, self.process = seed, process
+        self.generator = torch.Generator()
         self.step = 0
         self.updates = 0
         self.skipped = 0
         self.bad_in_a_row = 0
 
-    def state_dict(self) -> dict[str, Any]:
-        """Counters, and the generator's state as a uint8 tensor."""
-        counters = {name: getattr(self, name) for name in ("step", "updates", "skipped", "bad_in_a_row")}
-        return {**counters, "generator": self.generator.get_state()}
+    def begin_step(self) -> None:
+        """Seed the draws of the next step, and torch's own generators, which a layer's dropout draws from."""
+        words = f"{self.seed}/{self.process}/{self.step}".encode()
+        seed = int.from_bytes(hashlib.sha256(words).digest()[:8]) >> 1
+        self.generator.manual_seed(seed)
+        torch.manual_seed(seed)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def state_dict(self) -> dict[str, int]:
+        """The counters."""
+        return {name: getattr(self, name) for name in COUNTERS}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
         """Restore what `state_dict` gave."""
-        self.generator.set_state(state["generator"].cpu())
-        for name in ("step", "updates", "skipped", "bad_in_a_row"):
+        for name in COUNTERS:
             setattr(self, name, int(state[name]))
 
 
-def build_optimizer(student: nn.Module, settings: OptimizerSettings, *, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters, 8-bit where asked for or where `auto` finds it.
+def save_only(accelerator: Accelerator, own: dict[str, nn.Parameter]) -> None:
+    """Make checkpoints hold these parameters alone, and not the frozen base that the module also has."""
+
+    def save(_models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
+        from safetensors.torch import save_file
+
+        weights.clear()  # of the whole module; accelerate writes what is left in the list
+        if accelerator.is_main_process:
+            tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in own.items()}
+            save_file(tensors, Path(folder) / OWN_WEIGHTS)
+
+    def load(models: list[nn.Module], folder: str) -> None:
+        from safetensors.torch import load_file
+
+        models.clear()
+        with torch.no_grad():
+            for name, tensor in load_file(Path(folder) / OWN_WEIGHTS).items():
+                own[name].copy_(tensor)
+
+    accelerator.register_save_state_pre_hook(save)
+    accelerator.register_load_state_pre_hook(load)
+
+
+def build_optimizers(
+    student: nn.Module, settings: OptimizerSettings, *, device: torch.device
+) -> list[torch.optim.Optimizer]:
+    """The optimisers of the trainable parameters: AdamW, and before it Muon for the blocks' matrices if asked for.
 
     Raises:
         MissingExtraError: 8-bit AdamW was asked for and bitsandbytes is not installed.
     """
-    parameters = [p for p in student.parameters() if p.requires_grad]
+    named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
+    if settings.name != "muon":
+        return [_adamw([p for _, p in named], settings, device=device)]
+    matrices = [p for name, p in named if _is_block_matrix(name, p)]
+    others = [p for name, p in named if not _is_block_matrix(name, p)]
+    options = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "momentum": MUON_MOMENTUM}
+    muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **options)
+    return [muon, _adamw(others, settings, device=device)]
+
+
+def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon is meant for it: the matrices inside the blocks, no embeddings and no output layers."""
+    return parameter.ndim == 2 and "blocks." in name and ".emb." not in name
+
+
+def _adamw(
+    parameters: list[nn.Parameter], settings: OptimizerSettings, *, device: torch.device
+) -> torch.optim.Optimizer:
+    """AdamW, 8-bit where asked for or where `auto` finds it."""
     options = {"lr": settings.learning_rate, "betas": settings.betas, "weight_decay": settings.weight_decay}
     if settings.name == "adamw8bit" or (settings.name == "auto" and device.type == "cuda"):
         try:

@@ -42,6 +42,17 @@ def read_index(settings: TextSettings) -> tuple[dict[str, Any], dict[str, Any]]:
     return index, read_json(_file(settings, f"{TRANSFORMER}/config.json"))
 
 
+def read_encoder_configs(settings: TextSettings) -> list[dict[str, Any]]:
+    """The configs of the pipeline's text encoders.
+
+    Raises:
+        ModelError: missing or unreachable.
+    """
+    index, _ = read_index(settings)
+    names = [name for name in ENCODER_PARTS if name in index and name.startswith("text_encoder")]
+    return [read_json(_file(settings, f"{name}/config.json")) for name in names]
+
+
 def _file(settings: TextSettings, name: str) -> Path:
     source = locate(settings.source)
     if isinstance(source, Path):

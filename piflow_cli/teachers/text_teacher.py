@@ -5,6 +5,7 @@ Shapes: B batch, C latent channels, H, W latent size.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from piflow_cli.teachers.text_pipeline import (
     config_hash,
     load_pipeline_parts,
     plain_config,
+    read_encoder_configs,
     read_index,
 )
 from piflow_cli.teachers.text_space import TextSpace
@@ -95,7 +97,7 @@ class TextSettings(Settings, ABC):
     width: int = Field(1024, ge=16, description="pixels")
     height: int = Field(1024, ge=16, description="pixels")
     max_sequence_length: int = Field(512, ge=1, description="text tokens a prompt is cut to")
-    architecture: str | None = Field(None, description="lets --plan reckon before the weights are there")
+    architecture: str | None = Field(None, description="lets --plan reckon while the source is not on this machine")
 
     pipeline_class: ClassVar[str]
     transformer_class: ClassVar[str]
@@ -157,6 +159,26 @@ class TextSettings(Settings, ABC):
         space = self.build_space(pipeline, config, device=torch.device(device), dtype=dtype)
         return self.build(config), self.backbone(config), space
 
+    def load_space(self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> TextSpace:
+        """The encoders and the autoencoder alone.
+
+        Raises:
+            ModelError: they cannot be had.
+        """
+        pipeline = load_pipeline_parts(self, device=device, dtype=dtype, transformer=False, encoders=True)
+        config = self.base_config(plain_config(read_index(self)[1]))
+        return self.build_space(pipeline, config, device=torch.device(device), dtype=dtype)
+
+    def encoder_fingerprint(self) -> str:
+        """What decides the embeddings of a prompt: the encoders' configs and the length, as one digest.
+
+        Raises:
+            ModelError: the configs cannot be had.
+        """
+        configs = [config_hash(config) for config in read_encoder_configs(self)]
+        text = "|".join([self.type, *configs, str(self.max_sequence_length)])
+        return f"{self.type}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
     def check_base(self, network: dict[str, Any], teacher: TextTeacher) -> None:
         """Raise ModelError unless a student of `network` fits this loaded teacher."""
         different = config_differences(network["config"], teacher.network["config"])
@@ -203,7 +225,7 @@ class TextSettings(Settings, ABC):
 
     def describe(self) -> tuple[nn.Module, Backbone]:
         """The transformer on the meta device and its backbone, for planning; reads a config at most."""
-        if self.architecture is not None:
+        if self.architecture is not None and not Path(self.source).expanduser().is_dir():
             if self.architecture not in self.architectures:
                 raise ModelError(
                     f"teacher.architecture {self.architecture!r} is not known; one of {', '.join(self.architectures)}"

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tiny_models import DIGIT_NAMES, save_teacher
 
 from piflow_cli.cli import app, console
-from piflow_cli.engine.distill import DistillResult
+from piflow_cli.engine.events import DistillResult
 from piflow_cli.preset import Preset
 from piflow_cli.preset_files import read_header
 

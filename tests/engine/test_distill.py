@@ -1,7 +1,6 @@
 """The trainer: it learns, resumes bitwise, survives kills and bad numbers, and writes what it says."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,14 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import assert_same, stop_at
 from safetensors.torch import load_file
 
 from piflow_cli.core.sampling import sample_euler
 from piflow_cli.core.schedule import Shift
-from piflow_cli.engine.distill import DistillEvent, build_student, distill, micro_batches, teacher_ratio
+from piflow_cli.engine.batching import micro_batches
+from piflow_cli.engine.distill import distill
+from piflow_cli.engine.events import DistillEvent
 from piflow_cli.engine.models import load_student
 from piflow_cli.engine.run_folder import RunFolder
 from piflow_cli.engine.sample import sample
+from piflow_cli.engine.trainer import build_student, teacher_ratio
 from piflow_cli.errors import DataError, DeviceError, StorageError, TrainingError
 from piflow_cli.preset import Preset, load_preset
 
@@ -44,21 +47,6 @@ def checkpoint_tensors(folder: Path) -> dict[str, object]:
     for path in sorted(folder.glob("*.bin")) + sorted(folder.glob("custom_checkpoint_*.pkl")):
         found[path.name] = torch.load(path, weights_only=True)
     return found
-
-
-def assert_same(a: object, b: object) -> None:
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for left, right in zip(a, b, strict=True):
-            assert_same(left, right)
-    else:
-        assert a == b
 
 
 @pytest.mark.parametrize("data", ["digits", "noise"])
@@ -89,11 +77,13 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", ["digits", "noise"])
-def test_resumed_run_equals_uninterrupted_one_bitwise(tmp_path: Path, data: str) -> None:
-    preset = tiny(f"data.type={data}", "sampling.nfe=2", "objective.teacher_mixing_steps=3", "policy.dropout=0.3")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resumed_run_equals_uninterrupted_one_bitwise(tmp_path: Path, data: str, optimizer: str) -> None:
+    changes = ("sampling.nfe=2", "objective.teacher_mixing_steps=3", "policy.dropout=0.3")
+    preset = tiny(f"data.type={data}", f"optimizer.name={optimizer}", *changes)
     distill(preset, out=tmp_path / "whole", device="cpu")
 
-    stop_after_two = _stop_at(2)
+    stop_after_two = stop_at(2)
     first = distill(preset, out=tmp_path / "parts", device="cpu", on_event=stop_after_two)
     assert first.interrupted
     assert first.step == 2
@@ -108,16 +98,6 @@ def test_resumed_run_equals_uninterrupted_one_bitwise(tmp_path: Path, data: str)
         for run in ("whole", "parts")
     ]
     assert losses[0] == losses[1]
-
-
-def _stop_at(step: int):
-    """A listener that asks the process to stop, as Ctrl-C does, once a step is done."""
-
-    def listen(event: DistillEvent) -> None:
-        if event.kind == "step" and event.step == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    return listen
 
 
 def test_gradient_accumulation_keeps_the_effective_batch(tmp_path: Path) -> None:
@@ -138,9 +118,9 @@ def test_non_finite_steps_are_skipped_counted_and_stop_the_run(tmp_path: Path, m
     good = DiTTeacher.velocity
     calls = {"count": 0}
 
-    def sometimes_nan(self, x, sigma, condition):
+    def sometimes_nan(self, x, sigma, condition, *, network=None):
         calls["count"] += 1
-        u = good(self, x, sigma, condition)
+        u = good(self, x, sigma, condition, network=network)
         return u * float("nan") if calls["count"] > 2 else u
 
     monkeypatch.setattr(DiTTeacher, "velocity", sometimes_nan)
