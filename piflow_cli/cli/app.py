@@ -46,6 +46,8 @@ def options(
 
 def main() -> None:
     """Run the command line; the console script."""
+    for library in ("DIFFUSERS", "TRANSFORMERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")  # what matters to a user is said by piflow
     try:
         app(prog_name="piflow")
     except SystemExit as leaving:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from piflow_cli.cli import console
+
+if TYPE_CHECKING:
+    from piflow_cli.engine.convert import ConvertResult
 
 EXAMPLES = console.examples(
     ("the authors' layout, proved by outputs", "piflow convert runs/dit-1nfe released/ --to lakonlab --verify"),
@@ -16,29 +19,52 @@ EXAMPLES = console.examples(
         "take from a preset what a released file leaves open",
         "piflow convert released.safetensors mine/ --to native --preset dit-1nfe",
     ),
+    ("one file for ComfyUI-piFlow", "piflow convert runs/flux-4nfe pi-flux.safetensors --to comfyui"),
+    (
+        "a transformer that needs no LoRA, compared with the adapter on its base",
+        "piflow convert runs/flux-4nfe merged/ --to merged --base models/FLUX.1-dev --verify",
+    ),
 )
 
 
 def command(
     src: Annotated[str, typer.Argument(help="Student or run folder, released weight file, embedded name or hub id.")],
-    dst: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
-    to: Annotated[str, typer.Option("--to", metavar="native|lakonlab", help="Format to write.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Read it back and compare outputs on random input.")] = False,
+    dst: Annotated[Path, typer.Argument(help="Folder to write, or .safetensors file for comfyui; it must not exist.")],
+    to: Annotated[str, typer.Option("--to", metavar="native|lakonlab|comfyui|merged", help="Format to write.")],
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Read it back; compare every tensor, and outputs where the base is at hand."),
+    ] = False,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="PATH|ID", help="Base of an adapter: to merge into it, and to compare outputs on it."),
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help="Preset that a released student was trained by, where its files do not say it.")
     ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="float32|bfloat16|float16", help="Of merged weights. [default: the base's]"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where outputs are compared: auto, cpu, cuda, cuda:N or mps.")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace a student that is at DST.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Convert a student between piflow's folder and the authors' released layout."""
+    """Convert a student: piflow's folder, the authors' released layout, ComfyUI-piFlow's file, a merged transformer."""
     from piflow_cli.engine.convert import convert
 
-    result = convert(src, dst, to=to, verify=verify, preset=preset, force=force)
+    result = convert(src, dst, to=to, verify=verify, preset=preset, base=base, dtype=dtype, device=device, force=force)
     for warning in result.warnings:
         console.warn(warning)
     if as_json:
         console.print_json(asdict(result))
         return
     typer.echo(f"{result.path}  ({result.num_tensors} tensors, {result.source_format} to {result.format})")
-    if result.max_difference is not None:
+    _report_proof(result)
+
+
+def _report_proof(result: ConvertResult) -> None:
+    if result.proof == "outputs":
         typer.echo(f"verified: largest difference of outputs on random input {result.max_difference:.3g}")
+    elif result.proof == "tensors":
+        typer.echo("verified: every tensor and the card, bit for bit; --base lets outputs be compared too")

@@ -26,6 +26,10 @@ EXAMPLES = console.examples(
         "another teacher, another key, another folder",
         "piflow distill --preset dit-2nfe --teacher teacher.safetensors --set data.path=latents/ --out runs/mine",
     ),
+    (
+        "encode the prompts once; the training then needs no text encoder",
+        "piflow distill --preset flux-4nfe-datafree --cache-only",
+    ),
     ("every GPU of the machine", "accelerate launch -m piflow_cli distill --preset dit-1nfe"),
 )
 
@@ -45,7 +49,13 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with a run that is in --out.")] = True,
     plan: Annotated[bool, typer.Option("--plan", help="Say what the run would cost and stop.")] = False,
-    devices: Annotated[int, typer.Option(help="Devices to plan for.", min=1)] = 1,
+    cache_only: Annotated[
+        bool, typer.Option("--cache-only", help="Encode the prompts into data.cache and stop.")
+    ] = False,
+    gpus: Annotated[
+        int | None,
+        typer.Option(help="GPUs that --plan reckons with. [default: 1, 2, 4, 8 and 32]", show_default=False, min=1),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a student to imitate its teacher in a few network evaluations.
@@ -59,7 +69,10 @@ def command(
     chosen = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
     recipe = load_preset(preset, [*(settings or []), *chosen])
     if plan:
-        _plan(recipe, devices=devices, as_json=as_json)
+        _plan(recipe, gpus=gpus, as_json=as_json)
+        return
+    if cache_only:
+        _cache(recipe, device=device, as_json=as_json)
         return
     result = _train(recipe, out=out or Path("runs") / recipe.name, device=device, resume=resume)
     if os.environ.get("RANK", "0") != "0":  # under `accelerate launch` the first process reports
@@ -73,20 +86,50 @@ def command(
         )
     if not as_json:
         typer.echo(f"student  {result.student}")
-        typer.echo(f"try it   piflow sample 0 1 2 3 --model {result.out} --grid")
+        prompts = "0 1 2 3" if recipe.adapter is None else '"a cat"'
+        typer.echo(f"try it   piflow sample {prompts} --model {result.out} --grid")
 
 
-def _plan(recipe: Preset, *, devices: int, as_json: bool) -> None:
+def _plan(recipe: Preset, *, gpus: int | None, as_json: bool) -> None:
     from piflow_cli.engine.plan import plan
+    from piflow_cli.engine.plan_report import report
 
-    estimate = plan(recipe, num_devices=devices)
+    estimate = plan(recipe, gpus=gpus)
     if as_json:
         console.print_json(estimate.to_dict())
         return
     typer.echo(f"Plan of {recipe.name}: {recipe.summary}\n")
-    console.print_facts(estimate.sections())
+    for section in report(estimate):
+        if section.columns:
+            typer.echo(section.title)
+            console.print_table(section.columns, section.rows)
+            typer.echo()
+        else:
+            console.print_facts([(section.title, section.rows)])
     if recipe.needs:
         typer.echo(f"The recipe's own words: {recipe.needs}")
+
+
+def _cache(recipe: Preset, *, device: str, as_json: bool) -> None:
+    from piflow_cli.engine.embeddings import cache_embeddings
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    countdown = console.Countdown()
+    with console.progress() as line:
+        report = cache_embeddings(
+            recipe,
+            device=device,
+            on_progress=lambda done, total: line.update(
+                done, total, f"{done}/{total} prompts encoded  {countdown.left(done, total)} left"
+            ),
+        )
+    if as_json:
+        console.print_json(asdict(report))
+        return
+    typer.echo(
+        f"{report.num_prompts} prompts in {recipe.data.cache}: {report.size_bytes / 1e6:.1f} MB; shards built "
+        f"{report.built}, kept {report.kept}, by other processes {report.shared}"
+    )
 
 
 def _train(recipe: Preset, *, out: Path, device: str, resume: bool) -> DistillResult:
@@ -97,7 +140,9 @@ def _train(recipe: Preset, *, out: Path, device: str, resume: bool) -> DistillRe
     with console.progress() as line:
 
         def show(event: DistillEvent) -> None:
-            if event.kind == "step":
+            if event.kind == "caching":
+                line.update(event.step, event.steps, f"{event.step}/{event.steps} prompts encoded")
+            elif event.kind == "step":
                 line.update(event.step, event.steps, _words(event))
             elif event.kind in ("checkpoint", "preview"):
                 line.say(f"{event.kind:<10} {event.path}")

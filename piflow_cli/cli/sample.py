@@ -16,56 +16,125 @@ EXAMPLES = console.examples(
     ("two digits with the embedded 1-NFE student", "piflow sample 3 7"),
     ("a sheet with a row a digit", "piflow sample 0 1 2 3 4 5 6 7 8 9 --num-images 8 --grid --out digits.png"),
     (
-        "a class by its name, from a student of your own",
-        'piflow sample "golden retriever" --model runs/dit-2nfe --nfe 2 --seed 7',
+        "a released FLUX student on its base, 4 evaluations, on a GPU that holds one model at a time",
+        'piflow sample "a cat" --model Lakonik/pi-FLUX.1/gmflux_k8_piid_4step --nfe 4 --offload model',
+    ),
+    (
+        "a student of your own with a style on top, every prompt of a file",
+        "piflow sample --prompts prompts.txt --model runs/flux-4nfe --lora style.safetensors=0.8 --width 1360",
     ),
 )
 
 
 def command(
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw; a class name or index.")],
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw; a class name or index for classes.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help="Embedded student, student or run folder, or hub id.", show_default=False),
     ] = None,
+    base: Annotated[str | None, typer.Option(help="Teacher's folder or hub id. [default: as trained]")] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option("--prompts", help="More prompts: a .txt, .jsonl or .parquet.", show_default=False)
+    ] = None,
     nfe: Annotated[int | None, typer.Option(help="Network evaluations. [default: as trained]")] = None,
     num_images: Annotated[int, typer.Option("--num-images", "-n", help="Pictures a prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the first picture; the next ones count on.")] = 0,
+    seeds: Annotated[str | None, typer.Option(metavar="N,N,...", help="Seeds of each prompt's pictures.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels. [default: as trained]")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels. [default: as trained]")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Of students that embed it (FLUX); they need the trained one.")
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="Steer away from this; doubles the evaluations.")] = None,
+    negative_scale: Annotated[float, typer.Option(help="Guidance against the negative prompt.")] = 1.5,
     substeps: Annotated[int | None, typer.Option(help="Policy substeps over the whole of time.")] = None,
     temperature: Annotated[
         str | None, typer.Option(metavar="X|auto", help="Sharpening of the policy, 0 to 1, or auto.")
     ] = None,
     h: Annotated[float | None, typer.Option("--h", help="Stochasticity between evaluations; 0 is the ODE.")] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="SOURCE[=WEIGHT]", help="Style LoRA on top; may be given again.")
+    ] = None,
+    offload: Annotated[
+        str, typer.Option(metavar="MODE", help="none, encoders, model, sequential or group: what waits off the GPU.")
+    ] = "none",
+    quantize: Annotated[
+        str | None, typer.Option(metavar="KIND", help="The base: bnb-8bit, bnb-4bit, torchao-int8 or torchao-fp8.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     out: Annotated[Path, typer.Option(help="A .png file, or a folder.")] = Path("samples"),
     grid: Annotated[bool, typer.Option("--grid", help="One picture with a row a prompt.")] = False,
-    batch_size: Annotated[int, typer.Option(help="Pictures a forward pass.")] = 64,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures a forward pass. [default: by their size]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Draw pictures with a student; each PNG carries its prompt, seed, NFE and model."""
+    chosen_seeds = _seeds(seeds)
+    loras = [_lora(text) for text in lora or ()]
+    _check_writable(out.parent if out.suffix else out)
+    from piflow_cli.engine.open_student import open_student
     from piflow_cli.engine.sample import sample, save_samples
 
-    _check_writable(out.parent if out.suffix else out)
+    texts = [*(prompts or ()), *_read_prompts(prompt_file)]
+    student = open_student(
+        model, base=base, device=device, dtype=dtype, quantization=quantize, offload=offload, loras=loras
+    )
     countdown = console.Countdown()
     with console.progress() as line:
         result = sample(
-            prompts,
-            model=model,
+            texts,
+            model=student,
             nfe=nfe,
             num_images=num_images,
             seed=seed,
+            seeds=chosen_seeds,
+            width=width,
+            height=height,
+            guidance_scale=guidance,
+            negative_prompt=negative_prompt,
+            negative_scale=negative_scale,
             substeps=substeps,
             temperature=_temperature(temperature),
             h=h,
             batch_size=batch_size,
-            device=device,
             on_progress=lambda done, total: line.update(
-                done, total, f"{done}/{total} pictures  {countdown.left(done, total)} left"
+                done, total, f"{done}/{total} evaluations  {countdown.left(done, total)} left"
             ),
         )
     for warning in result.warnings:
         console.warn(warning)
     _report(result, save_samples(result, out, grid=grid), as_json=as_json)
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no list of whole numbers such as 1,2,3", param_hint="--seeds") from None
+
+
+def _lora(text: str) -> tuple[str, float]:
+    """Source and weight of SOURCE or SOURCE=WEIGHT."""
+    source, separator, weight = text.rpartition("=")
+    if not separator:
+        return text, 1.0
+    try:
+        return source, float(weight)
+    except ValueError:
+        raise typer.BadParameter(f"{weight!r} is no weight; write SOURCE=0.8", param_hint="--lora") from None
+
+
+def _read_prompts(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    from piflow_cli.data.prompt_files import read_prompts
+
+    found = read_prompts(str(path))
+    return [found[i] for i in range(len(found))]
 
 
 def _check_writable(folder: Path) -> None:

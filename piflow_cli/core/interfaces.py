@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -211,6 +211,8 @@ class TeacherFamily(Protocol):
 
     type: str
     source: str
+    students_need_base: ClassVar[bool]
+    """Whether a student needs parts of the teacher to be sampled: text encoders, an autoencoder, frozen weights."""
 
     def load(
         self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, encoders: bool = True

@@ -48,6 +48,7 @@ def sample_student(
     generator: torch.Generator | None = None,
     stopwatch: Stopwatch | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
+    policy_at: Callable[[Tensor, Tensor], Policy] | None = None,
 ) -> Tensor:
     """Return latents x_0, (B, C, *S), from noise by `settings.nfe` evaluations of the student.
 
@@ -62,6 +63,7 @@ def sample_student(
         generator: source of the noise between segments where h > 0.
         stopwatch: if given, the time of network and policy is added to it.
         on_step: called with (evaluations done, latents) after each segment.
+        policy_at: (x, sigma (B,)) -> the policy made there, in place of the network's own.
 
     Raises:
         PolicyError: the policy cannot serve these segments.
@@ -71,9 +73,10 @@ def sample_student(
     stopwatch = stopwatch if stopwatch is not None else Stopwatch()
     x = noise.float()
     steps = flow_map_steps(settings.segments, shift, h=settings.h)
+    policy_at = policy_at or (lambda x, sigma: make_policy(network, family, x, sigma, condition))
     for i, step in enumerate(steps):
         sigma = x.new_full((x.shape[0],), step.sigma_src)
-        policy, seconds = _timed(lambda x=x, sigma=sigma: make_policy(network, family, x, sigma, condition), x.device)
+        policy, seconds = _timed(lambda x=x, sigma=sigma: policy_at(x, sigma), x.device)
         stopwatch.network_s += seconds
         if i < len(steps) - 1:
             policy = policy.with_temperature(temperature)

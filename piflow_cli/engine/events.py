@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class DistillEvent:
-    """What happened in a run: a step, a file written, a step skipped."""
+    """What happened in a run: a step, a file written, a step skipped; while caching, steps are prompts."""
 
     kind: Literal["caching", "start", "step", "checkpoint", "preview", "skipped", "done"]
     step: int

@@ -193,6 +193,8 @@ def assemble(
     card = stored.card
     changes = {key: value for key, value in (teacher_changes or {}).items() if value is not None}
     changes |= {"source": base} if base is not None else {}
+    if base is not None and not card.teacher.students_need_base:
+        raise ModelError(f"{name} holds all it needs and takes no base; leave it out")
     family = change_teacher(card.teacher, changes)
     if card.adapter is not None:
         return _assemble_on_base(stored, family, name=name, device=device, dtype=dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,15 +17,19 @@ from torch import Tensor
 from piflow_cli import __version__
 from piflow_cli.core.sampling import Stopwatch, sample_student
 from piflow_cli.core.settings import SamplingSettings
-from piflow_cli.engine.models import DEFAULT_STUDENT, LoadedStudent, load_student, resolve_device
+from piflow_cli.engine.models import LoadedStudent
+from piflow_cli.engine.open_student import open_student
 from piflow_cli.engine.pictures import grid_picture, png_bytes, to_pictures
 from piflow_cli.engine.storage import writable_folder, write_atomic
+from piflow_cli.engine.text_request import NEGATIVE_SCALE, TextRequest
 from piflow_cli.errors import DataError, PolicyError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 PICTURE_SUFFIXES = {".png"}
+SMALL_BATCH, SMALL_POSITIONS = 64, 32 * 32
+"""Pictures a forward pass where none is asked for, up to this many latent positions; larger ones go one by one."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class SampleResult:
         images: 8-bit pictures.
         latents: (N, C, *S), float32, on the CPU.
         network_s, policy_s: wall time in the network and in the policy's rollouts.
+        conditions: what was asked of a text-to-image student beside its prompt: size, guidance, negative prompt.
         warnings: what a user should know about these settings.
     """
 
@@ -47,6 +53,7 @@ class SampleResult:
     network_s: float
     policy_s: float
     warnings: list[str] = field(default_factory=list)
+    conditions: dict[str, object] = field(default_factory=dict)
 
 
 def sample(
@@ -56,10 +63,16 @@ def sample(
     nfe: int | None = None,
     num_images: int = 1,
     seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    width: int | None = None,
+    height: int | None = None,
+    guidance_scale: float | None = None,
+    negative_prompt: str | None = None,
+    negative_scale: float = NEGATIVE_SCALE,
     substeps: int | None = None,
     temperature: float | Literal["auto"] | None = None,
     h: float | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     device: str = "auto",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SampleResult:
@@ -67,54 +80,61 @@ def sample(
 
     Args:
         prompts: what to draw; class names or indices for class models.
-        model: an embedded student's name, a student or run folder, a hub id, or a loaded student; None is the
-            embedded default.
+        model: an embedded student's name, a student or run folder, a hub id, or one that `open_student` opened; None
+            is the embedded default.
         nfe, substeps, temperature, h: as `SamplingSettings`; None is what the student was trained for.
         num_images: pictures a prompt, with seeds seed, seed + 1, ...
+        seeds: of the pictures of each prompt, in place of seed and num_images.
+        width, height: pixels, for text-to-image students; None is the size they were trained at.
+        guidance_scale: of a student whose network embeds it.
+        negative_prompt, negative_scale: what to steer away from, and how much; it doubles the evaluations, and no
+            student is trained with it.
         seed: of the first picture; a picture depends on its seed and prompt, not on the batch it was drawn in.
-        batch_size: pictures a forward pass.
-        device: auto, cpu, cuda, cuda:N or mps.
-        on_progress: called with (pictures done, pictures wanted).
+        batch_size: pictures a forward pass; None is 64 small pictures, or one large one.
+        device: auto, cpu, cuda, cuda:N or mps; an opened student stays where it is.
+        on_progress: called with (evaluations done, evaluations wanted), an evaluation being one picture's.
 
     Raises:
         DataError: an empty prompt, an unknown class, or numbers out of range.
         PolicyError: the student cannot be sampled so.
         ModelError, DeviceError: as `load_student` and `resolve_device`.
     """
-    _check_request(prompts, num_images=num_images, seed=seed, batch_size=batch_size)
-    target = resolve_device(device)
-    student = model if isinstance(model, LoadedStudent) else load_student(model or DEFAULT_STUDENT, device=target)
+    chosen_seeds = list(seeds) if seeds is not None else [seed + i for i in range(num_images)]
+    _check_request(prompts, num_images=num_images, seeds=chosen_seeds, batch_size=batch_size)
+    student = model if isinstance(model, LoadedStudent) else open_student(model, device=device)
     settings, warnings = sampling_settings(student, nfe=nfe, substeps=substeps, temperature=temperature, h=h)
-    wanted = [(prompt, seed + i) for prompt in prompts for i in range(num_images)]
-    condition = student.space.encode_prompts([prompt for prompt, _ in wanted])
-    stopwatch = Stopwatch()
-    latents = []
-    for start in range(0, len(wanted), batch_size):
-        chunk = slice(start, start + batch_size)
-        noise = seeded_noise([s for _, s in wanted[chunk]], student.space.latent_shape).to(target)
-        generator = torch.Generator().manual_seed(seed + start)
-        latents.append(
-            sample_student(
-                student.network,
-                student.card.policy,
-                noise,
-                condition[chunk],
-                settings=settings,
-                generator=generator,
-                stopwatch=stopwatch,
-            ).cpu()
+    asked = TextRequest(width, height, guidance_scale, negative_prompt, negative_scale)
+    asked.check(student, prompts)
+    warnings = [*student.warnings, *warnings, *asked.warnings(student, prompts)]
+    wanted = [(prompt, s) for prompt in prompts for s in chosen_seeds]
+    shape = asked.latent_shape(student)
+    size = batch_size or (SMALL_BATCH if math.prod(shape[-2:]) <= SMALL_POSITIONS else 1)
+    stopwatch, latents, images = Stopwatch(), [], []
+    for start in range(0, len(wanted), size):
+        part = wanted[start : start + size]
+
+        def report(done: int, _x: Tensor, start: int = start, count: int = len(part)) -> None:
+            if on_progress is not None:
+                on_progress(start * settings.nfe + done * count, len(wanted) * settings.nfe)
+
+        noise = seeded_noise([s for _, s in part], shape).to(student.space.device)
+        condition = asked.condition(student, [prompt for prompt, _ in part])
+        sampled = sample_student(
+            student.network,
+            student.card.policy,
+            noise,
+            condition,
+            settings=settings,
+            generator=torch.Generator().manual_seed(part[0][1] + start),
+            stopwatch=stopwatch,
+            on_step=report,
+            policy_at=asked.policy_at(student, condition),
         )
-        if on_progress is not None:
-            on_progress(min(start + batch_size, len(wanted)), len(wanted))
-    result = torch.cat(latents)
-    images = [
-        picture
-        for part in result.split(batch_size)
-        for picture in to_pictures(student.space.decode(part.to(target)).cpu())
-    ]
+        latents.append(sampled.cpu())
+        images += to_pictures(student.space.decode(sampled).cpu())
     return SampleResult(
         images=images,
-        latents=result,
+        latents=torch.cat(latents),
         prompts=[prompt for prompt, _ in wanted],
         seeds=[s for _, s in wanted],
         model=student.name,
@@ -122,6 +142,7 @@ def sample(
         network_s=stopwatch.network_s,
         policy_s=stopwatch.policy_s,
         warnings=warnings,
+        conditions=asked.facts(),
     )
 
 
@@ -193,15 +214,16 @@ def save_samples(result: SampleResult, out: Path, *, grid: bool = False) -> list
     return paths
 
 
-def _check_request(prompts: Sequence[str], *, num_images: int, seed: int, batch_size: int) -> None:
+def _check_request(prompts: Sequence[str], *, num_images: int, seeds: Sequence[int], batch_size: int | None) -> None:
     if not prompts:
         raise DataError("no prompt was given")
     for prompt in prompts:
         if not prompt.strip():
             raise DataError("the prompt is empty; say what to draw, or a class name or index for a class model")
-    for name, value, least in (("num_images", num_images, 1), ("seed", seed, 0), ("batch_size", batch_size, 1)):
-        if value < least:
-            raise DataError(f"{name} is {value}; it must be at least {least}")
+    least = [("num_images", num_images, 1), ("batch_size", 1 if batch_size is None else batch_size, 1)]
+    for name, value, smallest in (*least, *(("seed", seed, 0) for seed in seeds)):
+        if value < smallest:
+            raise DataError(f"{name} is {value}; it must be at least {smallest}")
 
 
 def _facts(result: SampleResult, prompt: str, seed: int) -> dict[str, str]:
@@ -212,6 +234,7 @@ def _facts(result: SampleResult, prompt: str, seed: int) -> dict[str, str]:
         "nfe": str(result.settings.nfe),
         "model": result.model,
         "sampling": json.dumps(result.settings.model_dump()),
+        **{key: str(value) for key, value in result.conditions.items()},
         "software": f"piflow {__version__}",
     }
 

@@ -140,7 +140,8 @@ class Trainer:
             return
 
         def show(done: int, total: int) -> None:
-            self._emit("caching", message=f"encoded {done} of {total} prompts")
+            if self.on_event is not None and self.accelerator.is_main_process:
+                self.on_event(DistillEvent(kind="caching", step=done, steps=total))
 
         cache_embeddings(self.preset, device=self.device, on_progress=show, verify=False)
         self.accelerator.wait_for_everyone()

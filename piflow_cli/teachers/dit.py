@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -157,6 +157,8 @@ class DiT(Settings):
     sample_size: int = Field(32, ge=1, description="latent height and width, for weight files without a config")
     num_attention_heads: int = Field(16, ge=1, description="attention heads, for weight files without a config")
     revision: str | None = Field(None, description="hub revision")
+
+    students_need_base: ClassVar[bool] = False
 
     def load(
         self,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -97,11 +99,29 @@ def load_pipeline_parts(
     if settings.device_map is not None:
         options["device_map"] = settings.device_map
     pipeline_class = getattr(diffusers, settings.pipeline_class)
-    pipeline = _guarded(
-        settings, lambda: pipeline_class.from_pretrained(_place(settings), dtype=dtype, **options, **parts)
-    )
+    with _quietly(settings):
+        pipeline = _guarded(
+            settings, lambda: pipeline_class.from_pretrained(_place(settings), dtype=dtype, **options, **parts)
+        )
     _freeze(pipeline, settings, device=device)
     return pipeline
+
+
+@contextmanager
+def _quietly(settings: TextSettings) -> Iterator[None]:
+    """Without the loading bars of diffusers and transformers where nothing is downloaded; one a part says little."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    local = isinstance(locate(settings.source), Path)
+    libraries = [lib for lib in (diffusers_logging, transformers_logging) if local and lib.is_progress_bar_enabled()]
+    for library in libraries:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in libraries:
+            library.enable_progress_bar()
 
 
 def _freeze(pipeline: DiffusionPipeline, settings: TextSettings, *, device: torch.device | str) -> None:

@@ -99,6 +99,7 @@ class TextSettings(Settings, ABC):
     max_sequence_length: int = Field(512, ge=1, description="text tokens a prompt is cut to")
     architecture: str | None = Field(None, description="lets --plan reckon while the source is not on this machine")
 
+    students_need_base: ClassVar[bool] = True
     pipeline_class: ClassVar[str]
     transformer_class: ClassVar[str]
     architectures: ClassVar[dict[str, dict[str, Any]]]

@@ -111,7 +111,7 @@ def test_files_carry_what_made_them_and_are_never_written_over(student: LoadedSt
         save_samples(one, tmp_path / "cat.jpg")
 
 
-def test_progress_counts_pictures(student: LoadedStudent) -> None:
+def test_progress_counts_evaluations(student: LoadedStudent) -> None:
     seen: list[tuple[int, int]] = []
     sample(["1"], model=student, num_images=5, batch_size=2, device="cpu", on_progress=lambda *p: seen.append(p))
-    assert seen == [(2, 5), (4, 5), (5, 5)]
+    assert seen == [(2, 10), (4, 10), (6, 10), (8, 10), (9, 10), (10, 10)]

@@ -1,0 +1,128 @@
+"""Opening a student for sampling as a text-to-image base allows: precision, quantisation, offloading, style LoRAs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+
+from piflow_cli.core.adapter import ADAPTER
+from piflow_cli.engine.models import (
+    DEFAULT_STUDENT,
+    DTYPES,
+    LoadedStudent,
+    find_student,
+    load_student,
+    read_student,
+    resolve_device,
+)
+from piflow_cli.errors import DeviceError, ModelError
+from piflow_cli.formats.student import Recipe
+from piflow_cli.teachers.text_space import TextSpace
+
+Offload = Literal["none", "encoders", "model", "sequential", "group"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def open_student(
+    source: str | None = None,
+    *,
+    base: str | None = None,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+    quantization: str | None = None,
+    offload: Offload = "none",
+    loras: Sequence[tuple[str, float]] = (),
+    recipe: Recipe | None = None,
+) -> LoadedStudent:
+    """Load a student, ready to sample.
+
+    Args:
+        source: an embedded student's name, a student or run folder, or a hub id; None is the embedded default.
+        base: the teacher's folder or hub id, in place of the one that the student names.
+        device: auto, cpu, cuda, cuda:N or mps.
+        dtype: of the networks; auto is bfloat16 for text-to-image students off the CPU, else float32.
+        quantization: of the base: bnb-8bit, bnb-4bit, torchao-int8 or torchao-fp8.
+        offload: what waits in main memory while unused: nothing, the text encoders and autoencoder, each model in turn,
+            every layer, or groups of layers. The last three are diffusers' own.
+        loras: style LoRAs to add, as diffusers loads them, each with its weight.
+        recipe: the preset it was made by, for files that do not say enough.
+
+    Raises:
+        ModelError: missing, damaged, for another base, or of a family that has no such option.
+        DeviceError: no such device, or one that cannot offload.
+        MissingExtraError: the quantisation's library is not installed.
+    """
+    for what, value, kind in (("offload", offload, Offload), ("dtype", dtype, Dtype)):
+        if value not in get_args(kind):
+            raise ModelError(f"{what} {value!r} is none of {', '.join(get_args(kind))}")
+    target = resolve_device(device)
+    name = source or DEFAULT_STUDENT
+    stored, _ = read_student(find_student(name), recipe=recipe)
+    is_text = stored.card.teacher.students_need_base
+    usual = "bfloat16" if is_text and target.type != "cpu" else "float32"
+    precision = DTYPES[usual if dtype == "auto" else dtype]
+    wanted = {"quantization": quantization, "offload_encoders": True if offload == "encoders" else None}
+    if not is_text:
+        given = [key for key, value in {"quantization": quantization, "loras": list(loras)}.items() if value]
+        given += ["offload"] if offload != "none" else []
+        if given:
+            raise ModelError(f"{', '.join(given)}: {name} is no text-to-image student, and takes no such option")
+    waits = offload in ("model", "sequential", "group")
+    if waits and target.type == "cpu":
+        raise DeviceError(f"offload {offload} moves models between main memory and a GPU; there is none to move to")
+    student = load_student(
+        name, base=base, device="cpu" if waits else target, dtype=precision, teacher_changes=wanted, recipe=recipe
+    )
+    if loras:
+        add_loras(student, loras)
+    if waits:
+        _offload(student, offload, target)
+    return student
+
+
+def add_loras(student: LoadedStudent, loras: Sequence[tuple[str, float]]) -> None:
+    """Add style LoRAs to a text-to-image student; its own stays as it is.
+
+    Args:
+        loras: folder, file or hub id of each, and its weight.
+
+    Raises:
+        ModelError: a LoRA that is missing, or is not one for this base.
+    """
+    pipeline = _space(student).pipeline
+    names = {}
+    for i, (source, weight) in enumerate(loras):
+        name = f"style{i}"
+        try:
+            pipeline.load_lora_weights(source, adapter_name=name)
+        except Exception as error:  # hub, network, damage and foreign keys share no ground class
+            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            raise ModelError(f"LoRA {source!r} cannot be added: {reason}") from None
+        names[name] = weight
+    own = {ADAPTER: 1.0} if student.card.adapter is not None else {}
+    weights = own | names
+    student.network.module.set_adapters(list(weights), list(weights.values()))
+    student.network.requires_grad_(False)
+
+
+def _offload(student: LoadedStudent, offload: Offload, device: torch.device) -> None:
+    """Hand the placing of models over to diffusers."""
+    space = _space(student)
+    pipeline = space.pipeline
+    if pipeline.transformer is None:  # a student with all its weights
+        pipeline.register_modules(transformer=student.network.module)
+    if offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=device)
+    else:
+        pipeline.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=device.type == "cuda")
+    space.device = device
+
+
+def _space(student: LoadedStudent) -> TextSpace:
+    if not isinstance(student.space, TextSpace):
+        raise ModelError(f"{student.name} is no text-to-image student; it takes no LoRA and no offloading")
+    return student.space
