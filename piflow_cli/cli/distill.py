@@ -75,7 +75,7 @@ def command(
         _cache(recipe, device=device, as_json=as_json)
         return
     result = _train(recipe, out=out or Path("runs") / recipe.name, device=device, resume=resume)
-    if os.environ.get("RANK", "0") != "0":  # under `accelerate launch` the first process reports
+    if not _reports():
         return
     if as_json:
         console.print_json(asdict(result))
@@ -136,7 +136,8 @@ def _train(recipe: Preset, *, out: Path, device: str, resume: bool) -> DistillRe
     from piflow_cli.engine.distill import distill
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    console.note(f"distilling {recipe.teacher.source} by {recipe.name} into {out}")
+    if _reports():
+        console.note(f"distilling {recipe.teacher.source} by {recipe.name} into {out}")
     with console.progress() as line:
 
         def show(event: DistillEvent) -> None:
@@ -150,8 +151,14 @@ def _train(recipe: Preset, *, out: Path, device: str, resume: bool) -> DistillRe
                 line.say(f"step {event.step}: {event.message}")
 
         result = distill(recipe, out=out, device=device, resume=resume, on_event=show)
-    console.note(f"{result.step} steps in {console.duration(result.wall_s)}, {result.skipped} skipped")
+    if _reports():
+        console.note(f"{result.step} steps in {console.duration(result.wall_s)}, {result.skipped} skipped")
     return result
+
+
+def _reports() -> bool:
+    """Whether this process speaks: under `accelerate launch` the first one does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _words(event: DistillEvent) -> str:

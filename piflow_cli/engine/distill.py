@@ -38,9 +38,12 @@ def distill(
         ModelError, DataError, DeviceError, MissingExtraError: what the preset names cannot be had.
         TrainingError: too many non-finite steps in a row.
     """
+    from accelerate import PartialState
+
     target = resolve_device(device)
     preset.teacher.check_source()
     run = RunFolder(Path(out))
-    start = run.open(preset, resume=resume, needed_bytes=run_bytes(preset))
+    with PartialState(cpu=target.type == "cpu").main_process_first():  # it makes what the others then find
+        start = run.open(preset, resume=resume, needed_bytes=run_bytes(preset))
     trainer = Trainer(preset, run, device=target, on_event=on_event)
     return trainer.train(start)

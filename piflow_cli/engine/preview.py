@@ -4,11 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from piflow_cli.core.interfaces import Condition, DataSource, Teacher
 from piflow_cli.core.sampling import sample_euler, sample_student
-from piflow_cli.core.student import Student
 from piflow_cli.engine.pictures import grid_picture, png_bytes, to_pictures
 from piflow_cli.engine.run_folder import RunFolder
 from piflow_cli.engine.storage import write_atomic
@@ -33,14 +32,20 @@ class Preview:
         self.reference = None
 
     def write(
-        self, student: Student, *, step: int, teacher_network: Callable[[Tensor, Tensor, Condition], Tensor] | None
+        self,
+        student: nn.Module,
+        *,
+        step: int,
+        teacher_network: Callable[[Tensor, Tensor, Condition], Tensor] | None,
+        keep: bool = True,
     ) -> Path:
         """Sample and write previews/step-N.png: two rows, teacher above student; returns its path.
 
         Args:
-            student: in eval mode.
+            student: a Student in eval mode, or what a distributed wrapper made of it.
             step: of the run.
             teacher_network: evaluates the teacher inside the student, None where it has a module of its own.
+            keep: False computes all and writes nothing, as processes do that hold a part of the weights.
         """
         if self.reference is None:
             latents = sample_euler(
@@ -61,5 +66,6 @@ class Preview:
         labels = (f"teacher, {TEACHER_STEPS} steps", f"student, {self.preset.sampling.nfe} NFE, step {step}")
         sheet = grid_picture(pictures, columns=len(self.reference), row_labels=labels)
         path = self.run / "previews" / f"step-{step:07d}.png"
-        write_atomic(path, png_bytes(sheet))
+        if keep:
+            write_atomic(path, png_bytes(sheet))
         return path

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from piflow_cli.core.ema import EMA
 from piflow_cli.core.flow import diffuse, randn_like_seeded
@@ -23,10 +24,11 @@ from piflow_cli.engine.events import DistillEvent, DistillResult
 from piflow_cli.engine.models import card_of, resolve_dtype, save_student
 from piflow_cli.engine.preview import Preview
 from piflow_cli.engine.run_folder import RunFolder
+from piflow_cli.engine.sharding import whole
 from piflow_cli.engine.signals import StopRequest
 from piflow_cli.engine.storage import PARTIAL
-from piflow_cli.engine.training_state import Progress, build_optimizers, build_scheduler, save_only
-from piflow_cli.errors import DataError, TrainingError
+from piflow_cli.engine.training_state import AverageState, Progress, build_optimizers, build_scheduler, save_only
+from piflow_cli.errors import TrainingError
 from piflow_cli.formats.student import StoredStudent
 from piflow_cli.preset import Preset
 
@@ -76,7 +78,8 @@ class Trainer:
         own = self.student.own_parameters()
         self.ema = EMA(own.items(), gamma=settings.ema_gamma, warmup_steps=preset.optimizer.warmup_steps)
         self.saved_step = 0
-        self.accelerator.register_for_checkpointing(self.ema, self.progress, *self.schedulers)
+        self.sharded = any(isinstance(parameter, DTensor) for parameter in own.values())
+        self.accelerator.register_for_checkpointing(AverageState(self.ema), self.progress, *self.schedulers)
         if preset.adapter is not None:
             save_only(self.accelerator, own)
         self.preview = Preview(preset, self.teacher, run, self.data) if settings.preview_every else None
@@ -282,19 +285,23 @@ class Trainer:
         self._emit("checkpoint", path=self.run.checkpoint(step))
 
     def _preview(self) -> None:
-        if self.accelerator.is_main_process:
-            with self.ema.applied():
+        with self.ema.applied():
+            self.student.eval()
+            if self.accelerator.is_main_process or self.sharded:  # sharded weights are whole only together
                 path = self.preview.write(
-                    self.student.eval(), step=self.progress.step, teacher_network=self.teacher_network
+                    self.network if self.sharded else self.student,
+                    step=self.progress.step,
+                    teacher_network=self.teacher_network,
+                    keep=self.accelerator.is_main_process,
                 )
-            self._emit("preview", path=path)
+                self._emit("preview", path=path)
         self.accelerator.wait_for_everyone()
 
     def _write_student(self) -> Path:
         """Write the averaged weights as a native student."""
         target = self.run / "student"
+        weights = {name: whole(average).cpu() for name, average in self.ema.averages.items()}
         if self.accelerator.is_main_process:
-            weights = {name: average.cpu() for name, average in self.ema.averages.items()}
             card = card_of(self.preset, self.teacher, steps=self.progress.step)
             save_student(
                 StoredStudent(card=card, weights=weights), target, vae=getattr(self.teacher.space, "vae", None)

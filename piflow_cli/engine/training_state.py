@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from piflow_cli.core.ema import EMA
+from piflow_cli.engine.sharding import fill, whole
 from piflow_cli.errors import MissingExtraError
 from piflow_cli.preset import OptimizerSettings
 
@@ -65,20 +67,35 @@ def save_only(accelerator: Accelerator, own: dict[str, nn.Parameter]) -> None:
         from safetensors.torch import save_file
 
         weights.clear()  # of the whole module; accelerate writes what is left in the list
+        tensors = {name: whole(parameter.detach()).cpu().contiguous() for name, parameter in own.items()}
         if accelerator.is_main_process:
-            tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in own.items()}
             save_file(tensors, Path(folder) / OWN_WEIGHTS)
 
     def load(models: list[nn.Module], folder: str) -> None:
         from safetensors.torch import load_file
 
         models.clear()
-        with torch.no_grad():
-            for name, tensor in load_file(Path(folder) / OWN_WEIGHTS).items():
-                own[name].copy_(tensor)
+        for name, tensor in load_file(Path(folder) / OWN_WEIGHTS).items():
+            fill(own[name], tensor)
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)
+
+
+class AverageState:
+    """An EMA as accelerate checkpoints it: whole averages, also where the parameters are sharded."""
+
+    def __init__(self, ema: EMA) -> None:
+        self.ema = ema
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averages by name."""
+        return {name: whole(average).cpu() for name, average in self.ema.averages.items()}
+
+    def load_state_dict(self, averages: dict[str, Tensor]) -> None:
+        """Copy the averages in; names and shapes must be those of the parameters."""
+        for name, average in self.ema.averages.items():
+            fill(average, averages[name])
 
 
 def build_optimizers(
