@@ -71,6 +71,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Draw pictures with a student; each PNG carries its prompt, seed, NFE and model."""
+    if not prompts and prompt_file is None:
+        raise typer.BadParameter("say what to draw, or name a file of prompts with --prompts", param_hint="PROMPT")
     chosen_seeds = _seeds(seeds)
     loras = [_lora(text) for text in lora or ()]
     _check_writable(out.parent if out.suffix else out)

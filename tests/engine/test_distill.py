@@ -154,7 +154,7 @@ def test_teacher_ratio_falls_linearly() -> None:
 def test_run_of_another_preset_is_refused_and_kept(tmp_path: Path) -> None:
     distill(tiny(steps=2), out=tmp_path / "run", device="cpu")
     before = weights(tmp_path / "run")
-    with pytest.raises(StorageError, match=r"another preset \(optimizer\.learning_rate: 0\.002 there, 0\.01 now"):
+    with pytest.raises(StorageError, match=r"another preset \(optimizer\.learning_rate: 0\.003 there, 0\.01 now"):
         distill(tiny("optimizer.learning_rate=0.01", steps=2), out=tmp_path / "run", device="cpu")
     with pytest.raises(StorageError, match="--no-resume"):
         distill(tiny(steps=2), out=tmp_path / "run", device="cpu", resume=False)
