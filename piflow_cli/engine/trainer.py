@@ -44,7 +44,7 @@ class Trainer:
         device: torch.device,
         on_event: Callable[[DistillEvent], None] | None,
     ) -> None:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, DistributedType
         from accelerate.utils import ProjectConfiguration
 
         # Blocks share one embedding; saving it once is right, and accelerate would warn of it at every checkpoint.
@@ -70,7 +70,8 @@ class Trainer:
         student = build_student(preset, self.teacher, generator=generator).to(self.device)
         if settings.gradient_checkpointing:
             student.module.enable_gradient_checkpointing()
-        optimizers = build_optimizers(student, preset.optimizer, device=self.device)
+        sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        optimizers = build_optimizers(student, preset.optimizer, device=self.device, sharded=sharded)
         self.schedulers = [build_scheduler(o, preset.optimizer, steps=settings.steps) for o in optimizers]
         self.network, *self.optimizers = self.accelerator.prepare(student, *optimizers)
         self.student: Student = self.accelerator.unwrap_model(self.network)

@@ -99,21 +99,25 @@ class AverageState:
 
 
 def build_optimizers(
-    student: nn.Module, settings: OptimizerSettings, *, device: torch.device
+    student: nn.Module, settings: OptimizerSettings, *, device: torch.device, sharded: bool = False
 ) -> list[torch.optim.Optimizer]:
     """The optimisers of the trainable parameters: AdamW, and before it Muon for the blocks' matrices if asked for.
+
+    Args:
+        sharded: whether parameters will be sharded, which bitsandbytes does not take; `auto` is then AdamW.
 
     Raises:
         MissingExtraError: 8-bit AdamW was asked for and bitsandbytes is not installed.
     """
+    eight_bit = settings.name == "adamw8bit" or (settings.name == "auto" and device.type == "cuda" and not sharded)
     named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
     if settings.name != "muon":
-        return [_adamw([p for _, p in named], settings, device=device)]
+        return [_adamw([p for _, p in named], settings, eight_bit=eight_bit)]
     matrices = [p for name, p in named if _is_block_matrix(name, p)]
     others = [p for name, p in named if not _is_block_matrix(name, p)]
     options = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "momentum": MUON_MOMENTUM}
     muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **options)
-    return [muon, _adamw(others, settings, device=device)]
+    return [muon, _adamw(others, settings, eight_bit=False)]
 
 
 def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
@@ -121,12 +125,10 @@ def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim == 2 and "blocks." in name and ".emb." not in name
 
 
-def _adamw(
-    parameters: list[nn.Parameter], settings: OptimizerSettings, *, device: torch.device
-) -> torch.optim.Optimizer:
-    """AdamW, 8-bit where asked for or where `auto` finds it."""
+def _adamw(parameters: list[nn.Parameter], settings: OptimizerSettings, *, eight_bit: bool) -> torch.optim.Optimizer:
+    """AdamW, 8-bit where wanted and, unless it was asked for by name, where bitsandbytes is installed."""
     options = {"lr": settings.learning_rate, "betas": settings.betas, "weight_decay": settings.weight_decay}
-    if settings.name == "adamw8bit" or (settings.name == "auto" and device.type == "cuda"):
+    if eight_bit:
         try:
             from bitsandbytes.optim import AdamW8bit
 
