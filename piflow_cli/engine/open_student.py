@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
-from piflow_cli.core.adapter import ADAPTER
 from piflow_cli.engine.models import (
     DEFAULT_STUDENT,
     DTYPES,
@@ -17,9 +16,12 @@ from piflow_cli.engine.models import (
     read_student,
     resolve_device,
 )
+from piflow_cli.engine.pipelines import pipeline_of
 from piflow_cli.errors import DeviceError, ModelError
 from piflow_cli.formats.student import Recipe
-from piflow_cli.teachers.text_space import TextSpace
+
+if TYPE_CHECKING:
+    from piflow_cli.engine.pipelines.text import TextPipeline
 
 Offload = Literal["none", "encoders", "model", "sequential", "group"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -91,8 +93,8 @@ def add_loras(student: LoadedStudent, loras: Sequence[tuple[str, float]]) -> Non
     Raises:
         ModelError: a LoRA that is missing, or is not one for this base.
     """
-    pipeline = _space(student).pipeline
-    names = {}
+    pipeline = _pipeline(student)
+    weights = {}
     for i, (source, weight) in enumerate(loras):
         name = f"style{i}"
         try:
@@ -100,29 +102,24 @@ def add_loras(student: LoadedStudent, loras: Sequence[tuple[str, float]]) -> Non
         except Exception as error:  # hub, network, damage and foreign keys share no ground class
             reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
             raise ModelError(f"LoRA {source!r} cannot be added: {reason}") from None
-        names[name] = weight
-    own = {ADAPTER: 1.0} if student.card.adapter is not None else {}
-    weights = own | names
-    student.network.module.set_adapters(list(weights), list(weights.values()))
-    student.network.requires_grad_(False)
+        weights[name] = weight
+    pipeline.set_adapters(list(weights), list(weights.values()))
 
 
 def _offload(student: LoadedStudent, offload: Offload, device: torch.device) -> None:
     """Hand the placing of models over to diffusers."""
-    space = _space(student)
-    pipeline = space.pipeline
-    if pipeline.transformer is None:  # a student with all its weights
-        pipeline.register_modules(transformer=student.network.module)
+    pipeline = _pipeline(student)
     if offload == "model":
         pipeline.enable_model_cpu_offload(device=device)
     elif offload == "sequential":
         pipeline.enable_sequential_cpu_offload(device=device)
     else:
         pipeline.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=device.type == "cuda")
-    space.device = device
+    student.space.device = device
 
 
-def _space(student: LoadedStudent) -> TextSpace:
-    if not isinstance(student.space, TextSpace):
+def _pipeline(student: LoadedStudent) -> TextPipeline:
+    """The student as a pipeline of diffusers, which its space uses from now on."""
+    if not student.card.teacher.students_need_base:
         raise ModelError(f"{student.name} is no text-to-image student; it takes no LoRA and no offloading")
-    return student.space
+    return pipeline_of(student)

@@ -1,0 +1,50 @@
+"""Students as pipelines of diffusers: `from piflow_cli import load_pipeline`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from piflow_cli.engine.models import LoadedStudent
+from piflow_cli.engine.pipelines.files import LoadOptions, load_for_pipeline
+from piflow_cli.errors import ModelError
+
+if TYPE_CHECKING:
+    from piflow_cli.engine.pipelines.student import StudentPipeline
+
+PIPELINES = {
+    "flux": "piflow_cli.engine.pipelines.flux:PiFluxPipeline",
+    "qwen_image": "piflow_cli.engine.pipelines.qwen_image:PiQwenImagePipeline",
+    "dit": "piflow_cli.engine.pipelines.dit:PiDiTPipeline",
+}
+"""By `type` of the teacher; imported when used."""
+
+
+def load_pipeline(student: str | Path, **options: Unpack[LoadOptions]) -> StudentPipeline:
+    """A student as a pipeline that is called like its base's own.
+
+    Args:
+        student: an embedded student's name, a student or run folder, a released adapter, or a hub id
+            (owner/name/folder).
+        options: `base`, `torch_dtype`, `device` and further ones, see `LoadOptions`.
+
+    Raises:
+        ModelError: missing, damaged, or for a base of another architecture.
+        DeviceError: no such device.
+        TypeError: an unknown option.
+    """
+    return pipeline_of(load_for_pipeline(str(student), **options))
+
+
+def pipeline_of(student: LoadedStudent) -> StudentPipeline:
+    """The pipeline of a student that is loaded already; it shares the student's module and the parts of its base.
+
+    Raises:
+        ModelError: there is no pipeline for students of its teacher's family.
+    """
+    family = student.card.teacher.type
+    if family not in PIPELINES:
+        raise ModelError(f"there are pipelines for students of {', '.join(PIPELINES)}, not of {family} teachers")
+    module, name = PIPELINES[family].split(":")
+    return getattr(import_module(module), name).of(student)

@@ -1,0 +1,215 @@
+"""What the text-to-image pipelines of students share: sizes, latents, guidance, callbacks.
+
+Shapes: B batch (prompts x pictures a prompt), N image tokens, C latent channels, H, W latent size.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from piflow_cli.core.conditions import TextCondition
+from piflow_cli.core.guided_policy import GuidedPolicy
+from piflow_cli.core.interfaces import Policy
+from piflow_cli.core.settings import SamplingSettings
+from piflow_cli.engine.models import LoadedStudent
+from piflow_cli.engine.pipelines.evaluation import evaluate
+from piflow_cli.engine.pipelines.loop import Generators, OnStepEnd, denoise
+from piflow_cli.engine.pipelines.lora import StyleLoras
+from piflow_cli.engine.pipelines.lora_layers import styles_scaled
+from piflow_cli.engine.pipelines.student import Callback, StudentPipeline
+from piflow_cli.teachers.tokens import pack, unpack
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One call, once its prompts are encoded.
+
+    Args:
+        condition, negative: of every picture; `negative` is None without extra guidance.
+        scale: extra guidance.
+        settings: how the student is sampled.
+        shape: (C, H, W) of a picture's latents.
+        generator: source of all noise.
+        latents: noise that was given, None to draw it.
+        attention_kwargs: what the transformer's attention is called with, and `scale` of the style LoRA.
+    """
+
+    condition: TextCondition
+    negative: TextCondition | None
+    scale: float
+    settings: SamplingSettings
+    shape: tuple[int, int, int]
+    generator: Generators
+    latents: Tensor | None
+    attention_kwargs: Mapping[str, Any] | None
+
+
+class TextPipeline(StudentPipeline, StyleLoras):
+    """A text-to-image pipeline of diffusers whose transformer is a student."""
+
+    projection_name = "proj_out"
+    embedding_name = "time_text_embed"
+    """What the policy's head reads beside the tokens."""
+    attention_argument: ClassVar[str]
+    """What the transformer calls its attention arguments."""
+
+    @classmethod
+    def _build(cls, student: LoadedStudent) -> Self:
+        base = student.space.pipeline
+        pipeline = cls(**(base.components | {"transformer": student.network.module}))
+        pipeline.hf_device_map = base.hf_device_map
+        student.space.pipeline = pipeline  # so that parts put into the pipeline are used by the space too
+        pipeline._remember_own_lora()
+        return pipeline
+
+    def _shape(self, width: int | None, height: int | None) -> tuple[int, int, int]:
+        """(C, H, W) of the latents; the size the student was trained for where none is given."""
+        settings = self.student.space.settings
+        return self.student.space.latent_shape_of(width or settings.width, height or settings.height)
+
+    def _pixels(self, shape: tuple[int, int, int]) -> tuple[int, int]:
+        """Height and width of the pictures."""
+        return shape[1] * self.vae_scale_factor, shape[2] * self.vae_scale_factor
+
+    def _text_length(self, prompts: list[str] | None, asked: int | None) -> int:
+        """Tokens a prompt is cut to, as trained where it is not said; prompts that are longer are warned of."""
+        space = self.student.space
+        length = asked or space.settings.max_sequence_length
+        for prompt, tokens in zip(prompts or (), space.prompt_lengths(prompts) if prompts else (), strict=True):
+            if tokens > length:
+                warnings.warn(
+                    f"the last {tokens - length} of {tokens} tokens of the prompt {prompt[:40]!r} are dropped: the "
+                    f"student reads {length} (max_sequence_length)",
+                    stacklevel=4,
+                )
+        return length
+
+    def _embedded_guidance(self, asked: float | None) -> float | None:
+        """The guidance scale for the network to embed: the trained one, or another with a warning; None without.
+
+        Raises:
+            ValueError: a scale for a network that embeds none.
+        """
+        trained = self.student.card.teacher.guidance_scale
+        if self.student.space.embedded_guidance:
+            if asked is not None and asked != trained:
+                warnings.warn(
+                    f"guidance_scale {asked} is not what {self.student.name} was trained with ({trained}): pictures "
+                    "become noisy. Leave it out.",
+                    stacklevel=4,
+                )
+            return float(trained if asked is None else asked)
+        if asked is not None:
+            raise ValueError(
+                f"guidance_scale {asked} has no place to go: the network of this student embeds none, and the guidance "
+                f"of its teacher ({trained}) is in its weights. Leave it out; negative_prompt with true_cfg_scale > 1 "
+                "guides on top."
+            )
+        return None
+
+    def _condition(self, *, guidance: float | None, **parts: Tensor | None) -> TextCondition:
+        """Encoded prompts where the transformer works, with the guidance scale to embed."""
+        moved = {name: part.to(self._execution_device) for name, part in parts.items() if part is not None}
+        condition = TextCondition(**moved)
+        if guidance is None:
+            return condition
+        return replace(condition, guidance=torch.full((len(condition),), guidance, device=self._execution_device))
+
+    def _check_pairs(self, **pairs: tuple[object, str, object]) -> None:
+        """Raise ValueError for an argument, (itself, name of another, the other), that needs another and is alone."""
+        for name, (value, other_name, other) in pairs.items():
+            if value is not None and other is None:
+                raise ValueError(f"{name} means nothing without {other_name}")
+
+    def _guides(self, scale: float, *, negative: bool) -> bool:
+        """Whether to guide by a negative prompt; half of a request is warned of."""
+        if scale > 1 and not negative:
+            warnings.warn(f"true_cfg_scale {scale} does nothing without a negative_prompt", stacklevel=4)
+        if negative and not scale > 1:
+            warnings.warn(f"negative_prompt does nothing at true_cfg_scale {scale}; pass one > 1", stacklevel=4)
+        return negative and scale > 1
+
+    def _draw(self, draw: Draw, callback: Callback | None, names: Sequence[str]) -> Tensor:
+        """Latents x_0, (B, C, H, W), in float32."""
+        self._check_own_lora()
+        if draw.negative is not None and len(draw.negative) != len(draw.condition):
+            raise ValueError(f"there are {len(draw.negative)} negative prompts for {len(draw.condition)} pictures")
+        arguments = dict(draw.attention_kwargs or {})
+        style_scale = arguments.pop("scale", 1.0)
+        arguments = {self.attention_argument: arguments} if arguments else {}
+
+        def one(context: str, *at: Any) -> Policy:
+            with self.transformer.cache_context(context):
+                network, name = self.student.network, self.embedding_name
+                return evaluate(network, self.transformer, *at, arguments=arguments, embedding_name=name)
+
+        def policy_at(x: Tensor, sigma: Tensor, condition: TextCondition) -> Policy:
+            policy = one("cond", x, sigma, condition)
+            if draw.negative is None:
+                return policy
+            return GuidedPolicy(policy, one("uncond", x, sigma, draw.negative), scale=draw.scale)
+
+        with styles_scaled(self._module, style_scale):
+            return denoise(
+                self,
+                self._noise(draw),
+                draw.condition,
+                settings=draw.settings,
+                policy_at=policy_at,
+                generator=draw.generator,
+                on_step_end=self._reporting(callback, names) if callback is not None else None,
+            )
+
+    def _noise(self, draw: Draw) -> Tensor:
+        """Noise (B, C, H, W), drawn as the base draws it but in float32, or given: packed, or as it is.
+
+        Raises:
+            ValueError: noise of another shape.
+        """
+        (channels, height, width), batch = draw.shape, len(draw.condition)
+        device, given = self._execution_device, draw.latents
+        if given is None:
+            size = self._pixels(draw.shape)
+            packed = self.prepare_latents(batch, channels, *size, torch.float32, device, draw.generator)
+            return unpack(packed[0] if isinstance(packed, tuple) else packed, height, width)
+        given = given.to(device, torch.float32)
+        whole = (batch, channels, height, width)
+        frames = ((batch, channels, 1, height, width), (batch, 1, channels, height, width))
+        tokens = (batch, height * width // 4, channels * 4)
+        if given.shape == tokens:
+            return unpack(given, height, width)
+        if given.shape == whole or tuple(given.shape) in frames:
+            return given.reshape(whole)
+        raise ValueError(f"latents are {tuple(given.shape)}; this call needs {tokens} (packed) or {whole}")
+
+    def _reporting(self, callback: Callback, names: Sequence[str]) -> OnStepEnd:
+        """A caller of the user's callback, which sees packed latents and may change them and the embeddings."""
+
+        def report(i: int, timestep: Tensor, x: Tensor, condition: TextCondition) -> tuple[Tensor, TextCondition]:
+            known = {"latents": pack(x), "prompt_embeds": condition.embeds}
+            changed = callback(self, i, timestep, {name: known[name] for name in names})
+            latents, embeds = (changed.get(name, tensor) for name, tensor in known.items())
+            return unpack(latents, *x.shape[-2:]), replace(condition, embeds=embeds)
+
+        return report
+
+    def _finish(self, latents: Tensor, output_type: str) -> Any:
+        """Packed latents (B, N, 4 C) in float32, or pictures; offloaded parts go home."""
+        images = pack(latents) if output_type == "latent" else self._pictures(latents, output_type)
+        self.maybe_free_model_hooks()
+        return images
+
+    def _pictures(self, latents: Tensor, output_type: str) -> Any:
+        """Pictures of latents (B, C, H, W) in the form asked for."""
+        raise NotImplementedError
+
+
+def as_list(prompt: str | list[str] | None, count: int | None = None) -> list[str] | None:
+    """A prompt, or one for each of `count`, as a list."""
+    return [prompt] * (count or 1) if isinstance(prompt, str) else prompt
