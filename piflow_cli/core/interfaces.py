@@ -141,6 +141,8 @@ class DataSource(Protocol):
     """What a run is trained on: conditions, and latents where there are pictures."""
 
     has_images: bool
+    skipped: Sequence[str] = ()
+    """Names of what was left out so far, such as pictures that do not decode."""
 
     def draw(
         self, batch_size: int, generator: torch.Generator, *, size_px: tuple[int, int] | None = None

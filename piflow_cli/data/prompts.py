@@ -10,6 +10,7 @@ import torch
 from pydantic import AfterValidator, Field
 
 from piflow_cli.core.conditions import TextCondition, join_conditions
+from piflow_cli.core.interfaces import DataSource
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.embedding_cache import CacheReader, open_if_complete
 from piflow_cli.data.embedding_codec import Storage
@@ -78,7 +79,7 @@ def draw_size(sizes: Sequence[tuple[int, int]], generator: torch.Generator) -> t
 
 
 @dataclass(frozen=True)
-class PromptSource:
+class PromptSource(DataSource):
     """Prompts drawn with replacement.
 
     Args:

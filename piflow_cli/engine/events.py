@@ -11,7 +11,7 @@ from typing import Literal
 class DistillEvent:
     """What happened in a run: a step, a file written, a step skipped; while caching, steps are prompts."""
 
-    kind: Literal["caching", "start", "step", "checkpoint", "preview", "skipped", "done"]
+    kind: Literal["caching", "start", "step", "checkpoint", "preview", "skipped", "left out", "done"]
     step: int
     steps: int
     loss: float | None = None

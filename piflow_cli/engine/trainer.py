@@ -78,7 +78,7 @@ class Trainer:
         self.teacher_network = shared_network(self.network, self.student) if preset.adapter is not None else None
         own = self.student.own_parameters()
         self.ema = EMA(own.items(), gamma=settings.ema_gamma, warmup_steps=preset.optimizer.warmup_steps)
-        self.saved_step = 0
+        self.saved_step = self.left_out = 0
         self.sharded = any(isinstance(parameter, DTensor) for parameter in own.values())
         self.accelerator.register_for_checkpointing(AverageState(self.ema), self.progress, *self.schedulers)
         if preset.adapter is not None:
@@ -177,7 +177,16 @@ class Trainer:
         for scheduler in self.schedulers:
             scheduler.step()
         self._log(value, gradient_norm, begun, start)
+        self._tell_left_out()
         return value
+
+    def _tell_left_out(self) -> None:
+        """Name what the data source has left out since it was last asked."""
+        new = self.data.skipped[self.left_out :]
+        if new:
+            self.left_out += len(new)
+            names = ", ".join(new[:4]) + (f" and {len(new) - 4} more" if len(new) > 4 else "")
+            self._emit("left out", message=f"left out so far: {self.left_out}, now {names}")
 
     def _accumulate(self, *, sync: bool) -> Tensor:
         """Backward of one micro-batch's losses over the number of micro-batches; returns that share of the loss.

@@ -17,6 +17,7 @@ from tiny_models import tiny_flux, tiny_qwen
 from piflow_cli.core.imitation import ImitationSettings, data_free_losses
 from piflow_cli.engine.distill import distill
 from piflow_cli.engine.embeddings import cache_embeddings
+from piflow_cli.engine.events import DistillEvent
 from piflow_cli.engine.models import load_student
 from piflow_cli.engine.sample import sample
 from piflow_cli.engine.trainer import build_student, shared_network
@@ -78,8 +79,12 @@ def test_distil_resume_sample_and_reload(tmp_path: Path, family: str, images: bo
     if images:
         save_pictures(tmp_path / "pictures")
     preset = tiny(family, tmp_path, "training.gradient_checkpointing=true", images=images)
-    whole = distill(preset, out=tmp_path / "whole", device="cpu")
+    events: list[DistillEvent] = []
+    whole = distill(preset, out=tmp_path / "whole", device="cpu", on_event=events.append)
     assert (whole.step, whole.skipped) == (4, 0)
+    told = [event.message for event in events if event.kind == "left out"]
+    assert len(told) == (1 if images else 0)
+    assert all("broken.png" in message for message in told)
 
     first = distill(preset, out=tmp_path / "parts", device="cpu", on_event=stop_at(2))
     assert (first.step, first.interrupted) == (2, True)
