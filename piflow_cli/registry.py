@@ -27,6 +27,8 @@ ENTRIES: dict[str, dict[str, str]] = {
     "format": {
         "native": "piflow_cli.formats.native:NativeFormat",
         "lakonlab": "piflow_cli.formats.lakonlab:LakonlabFormat",
+        "comfyui": "piflow_cli.formats.comfyui:ComfyUIFormat",
+        "merged": "piflow_cli.formats.merged:MergedFormat",
     },
     "metric": {
         "fid": "piflow_cli.metrics.fid:METRIC",

@@ -65,6 +65,7 @@ def command(
 
 def _report_proof(result: ConvertResult) -> None:
     if result.proof == "outputs":
-        typer.echo(f"verified: largest difference of outputs on random input {result.max_difference:.3g}")
+        share = f" ({100 * result.relative_difference:.2g}% of their size, rms)" if result.max_difference else ""
+        typer.echo(f"verified: largest difference of outputs on random input {result.max_difference:.3g}{share}")
     elif result.proof == "tensors":
         typer.echo("verified: every tensor and the card, bit for bit; --base lets outputs be compared too")

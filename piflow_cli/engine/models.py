@@ -12,7 +12,7 @@ from piflow_cli.core.student import Student
 from piflow_cli.engine.storage import atomic_folder, restore_replaced
 from piflow_cli.errors import DeviceError, ModelError
 from piflow_cli.formats.student import Format, Recipe, StoredStudent, StudentCard
-from piflow_cli.preset import load_preset
+from piflow_cli.preset import Preset, load_preset
 from piflow_cli.teachers.loading import HUB_ID, ZOO, unreachable
 from piflow_cli.weights import check_shapes
 
@@ -127,12 +127,13 @@ def _download(source: str, repository: str, subfolder: str) -> Path:
     return folder
 
 
-def read_student(path: Path, *, recipe: Recipe | None = None) -> tuple[StoredStudent, Format]:
+def read_student(path: Path, *, recipe: Recipe | None = None, base: str | None = None) -> tuple[StoredStudent, Format]:
     """Read a stored student in whichever registered format it is.
 
     Args:
         path: its file or folder.
         recipe: the preset it was made by, for formats whose files do not say enough.
+        base: the teacher's folder or hub id, for files that say nothing of it.
 
     Raises:
         ModelError: no format recognises it, or it is damaged or says too little.
@@ -141,7 +142,9 @@ def read_student(path: Path, *, recipe: Recipe | None = None) -> tuple[StoredStu
         candidate = registry.resolve("format", name)()
         if candidate.matches(path):
             usual = candidate.usual_preset(path) if recipe is None else None
-            return candidate.read(path, recipe=load_preset(usual) if usual else recipe), candidate
+            if usual is not None:
+                recipe = _on_base(load_preset(usual), base)
+            return candidate.read(path, recipe=recipe), candidate
     several = [f.name for f in sorted(path.iterdir()) if f.is_dir() and _is_student(f)] if path.is_dir() else []
     if several:
         raise ModelError(f"{path} holds several students; add one to the name: {', '.join(several)}")
@@ -152,6 +155,13 @@ def read_student(path: Path, *, recipe: Recipe | None = None) -> tuple[StoredStu
 
 def _is_student(path: Path) -> bool:
     return any(registry.resolve("format", name)().matches(path) for name in registry.names("format"))
+
+
+def _on_base(recipe: Preset, base: str | None) -> Preset:
+    """A recipe with another teacher of the same family, where there is one and students need it."""
+    if base is None or not recipe.teacher.students_need_base:
+        return recipe
+    return recipe.model_copy(update={"teacher": change_teacher(recipe.teacher, {"source": base})})
 
 
 def load_student(
@@ -176,7 +186,7 @@ def load_student(
     Raises:
         ModelError: missing, damaged, of wrong shapes, or for another base.
     """
-    stored, _ = read_student(find_student(source), recipe=recipe)
+    stored, _ = read_student(find_student(source), recipe=recipe, base=base)
     return assemble(stored, name=source, base=base, device=device, dtype=dtype, teacher_changes=teacher_changes)
 
 

@@ -61,7 +61,7 @@ def open_student(
             raise ModelError(f"{what} {value!r} is none of {', '.join(get_args(kind))}")
     target = resolve_device(device)
     name = source or DEFAULT_STUDENT
-    stored, _ = read_student(find_student(name), recipe=recipe)
+    stored, _ = read_student(find_student(name), recipe=recipe, base=base)
     is_text = stored.card.teacher.students_need_base
     usual = "bfloat16" if is_text and target.type != "cpu" else "float32"
     precision = DTYPES[usual if dtype == "auto" else dtype]

@@ -81,7 +81,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         try:
             os.chmod(partial, 0o777 & ~_umask())
             yield partial
-            _sync(partial)
+            _finish_files(partial)
             _replace(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -120,10 +120,27 @@ def _replace(partial: Path, target: Path) -> None:
     _remove(replaced)
 
 
-def _sync(folder: Path) -> None:
-    """Wait until the files below a folder are on the disk."""
+@contextmanager
+def atomic_file(target: Path) -> Iterator[Path]:
+    """Yield a name beside `target` for a file that takes its place when the block ends well.
+
+    Raises:
+        StorageError: the place cannot be written, or its disk is full.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=PARTIAL) as folder:
+            yield Path(folder) / target.name
+            _finish_files(Path(folder))
+            os.replace(Path(folder) / target.name, target)
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def _finish_files(folder: Path) -> None:
+    """Let others read the files below a folder, which safetensors does not, and wait until they are on the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
+            os.chmod(path, 0o666 & ~_umask())
             with path.open("rb") as file:
                 os.fsync(file.fileno())
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from piflow_cli.core.interfaces import PolicyFamily
 from piflow_cli.errors import ModelError
 
@@ -33,6 +35,18 @@ class HeadLayout(Protocol):
 
     def settings(self, config: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
         """The settings of the policy that config and metadata give; either may be empty."""
+        ...
+
+    def sizes(self, weights: dict[str, Tensor], *, token_channels: int) -> dict[str, Any]:
+        """The settings of the policy that the shapes of its layers give.
+
+        Args:
+            weights: the head's, by their names within it.
+            token_channels: channels of a token of the base's latents.
+
+        Raises:
+            ModelError: shapes that no such head has.
+        """
         ...
 
 
@@ -82,6 +96,13 @@ class MixtureHead:
         }
         return {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
 
+    def sizes(self, weights: dict[str, Tensor], *, token_channels: int) -> dict[str, Any]:
+        """Number of components, and width of the log-std network where there is one."""
+        found = {"num_components": _multiple(weights, "means.weight", token_channels)}
+        if "logstds.1.weight" in weights:
+            found |= {"logstd_inner_dim": weights["logstds.1.weight"].shape[0], "constant_logstd": None}
+        return found
+
 
 class PointsHead:
     """DX: the teacher's own projection with N times the rows."""
@@ -114,7 +135,22 @@ class PointsHead:
             said["num_points"] = config["out_channels"] // config["in_channels"]
         return said
 
+    def sizes(self, weights: dict[str, Tensor], *, token_channels: int) -> dict[str, Any]:
+        """Number of points."""
+        return {"num_points": _multiple(weights, f"{self.layer}weight", token_channels)}
+
+
+def _multiple(weights: dict[str, Tensor], name: str, token_channels: int) -> int:
+    """How many times a token's channels a layer gives."""
+    rows = weights[name].shape[0] if name in weights else 0
+    if rows == 0 or rows % token_channels:
+        raise ModelError(
+            f"the policy head's {name} has {rows} rows, which is no multiple of the {token_channels} channels of the "
+            "base's tokens: it is a student of another base. Pass the base it was trained on (--base)."
+        )
+    return rows // token_channels
+
 
 HEADS: tuple[HeadLayout, ...] = (MixtureHead(), PointsHead())
-HEAD_KEYS = ("num_gaussians", "logstd_inner_dim", "gm_num_logstd_layers", "constant_logstd")
+HEAD_KEYS = ("num_gaussians", "logstd_inner_dim", "gm_num_logstd_layers", "constant_logstd", "logweights_channels")
 """Keys of config.json that are the head's alone."""

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from piflow_cli.errors import ModelError
+from piflow_cli.formats.released import has_weights
 from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
 from piflow_cli.weights import read_weights
 
@@ -11,13 +12,13 @@ CARD, WEIGHTS, VAE = "student.json", "student.safetensors", "vae"
 
 
 class NativeFormat:
-    """Everything a student needs in one folder; no base model, no network."""
+    """Everything that makes a student, in one folder."""
 
-    name = "native"
+    name, suffix, holds_adapters = "native", "", True
 
     def matches(self, path: Path) -> bool:
-        """Whether there is a card."""
-        return (path / CARD).is_file()
+        """Whether there is a card, and no weights by released names beside it: those are a merged student's."""
+        return (path / CARD).is_file() and not has_weights(path)
 
     def usual_preset(self, path: Path) -> None:
         """None: the card says it."""
@@ -28,24 +29,40 @@ class NativeFormat:
         Raises:
             ModelError: a file is missing, damaged, or of a version this release cannot read.
         """
-        try:
-            text = (path / CARD).read_bytes()
-        except OSError as error:
-            raise ModelError(f"{path / CARD} cannot be read: {error}") from None
-        card = StudentCard.parse(text, origin=path / CARD)
-        vae = path / VAE
+        card, vae = read_card(path), path / VAE
         return StoredStudent(card=card, weights=read_weights(path / WEIGHTS), vae_folder=vae if vae.is_dir() else None)
 
-    def write(self, student: StoredStudent, folder: Path) -> None:
+    def check(self, card: StudentCard) -> None:
+        """Every student has a place."""
+
+    def write(self, student: StoredStudent, place: Path) -> None:
         """Write card, weights and autoencoder into an empty folder."""
         from safetensors.torch import save_file
 
-        (folder / CARD).write_text(student.card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_card(student.card, place)
         weights = {name: tensor.contiguous() for name, tensor in student.weights.items()}
-        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+        save_file(weights, place / WEIGHTS, metadata={"format": "pt"})
         if student.vae_folder is not None:
-            shutil.copytree(student.vae_folder, folder / VAE)
+            shutil.copytree(student.vae_folder, place / VAE)
 
     def caveats(self, student: StoredStudent) -> tuple[str, ...]:  # noqa: ARG002
         """None: only this package reads the format."""
         return ()
+
+
+def read_card(folder: Path) -> StudentCard:
+    """The card in a folder.
+
+    Raises:
+        ModelError: it is missing, damaged, or of a version this release cannot read.
+    """
+    try:
+        text = (folder / CARD).read_bytes()
+    except OSError as error:
+        raise ModelError(f"{folder / CARD} cannot be read: {error}") from None
+    return StudentCard.parse(text, origin=folder / CARD)
+
+
+def write_card(card: StudentCard, folder: Path) -> None:
+    """Write the card into a folder."""
+    (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, computed_field, field_validator, model_validator
 from torch import Tensor
 
 from piflow_cli import __version__
 from piflow_cli.core.adapter import AdapterSettings
 from piflow_cli.core.interfaces import PolicyFamily, TeacherFamily
+from piflow_cli.core.schedule import Segments
 from piflow_cli.core.settings import PolicySettings, SamplingSettings, Settings, TeacherSettings
-from piflow_cli.errors import ModelError
+from piflow_cli.errors import ModelError, PolicyError
+
+MAX_NFE = 128
+"""The most evaluations that `SamplingSettings` allows."""
+DERIVED = ("allowed_nfe", "guidance_scale")
+"""Keys that a card has for its readers: they follow from the others and are reckoned anew."""
 
 
 class Recipe(Protocol):
@@ -59,6 +66,43 @@ class StudentCard(Settings):
     policy: PolicySettings = Field(description="policy with all parameters that belong to the weights")
     adapter: AdapterSettings | None = Field(None, description="LoRA beside the teacher's weights; none: all weights")
     sampling: SamplingSettings = Field(description="how it was trained to be sampled")
+    dtype: str | None = Field(None, description="of the weights; several joined by commas, unset in old cards")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_derived(cls, values: Any) -> Any:
+        return {key: v for key, v in values.items() if key not in DERIVED} if isinstance(values, dict) else values
+
+    @field_validator("network")
+    @classmethod
+    def _as_stored(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return json.loads(json.dumps(value))  # tuples are lists, as they come back
+
+    @computed_field
+    @property
+    def allowed_nfe(self) -> tuple[int, int] | None:
+        """Fewest and most evaluations that the policy serves; others than `sampling.nfe` may still cost quality."""
+        served = [nfe for nfe in range(1, MAX_NFE + 1) if self._serves(nfe)]
+        return (served[0], served[-1]) if served else None
+
+    @computed_field
+    @property
+    def guidance_scale(self) -> float | None:
+        """Guidance that it was trained with, None for teachers without."""
+        return getattr(self.teacher, "guidance_scale", None)
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether it is used with its base: with its weights beside an adapter's, or with its text encoders."""
+        return self.adapter is not None or self.teacher.students_need_base
+
+    def _serves(self, nfe: int) -> bool:
+        try:
+            segments = Segments(nfe, self.sampling.final_step_scale)
+            self.policy.check_sampling(segments=segments, shift=self.sampling.shift)
+        except PolicyError:
+            return False
+        return True
 
     @classmethod
     def of(
@@ -109,7 +153,7 @@ class StoredStudent:
     """A student as read from, or about to be written to, storage.
 
     Args:
-        card: what it needs.
+        card: what it needs; its dtype is set to that of the weights.
         weights: parameters by the module's own names, tied ones once.
         vae_folder: the autoencoder's folder to read or copy, None for a student on pixels.
     """
@@ -118,11 +162,19 @@ class StoredStudent:
     weights: dict[str, Tensor]
     vae_folder: Path | None = None
 
+    def __post_init__(self) -> None:
+        dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in self.weights.values()})
+        self.card = self.card.model_copy(update={"dtype": ", ".join(dtypes) or None})
+
 
 class Format(Protocol):
     """One way to store a student."""
 
     name: str
+    suffix: str
+    """End of the name of the one file that it is; empty where it is a folder."""
+    holds_adapters: bool
+    """Whether there is a place for LoRA beside a base; where not, LoRA is merged into the base before."""
 
     def matches(self, path: Path) -> bool:
         """Whether the file or folder looks like this format; never reads weights."""
@@ -144,11 +196,15 @@ class Format(Protocol):
         """
         ...
 
-    def write(self, student: StoredStudent, folder: Path) -> None:
-        """Write a student into a folder that exists and is empty; the caller moves it into place.
+    def check(self, card: StudentCard) -> None:
+        """Raise ModelError, with the reason, where the format has no place for a student of this card."""
+        ...
+
+    def write(self, student: StoredStudent, place: Path) -> None:
+        """Write a student into an empty folder, or to a file that is not there yet; the caller moves it into place.
 
         Raises:
-            ModelError: the format has no place for such a student.
+            ModelError: as `check`.
         """
         ...
 

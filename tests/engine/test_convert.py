@@ -10,8 +10,9 @@ from published import part
 from tiny_models import dx, gmflow, save_released, save_teacher, stored_student, tiny_vae
 
 from piflow_cli.core.settings import SamplingSettings
-from piflow_cli.engine.convert import convert, largest_difference
+from piflow_cli.engine.convert import convert
 from piflow_cli.engine.models import assemble, load_student, read_student, save_student
+from piflow_cli.engine.verify import largest_difference
 from piflow_cli.errors import ModelError, PiflowError, PresetError, StorageError
 
 PRESET = """

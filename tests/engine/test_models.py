@@ -129,7 +129,7 @@ def test_run_without_a_student_says_so(tmp_path: Path) -> None:
 def test_folder_that_is_no_student_names_the_formats(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no student in any known format"):
         load_student("/")
-    with pytest.raises(ModelError, match=r"no student in any known format \(native, lakonlab\)"):
+    with pytest.raises(ModelError, match=r"no student in any known format \(native, lakonlab, comfyui, merged\)"):
         load_student(str(tmp_path))
     teacher = save_teacher(tmp_path / "teacher")
     with pytest.raises(ModelError, match="no student in any known format"):

@@ -1,0 +1,115 @@
+"""The single file that ComfyUI-piFlow loads beside a base model: LoRA, the head and norm_out by diffusers' names.
+
+Source: the loader of ComfyUI-piFlow (github.com/Lakonik/ComfyUI-piFlow), which takes the released weight files as they
+are: what has "lora" in its name is LoRA, all else replaces or extends the base, sizes follow from shapes.
+"""
+
+from pathlib import Path
+
+from piflow_cli.errors import ModelError
+from piflow_cli.formats.lakonlab_heads import HEADS
+from piflow_cli.formats.released import CARD_KEY, LAYOUTS, PREFIX, Layout, head_of, released_network, to_released
+from piflow_cli.formats.released_files import ReleasedFile, is_adapter_file, plain_names
+from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
+from piflow_cli.weights import read_header, read_weights
+
+ADAPTED = {family: layout for family, layout in LAYOUTS.items() if layout.block}
+"""The families that the loader knows."""
+
+
+class ComfyUIFormat:
+    """One weight file, for the folder models/loras."""
+
+    name, suffix, holds_adapters = "comfyui", ".safetensors", True
+
+    def matches(self, path: Path) -> bool:
+        """Whether it is a single file of LoRA and a policy head, with no config beside it."""
+        return is_adapter_file(path)
+
+    def usual_preset(self, path: Path) -> str | None:
+        """The preset that published students of this family were trained by; the file's name tells the NFE.
+
+        None where the file says it itself, or is of no known family.
+        """
+        names, metadata = read_header(path)
+        family = _family_of(names)
+        if CARD_KEY in metadata or family is None:
+            return None
+        return ADAPTED[family].usual_preset(_policy_of(names, ADAPTED[family]), path)
+
+    def read(self, path: Path, *, recipe: Recipe | None = None) -> StoredStudent:
+        """Read an adapter; where it lacks this package's card, the recipe says what the file does not.
+
+        Raises:
+            ModelError: it is damaged, of an unknown family, of another base than the recipe's, or there is no recipe.
+        """
+        weights = plain_names(read_weights(path), source=path)
+        file = ReleasedFile(path, weights, read_header(path)[1], config={})
+        if CARD_KEY not in file.metadata:
+            _check_family(path, list(weights), recipe)
+        student = file.student(recipe)
+        if student is None:
+            raise ModelError(f"{path} does not say how it was made; name the preset it was trained by (--preset NAME)")
+        return student
+
+    def check(self, card: StudentCard) -> None:
+        """Raise ModelError, with the reason, for all but adapters of the families that the loader knows."""
+        if card.teacher.type not in ADAPTED:
+            raise ModelError(
+                f"ComfyUI-piFlow puts adapters on {' and '.join(ADAPTED)} bases; a {card.teacher.type} student is a "
+                "whole network that it has no loader for. Use --to native or lakonlab."
+            )
+        head_of(card.policy)
+        if card.adapter is None:
+            raise ModelError(
+                "this student's LoRA is merged into its weights, and ComfyUI-piFlow's file holds an adapter alone. "
+                "Convert the student as it was before merging."
+            )
+
+    def write(self, student: StoredStudent, place: Path) -> None:
+        """Write the file, with the policy and the card in its metadata.
+
+        Raises:
+            ModelError: as `check`.
+        """
+        from safetensors.torch import save_file
+
+        self.check(student.card)
+        weights, _, metadata = to_released(student)
+        weights = {name: tensor.contiguous() for name, tensor in weights.items()}
+        save_file(weights, place, metadata={"format": "pt"} | metadata)
+
+    def caveats(self, student: StoredStudent) -> tuple[str, ...]:
+        """What ComfyUI-piFlow would get wrong about the student."""
+        caveats = released_network(student).caveats
+        constant = getattr(student.card.policy, "constant_logstd", None)
+        if constant is not None:
+            caveats += (
+                f"ComfyUI-piFlow takes a mixture without log-std layers for points, not for log-std {constant}",
+            )
+        return caveats
+
+
+def _family_of(names: list[str]) -> str | None:
+    """The family whose blocks the names have, None for others."""
+    return next((family for family, layout in ADAPTED.items() if any(layout.block in name for name in names)), None)
+
+
+def _policy_of(names: list[str], layout: Layout) -> str | None:
+    """The policy whose head the names have."""
+    plain = [name.removeprefix(PREFIX) for name in names]
+    found = (h.policy for h in HEADS if any(h.from_released(name, layout.projection) is not None for name in plain))
+    return next(found, None)
+
+
+def _check_family(path: Path, names: list[str], recipe: Recipe | None) -> None:
+    """Raise ModelError where the names are of no known family, or of another than the recipe's teacher."""
+    family = _family_of(names)
+    if family is None:
+        known = ", ".join(f"{layout.block.strip('.')} ({family})" for family, layout in ADAPTED.items())
+        raise ModelError(f"{path} is an adapter of an unknown family: none of its layers is in {known}")
+    if recipe is not None and recipe.teacher.type != family:
+        raise ModelError(
+            f"{path} is an adapter of a {family} base, but preset {recipe.name} is for {recipe.teacher.type}; pass the "
+            "preset it was trained by"
+        )
