@@ -224,6 +224,11 @@ class Captioned(Settings):
         (), description="width x height in pixels of each aspect bucket, such as 1360x768; none = the teacher's size"
     )
 
+    def check_source(self) -> None:
+        """Raise DataError where there is nothing at the path."""
+        if not Path(self.path).expanduser().exists():
+            raise DataError(f"data.path {self.path} does not exist; name a folder or file of captioned pictures")
+
     def open(self, space: object) -> PictureSource | CaptionedLatents:
         """The pictures or latents, with captions as embeddings where their cache is complete, else as texts.
 
@@ -234,8 +239,7 @@ class Captioned(Settings):
         """
         check_space(space, self.resolutions)
         root = Path(self.path).expanduser()
-        if not root.exists():
-            raise DataError(f"data.path {root} does not exist")
+        self.check_source()
         if shards := shards_of(root, ".safetensors"):
             if self.resolutions:
                 raise DataError("data.resolutions: cached latents have one size; leave the key out")

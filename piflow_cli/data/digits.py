@@ -38,6 +38,10 @@ class Digits(Settings):
 
     type: Literal["digits"] = "digits"
 
+    def check_source(self) -> None:
+        """Raise MissingExtraError where scikit-learn, which holds the scans, is not installed."""
+        self.open()
+
     def open(self, _space: object = None) -> TensorSource:
         """All scans, (1797, 1, 8, 8).
 

@@ -70,6 +70,11 @@ class Images(Settings):
     type: Literal["images"] = "images"
     path: str = Field(description="folder that holds one folder of pictures a class")
 
+    def check_source(self) -> None:
+        """Raise DataError where there is no such folder."""
+        if not Path(self.path).expanduser().is_dir():
+            raise DataError(f"data.path {self.path} is no folder; it must hold one folder of pictures a class")
+
     def open(self, space: object) -> FolderSource:
         """The files.
 
@@ -77,8 +82,9 @@ class Images(Settings):
             DataError: no pictures, more folders than the teacher has classes, or the teacher takes prompts.
         """
         check_classes(space)
+        self.check_source()
         root = Path(self.path).expanduser()
-        folders = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+        folders = sorted(p for p in root.iterdir() if p.is_dir())
         files = tuple(
             (path, label)
             for label, folder in enumerate(folders)

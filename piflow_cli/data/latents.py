@@ -56,6 +56,14 @@ class Latents(Settings):
     type: Literal["latents"] = "latents"
     path: str = Field(description="folder of .safetensors shards with latents (N, C, H, W) and labels (N,)")
 
+    def _shards(self) -> tuple[Path, ...]:
+        return tuple(sorted(Path(self.path).expanduser().glob("*.safetensors")))
+
+    def check_source(self) -> None:
+        """Raise DataError where there are no shards."""
+        if not self._shards():
+            raise DataError(f"data.path {self.path} has no .safetensors shards")
+
     def open(self, space: object) -> ShardSource:
         """The shards.
 
@@ -65,9 +73,8 @@ class Latents(Settings):
         from safetensors import SafetensorError, safe_open
 
         check_classes(space)
-        paths = tuple(sorted(Path(self.path).expanduser().glob("*.safetensors")))
-        if not paths:
-            raise DataError(f"data.path {self.path} has no .safetensors shards")
+        self.check_source()
+        paths = self._shards()
         counts = []
         for path in paths:
             try:

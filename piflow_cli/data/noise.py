@@ -35,6 +35,9 @@ class Noise(Settings):
 
     type: Literal["noise"] = "noise"
 
+    def check_source(self) -> None:
+        """There is nothing that could be missing."""
+
     def open(self, space: object) -> NoiseSource:
         """The source for a class model's space.
 

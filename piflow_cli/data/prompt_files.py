@@ -81,6 +81,17 @@ def read_prompts(path: str, *, column: str | None = None, limit: int | None = No
     return prompts.between(max(0, len(prompts) + limit), len(prompts)) if limit is not None and limit < 0 else prompts
 
 
+def check_prompts(path: str, column: str | None = None) -> None:
+    """Raise DataError where the first prompt cannot be read; a data set on the hub is not fetched for it."""
+    if not _is_on_hub(path):
+        read_prompts(path, column=column, limit=1)
+
+
+def _is_on_hub(path: str) -> bool:
+    root = Path(path).expanduser()
+    return not root.exists() and bool(HUB_ID.fullmatch(path)) and root.suffix not in READERS
+
+
 def pick_column(names: Iterable[str], column: str | None, *, where: str) -> str:
     """The column that holds the text: the one named, or the first of `COLUMNS` that is there.
 
@@ -187,7 +198,7 @@ READERS = {".txt": _text_lines, ".jsonl": _json_texts, ".parquet": read_parquet_
 def _texts(path: str, column: str | None) -> Iterator[str]:
     """Texts that are not blank, in order."""
     root = Path(path).expanduser()
-    if not root.exists() and HUB_ID.fullmatch(path) and root.suffix not in READERS:
+    if _is_on_hub(path):
         yield from _hub_texts(path, column)
         return
     for shard in _shards(root):

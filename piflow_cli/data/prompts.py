@@ -15,7 +15,7 @@ from piflow_cli.core.settings import Settings
 from piflow_cli.data.embedding_cache import CacheReader, open_if_complete
 from piflow_cli.data.embedding_codec import Storage
 from piflow_cli.data.noise import draw_indices
-from piflow_cli.data.prompt_files import PromptSet, read_prompts
+from piflow_cli.data.prompt_files import PromptSet, check_prompts, read_prompts
 from piflow_cli.errors import DataError
 
 RESOLUTION = re.compile(r"([1-9]\d*)x([1-9]\d*)")
@@ -157,6 +157,10 @@ class Prompts(Settings):
     resolutions: tuple[Resolution, ...] = Field(
         (), description="width x height in pixels of each aspect bucket, such as 1360x768; none = the teacher's size"
     )
+
+    def check_source(self) -> None:
+        """Raise DataError where the first prompt cannot be read; a data set on the hub is not fetched for it."""
+        check_prompts(self.path, self.column)
 
     def open(self, space: object) -> PromptSource:
         """The prompts: as embeddings where the cache is complete, else as texts.

@@ -41,6 +41,7 @@ def distill(
     from accelerate import PartialState
 
     target = resolve_device(device)
+    preset.data.check_source()
     preset.teacher.check_source()
     run = RunFolder(Path(out))
     with PartialState(cpu=target.type == "cpu").main_process_first():  # it makes what the others then find

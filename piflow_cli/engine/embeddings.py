@@ -58,9 +58,11 @@ def cache_embeddings(
     folder = cache_folder(preset)
     if folder is None:
         raise PresetError("data.cache names no folder; set it to cache embeddings: --set data.cache=FOLDER")
+    preset.data.check_source()
     writable_folder(folder)
     target = device if isinstance(device, torch.device) else resolve_device(device)
     space = preset.teacher.load_space(device=target, dtype=resolve_dtype(preset.training.teacher_dtype, target))
+    _ = space.latent_shape  # refuses a size that the autoencoder cannot do, before hours of encoding
     plan = _plan(preset, preset.data.open(space))
 
     def encode(prompts: list[str]) -> Any:

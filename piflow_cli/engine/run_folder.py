@@ -35,12 +35,13 @@ class RunFolder:
         """Claim the folder for a preset and return the step of its newest checkpoint, 0 for a new run.
 
         Raises:
-            StorageError: it cannot be written, is too small, holds another preset's run, or must not be resumed.
+            StorageError: it cannot be written, is too small, holds another preset's run, or must not be resumed. A run
+                that never came to a checkpoint is nothing to lose: another preset takes its place.
         """
         stored = self._stored_preset()
-        if stored is not None:
+        if stored is not None and (self.newest_step() or (self / "student").exists()):
             self._check_same(stored, preset)
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif stored is None and self.path.is_dir() and any(self.path.iterdir()):
             raise StorageError(f"{self.path} is not empty and holds no run; choose another --out")
         step = self.newest_step() if stored is not None else 0
         if step and not resume:

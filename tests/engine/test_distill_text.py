@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tiny_models import tiny_flux, tiny_qwen
 
 from piflow_cli.core.imitation import ImitationSettings, data_free_losses
+from piflow_cli.engine.convert import convert
 from piflow_cli.engine.distill import distill
 from piflow_cli.engine.embeddings import cache_embeddings
 from piflow_cli.engine.events import DistillEvent
@@ -237,3 +238,27 @@ def test_classes_and_prompts_are_not_mixed_up(tmp_path: Path) -> None:
         distill(classes, out=tmp_path / "run2", device="cpu")
     with pytest.raises(PresetError, match=r"training\.mixed_precision"):
         tiny("flux", tmp_path, "training.teacher_dtype='bfloat16'")
+
+
+def test_what_is_wrong_is_said_before_anything_is_spent(tmp_path: Path) -> None:
+    missing = tiny("flux", tmp_path, f"data.path='{tmp_path / 'none.txt'}'")
+    with pytest.raises(DataError, match=r"none\.txt"):
+        distill(missing, out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+    odd = tiny("flux", tmp_path, f"data.cache='{tmp_path / 'cache'}'", "teacher.width=50")
+    with pytest.raises(DataError, match="width 50 is not a positive multiple of 16"):
+        distill(odd, out=tmp_path / "run", device="cpu")
+    assert not list((tmp_path / "cache").glob("*.safetensors"))
+    assert distill(tiny("flux", tmp_path, steps=2), out=tmp_path / "run", device="cpu").step == 2  # nothing was lost
+
+
+def test_run_is_converted_proved_and_reloaded(tmp_path: Path) -> None:
+    preset = tiny("qwen", tmp_path, steps=2)
+    distill(preset, out=tmp_path / "run", device="cpu")
+    before = sample(["a red cat"], model=str(tmp_path / "run"), device="cpu").latents
+    for name, target in (("lakonlab", "released"), ("comfyui", "adapter.safetensors"), ("merged", "merged")):
+        result = convert(tmp_path / "run", tmp_path / target, to=name, verify=True)
+        assert result.proof == "outputs"
+        assert result.max_difference < (1e-4 if name == "merged" else 1e-9)
+        again = sample(["a red cat"], model=str(tmp_path / target), device="cpu").latents
+        torch.testing.assert_close(again, before, rtol=1e-4, atol=1e-4)
