@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from piflow_cli.data.cache_building import CacheReport, build_shards
-from piflow_cli.data.embedding_cache import CachePlan, check_same, open_cache
+from piflow_cli.data.embedding_cache import CachePlan, check_same, missing_shards, open_cache, read_index
 from piflow_cli.engine.models import resolve_device, resolve_dtype
 from piflow_cli.engine.storage import writable_folder
 from piflow_cli.errors import PresetError
@@ -69,6 +69,23 @@ def cache_embeddings(
         return replace(space.encode_prompts(prompts), guidance=None)
 
     return build_shards(folder, plan, encode, on_progress, verify=verify)
+
+
+def is_cached(preset: Preset) -> bool:
+    """Whether every prompt of a preset is in its cache, by the sizes of what is there; no text encoder is loaded.
+
+    Raises:
+        DataError: the prompts cannot be read, or the cache is of something else.
+        ModelError: the teacher's configs or its autoencoder cannot be had.
+    """
+    folder = cache_folder(preset)
+    if folder is None:
+        return False
+    index = read_index(folder)
+    if index is None:
+        return False
+    plan = _plan(preset, preset.data.open(preset.teacher.load_space(encoders=False)))
+    return not missing_shards(folder, plan, verify=False) and set(plan.specials) <= set(index.specials)
 
 
 def open_with_cache(preset: Preset, space: Any) -> Any:

@@ -19,7 +19,7 @@ from piflow_cli.core.imitation import ImitationSettings, data_free_losses, imita
 from piflow_cli.core.interfaces import Condition, DataSource, Policy, Teacher
 from piflow_cli.core.student import Student, make_policy
 from piflow_cli.engine.batching import micro_batches
-from piflow_cli.engine.embeddings import cache_embeddings, cache_folder, open_with_cache
+from piflow_cli.engine.embeddings import cache_embeddings, cache_folder, is_cached, open_with_cache
 from piflow_cli.engine.events import DistillEvent, DistillResult
 from piflow_cli.engine.models import card_of, resolve_dtype, save_student
 from piflow_cli.engine.preview import Preview
@@ -147,7 +147,8 @@ class Trainer:
             if self.on_event is not None and self.accelerator.is_main_process:
                 self.on_event(DistillEvent(kind="caching", step=done, steps=total))
 
-        cache_embeddings(self.preset, device=self.device, on_progress=show, verify=False)
+        if not is_cached(self.preset):
+            cache_embeddings(self.preset, device=self.device, on_progress=show, verify=False)
         self.accelerator.wait_for_everyone()
 
     def _step(self, begun: float, start: int) -> float:

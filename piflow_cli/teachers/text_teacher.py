@@ -160,13 +160,15 @@ class TextSettings(Settings, ABC):
         space = self.build_space(pipeline, config, device=torch.device(device), dtype=dtype)
         return self.build(config), self.backbone(config), space
 
-    def load_space(self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> TextSpace:
-        """The encoders and the autoencoder alone.
+    def load_space(
+        self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, encoders: bool = True
+    ) -> TextSpace:
+        """The encoders and the autoencoder alone, or the latter without the former.
 
         Raises:
             ModelError: they cannot be had.
         """
-        pipeline = load_pipeline_parts(self, device=device, dtype=dtype, transformer=False, encoders=True)
+        pipeline = load_pipeline_parts(self, device=device, dtype=dtype, transformer=False, encoders=encoders)
         config = self.base_config(plain_config(read_index(self)[1]))
         return self.build_space(pipeline, config, device=torch.device(device), dtype=dtype)
 
