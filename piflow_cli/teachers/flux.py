@@ -6,7 +6,6 @@ Shapes: B batch, N image tokens, T text tokens, C latent channels, H, W latent s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,10 +13,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.core.interfaces import PatchLayout
 from piflow_cli.teachers.text_space import TextSpace
 from piflow_cli.teachers.text_teacher import TextSettings
-from piflow_cli.teachers.tokens import PATCH, pack, plain_projection, unpack
+from piflow_cli.teachers.tokens import PATCH, TokenBackbone, pack, unpack
 
 DOUBLE_TARGETS = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
 SINGLE_TARGETS = ("proj_mlp", "proj_out")
@@ -26,19 +24,8 @@ TIME_SCALE = 1000
 """The network embeds 1000 sigma, and 1000 times the guidance scale."""
 
 
-@dataclass(frozen=True)
-class FluxBackbone:
-    """How to call a FluxTransformer2DModel, whatever its final projection is.
-
-    Args:
-        latent_channels: C.
-    """
-
-    latent_channels: int
-
-    projection_name = "proj_out"
-    trained_modules = ("norm_out",)
-    layout = PatchLayout(positions=PATCH**2, channels_last=False)
+class FluxBackbone(TokenBackbone):
+    """How to call a FluxTransformer2DModel, whatever its final projection is."""
 
     def predict(self, module: nn.Module, x: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
         """Network output (B, channels, H, W) at x (B, C, H, W), sigma (B,)."""
@@ -55,27 +42,12 @@ class FluxBackbone:
         )[0]
         return unpack(tokens, height, width)
 
-    def embed_dim(self, module: nn.Module) -> int:
-        """D."""
-        return module.inner_dim
-
     def embed(self, module: nn.Module, sigma: Tensor, condition: TextCondition) -> Tensor:
         """Time, guidance and pooled text embedding (B, D)."""
         scaled = [sigma.to(module.dtype) * TIME_SCALE]
         if condition.guidance is not None:
             scaled.append(condition.guidance.to(module.dtype) * TIME_SCALE)
         return module.time_text_embed(*scaled, condition.pooled.to(module.dtype))
-
-    def projection(self, module: nn.Module) -> nn.Linear:
-        """The final projection."""
-        return plain_projection(module.proj_out, module.dtype)
-
-    def replace_projection(self, module: nn.Module, head: nn.Module, *, output_channels: int) -> None:  # noqa: ARG002
-        """Put a head in the place of the final projection."""
-        module.proj_out = head
-
-    def retie(self, module: nn.Module) -> None:
-        """Nothing is shared."""
 
     def lora_targets(self, module: nn.Module) -> list[str]:
         """The published targets: the MLPs of all blocks and the time embedding."""
@@ -132,6 +104,7 @@ class Flux(TextSettings):
 
     pipeline_class: ClassVar[str] = "FluxPipeline"
     transformer_class: ClassVar[str] = "FluxTransformer2DModel"
+    space_class: ClassVar[type[TextSpace]] = FluxSpace
     architectures: ClassVar[dict[str, dict[str, Any]]] = {
         "FLUX.1-dev": {"guidance_embeds": True},
         "FLUX.1-schnell": {"guidance_embeds": False},
@@ -148,16 +121,3 @@ class Flux(TextSettings):
     def backbone(self, config: dict[str, Any]) -> FluxBackbone:
         """How to call a transformer of this config."""
         return FluxBackbone(latent_channels=config["in_channels"] // PATCH**2)
-
-    def build_space(
-        self, pipeline: Any, config: dict[str, Any], *, device: torch.device, dtype: torch.dtype
-    ) -> FluxSpace:
-        """The space over a pipeline's encoders and autoencoder."""
-        return FluxSpace(
-            pipeline=pipeline,
-            settings=self,
-            latent_channels=config["in_channels"] // PATCH**2,
-            device=device,
-            dtype=dtype,
-            embedded_guidance=config["guidance_embeds"],
-        )

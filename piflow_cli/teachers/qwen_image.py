@@ -6,7 +6,6 @@ Shapes: B batch, N image tokens, T text tokens, C latent channels, H, W latent s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,28 +13,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.core.interfaces import PatchLayout
 from piflow_cli.teachers.text_space import TextSpace
 from piflow_cli.teachers.text_teacher import TextSettings
-from piflow_cli.teachers.tokens import PATCH, pack, plain_projection, unpack
+from piflow_cli.teachers.tokens import PATCH, TokenBackbone, pack, unpack
 
 IMAGE_TARGETS, TEXT_TARGETS = ("img_mlp.net.0.proj", "img_mlp.net.2"), ("txt_mlp.net.0.proj", "txt_mlp.net.2")
 TIME_TARGETS = ("time_text_embed.timestep_embedder.linear_1", "time_text_embed.timestep_embedder.linear_2")
 
 
-@dataclass(frozen=True)
-class QwenImageBackbone:
-    """How to call a QwenImageTransformer2DModel, whatever its final projection is.
-
-    Args:
-        latent_channels: C.
-    """
-
-    latent_channels: int
-
-    projection_name = "proj_out"
-    trained_modules = ("norm_out",)
-    layout = PatchLayout(positions=PATCH**2, channels_last=False)
+class QwenImageBackbone(TokenBackbone):
+    """How to call a QwenImageTransformer2DModel, whatever its final projection is."""
 
     def predict(self, module: nn.Module, x: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
         """Network output (B, channels, H, W) at x (B, C, H, W), sigma (B,)."""
@@ -50,25 +37,10 @@ class QwenImageBackbone:
         )[0]
         return unpack(tokens, height, width)
 
-    def embed_dim(self, module: nn.Module) -> int:
-        """D."""
-        return module.inner_dim
-
     def embed(self, module: nn.Module, sigma: Tensor, condition: TextCondition) -> Tensor:
         """Time embedding (B, D)."""
         sigma = sigma.to(module.dtype)
         return module.time_text_embed(sigma, condition.embeds.to(module.dtype))  # only the dtype of the latter is read
-
-    def projection(self, module: nn.Module) -> nn.Linear:
-        """The final projection."""
-        return plain_projection(module.proj_out, module.dtype)
-
-    def replace_projection(self, module: nn.Module, head: nn.Module, *, output_channels: int) -> None:  # noqa: ARG002
-        """Put a head in the place of the final projection."""
-        module.proj_out = head
-
-    def retie(self, module: nn.Module) -> None:
-        """Nothing is shared."""
 
     def lora_targets(self, module: nn.Module) -> list[str]:
         """The published targets: the MLPs of all blocks and the time embedding.
@@ -128,6 +100,7 @@ class QwenImage(TextSettings):
 
     pipeline_class: ClassVar[str] = "QwenImagePipeline"
     transformer_class: ClassVar[str] = "QwenImageTransformer2DModel"
+    space_class: ClassVar[type[TextSpace]] = QwenImageSpace
     architectures: ClassVar[dict[str, dict[str, Any]]] = {"Qwen-Image": {}}
 
     def base_config(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -141,16 +114,3 @@ class QwenImage(TextSettings):
     def backbone(self, config: dict[str, Any]) -> QwenImageBackbone:
         """How to call a transformer of this config."""
         return QwenImageBackbone(latent_channels=config["in_channels"] // PATCH**2)
-
-    def build_space(
-        self, pipeline: Any, config: dict[str, Any], *, device: torch.device, dtype: torch.dtype
-    ) -> QwenImageSpace:
-        """The space over a pipeline's encoders and autoencoder."""
-        return QwenImageSpace(
-            pipeline=pipeline,
-            settings=self,
-            latent_channels=config["in_channels"] // PATCH**2,
-            device=device,
-            dtype=dtype,
-            embedded_guidance=False,
-        )

@@ -102,6 +102,7 @@ class TextSettings(Settings, ABC):
     students_need_base: ClassVar[bool] = True
     pipeline_class: ClassVar[str]
     transformer_class: ClassVar[str]
+    space_class: ClassVar[type[TextSpace]]
     architectures: ClassVar[dict[str, dict[str, Any]]]
     """Transformer configs by name, beyond diffusers' defaults."""
 
@@ -109,11 +110,18 @@ class TextSettings(Settings, ABC):
     def backbone(self, config: dict[str, Any]) -> Backbone:
         """How to call a transformer of this config."""
 
-    @abstractmethod
     def build_space(
         self, pipeline: Any, config: dict[str, Any], *, device: torch.device, dtype: torch.dtype
     ) -> TextSpace:
         """The space over a pipeline's encoders and autoencoder."""
+        return self.space_class(
+            pipeline=pipeline,
+            settings=self,
+            latent_channels=self.backbone(config).latent_channels,
+            device=device,
+            dtype=dtype,
+            embedded_guidance=bool(config.get("guidance_embeds")),
+        )
 
     def load(
         self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, encoders: bool = True

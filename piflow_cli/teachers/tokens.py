@@ -3,10 +3,44 @@
 Shapes: B batch, N tokens, C channels, H, W latent size.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
+from piflow_cli.core.interfaces import PatchLayout
+
 PATCH = 2
+
+
+@dataclass(frozen=True)
+class TokenBackbone:
+    """What is known of a transformer over such tokens without calling it.
+
+    Args:
+        latent_channels: C.
+    """
+
+    latent_channels: int
+
+    projection_name = "proj_out"
+    trained_modules = ("norm_out",)
+    layout = PatchLayout(positions=PATCH**2, channels_last=False)
+
+    def embed_dim(self, module: nn.Module) -> int:
+        """D, the width of the transformer."""
+        return module.inner_dim
+
+    def projection(self, module: nn.Module) -> nn.Linear:
+        """The final projection."""
+        return plain_projection(module.proj_out, module.dtype)
+
+    def replace_projection(self, module: nn.Module, head: nn.Module, *, output_channels: int) -> None:  # noqa: ARG002
+        """Put a head in the place of the final projection."""
+        module.proj_out = head
+
+    def retie(self, module: nn.Module) -> None:
+        """Nothing is shared."""
 
 
 def pack(x: Tensor) -> Tensor:
