@@ -5,7 +5,7 @@ Shapes: B batch, N image tokens, T text tokens, C latent channels, H, W latent s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -104,7 +104,7 @@ class Flux(TextSettings):
 
     pipeline_class: ClassVar[str] = "FluxPipeline"
     transformer_class: ClassVar[str] = "FluxTransformer2DModel"
-    space_class: ClassVar[type[TextSpace]] = FluxSpace
+    space_class: ClassVar[Callable[..., TextSpace]] = FluxSpace
     architectures: ClassVar[dict[str, dict[str, Any]]] = {
         "FLUX.1-dev": {"guidance_embeds": True},
         "FLUX.1-schnell": {"guidance_embeds": False},

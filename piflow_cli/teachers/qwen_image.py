@@ -5,7 +5,7 @@ Shapes: B batch, N image tokens, T text tokens, C latent channels, H, W latent s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -100,7 +100,7 @@ class QwenImage(TextSettings):
 
     pipeline_class: ClassVar[str] = "QwenImagePipeline"
     transformer_class: ClassVar[str] = "QwenImageTransformer2DModel"
-    space_class: ClassVar[type[TextSpace]] = QwenImageSpace
+    space_class: ClassVar[Callable[..., TextSpace]] = QwenImageSpace
     architectures: ClassVar[dict[str, dict[str, Any]]] = {"Qwen-Image": {}}
 
     def base_config(self, config: dict[str, Any]) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class TextSettings(Settings, ABC):
     students_need_base: ClassVar[bool] = True
     pipeline_class: ClassVar[str]
     transformer_class: ClassVar[str]
-    space_class: ClassVar[type[TextSpace]]
+    space_class: ClassVar[Callable[..., TextSpace]]
     architectures: ClassVar[dict[str, dict[str, Any]]]
     """Transformer configs by name, beyond diffusers' defaults."""
 
