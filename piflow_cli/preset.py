@@ -51,7 +51,9 @@ class TrainingSettings(Settings):
     steps: int = Field(ge=1, description="optimiser steps")
     batch_size: int = Field(ge=1, description="samples an optimiser step, over all processes and accumulation")
     micro_batch_size: int | None = Field(None, ge=1, description="samples a forward pass and process; unset: all")
-    mixed_precision: Literal["no", "bf16", "fp16"] = Field("no", description="autocast of the student's forward pass")
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = Field(
+        "no", description="autocast of the student's passes; auto is bf16 where the device has instructions for it"
+    )
     teacher_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "float32", description="of the frozen teacher; auto is bfloat16 where the device has instructions for it"
     )
@@ -85,8 +87,12 @@ class Preset(Settings):
     @model_validator(mode="after")
     def _adapter_fits_precision(self) -> Self:
         training = self.training
-        if self.adapter is not None and training.teacher_dtype == "auto":
-            raise ValueError("training.teacher_dtype: name the dtype that teacher and adapter share (got 'auto')")
+        if self.adapter is not None and (training.teacher_dtype == "auto") != (training.mixed_precision == "auto"):
+            raise ValueError(
+                "training.teacher_dtype: an adapter shares the teacher's network, so that teacher_dtype and "
+                f"mixed_precision are both auto or both named (got {training.teacher_dtype!r} and "
+                f"{training.mixed_precision!r})"
+            )
         if self.adapter is not None and training.teacher_dtype != "float32" and training.mixed_precision == "no":
             raise ValueError(
                 f"training.mixed_precision: an adapter's float32 weights on a {training.teacher_dtype} teacher need "

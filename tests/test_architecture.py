@@ -12,6 +12,7 @@ FLOORS = {
     "errors": 0,
     "registry": 1,
     "preset_files": 1,
+    "zoo_files": 1,
     "core": 2,
     "weights": 2,
     "teachers": 3,

@@ -53,7 +53,7 @@ def test_published_recipes_have_the_published_numbers() -> None:
         ("optimiser.x=3", "optimiser: unknown key. Did you mean optimizer?"),
         ("zzz=3", "zzz: unknown key. Known: name, summary"),
         ("training=3", "training: .*"),
-        ("training.mixed_precision=fp8", "training.mixed_precision: 'no', 'bf16' or 'fp16'"),
+        ("training.mixed_precision=fp8", "training.mixed_precision: 'auto', 'no', 'bf16' or 'fp16'"),
         ("data.type=imges", "data.type: unknown data 'imges'. Did you mean images?"),
         ("training.steps", r"--set takes key.path=value"),
         ("name.x.y=3", "name is a value, not a table"),

@@ -17,7 +17,9 @@ from piflow_cli.data.embedding_codec import Storage
 from piflow_cli.data.noise import draw_indices
 from piflow_cli.data.prompt_files import PromptSet, check_prompts, read_prompts
 from piflow_cli.errors import DataError
+from piflow_cli.zoo_files import in_zoo, zoo_entries
 
+EMBEDDED_LIST = "prompts.jsonl"
 RESOLUTION = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 
 
@@ -143,12 +145,26 @@ def open_texts(prompts: PromptSet, cache: str | None) -> TextRows:
     return TextRows(prompts, open_if_complete(Path(cache).expanduser(), prompts) if cache else None)
 
 
+def locate_prompts(path: str) -> str:
+    """The path itself, or of `zoo:NAME` the list of prompts that ships.
+
+    Raises:
+        DataError: that entry ships none.
+    """
+    embedded = in_zoo(path, EMBEDDED_LIST)
+    if embedded is None:
+        return path
+    if not embedded.is_file():
+        raise DataError(f"data.path {path} ships no prompts; {', '.join(zoo_entries(EMBEDDED_LIST)) or 'nothing'} does")
+    return str(embedded)
+
+
 class Prompts(Settings):
     """Prompts without pictures: every trajectory starts at noise."""
 
     type: Literal["prompts"] = "prompts"
     path: str = Field(
-        description="a .txt, .jsonl or .parquet, a folder of them, or owner/name of a data set on the hub"
+        description="a .txt, .jsonl or .parquet, a folder of them, zoo:NAME, or owner/name of a data set on the hub"
     )
     column: str | None = Field(None, description="field of the prompt; None takes prompt, caption or text")
     limit: Limit = Field(None, description="N takes the first N prompts, -N the last N, None all")
@@ -160,7 +176,7 @@ class Prompts(Settings):
 
     def check_source(self) -> None:
         """Raise DataError where the first prompt cannot be read; a data set on the hub is not fetched for it."""
-        check_prompts(self.path, self.column)
+        check_prompts(locate_prompts(self.path), self.column)
 
     def open(self, space: object) -> PromptSource:
         """The prompts: as embeddings where the cache is complete, else as texts.
@@ -171,5 +187,5 @@ class Prompts(Settings):
             MissingExtraError: a package that reads them is not installed.
         """
         check_space(space, self.resolutions)
-        prompts = read_prompts(self.path, column=self.column, limit=self.limit)
+        prompts = read_prompts(locate_prompts(self.path), column=self.column, limit=self.limit)
         return PromptSource(open_texts(prompts, self.cache), tuple(map(parse_resolution, self.resolutions)))

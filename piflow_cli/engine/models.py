@@ -13,8 +13,9 @@ from piflow_cli.engine.storage import atomic_folder, restore_replaced
 from piflow_cli.errors import DeviceError, ModelError
 from piflow_cli.formats.student import Format, Recipe, StoredStudent, StudentCard
 from piflow_cli.preset import Preset, load_preset
-from piflow_cli.teachers.loading import HUB_ID, ZOO, unreachable
+from piflow_cli.teachers.loading import HUB_ID, unreachable
 from piflow_cli.weights import check_shapes
+from piflow_cli.zoo_files import ZOO
 
 DEFAULT_STUDENT = "digits-1nfe"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -73,6 +74,13 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     else:
         fast = device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return torch.bfloat16 if fast else torch.float32
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """accelerate's mixed precision of a name; `auto` is bf16 where `resolve_dtype` gives it, else none."""
+    if name != "auto":
+        return name
+    return "bf16" if resolve_dtype("auto", device) == torch.bfloat16 else "no"
 
 
 def embedded_students() -> dict[str, Path]:

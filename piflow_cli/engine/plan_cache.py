@@ -114,11 +114,14 @@ def cache_of(
 def _local_prompts(preset: Preset) -> PromptSet | None:
     """The preset's prompts or captions where they are on this machine; the hub is not asked."""
     data = preset.data
-    path = Path(getattr(data, "path", "") or "").expanduser()
-    if data.type == "prompts" and path.exists():
+    if data.type == "prompts":
         from piflow_cli.data.prompt_files import read_prompts
+        from piflow_cli.data.prompts import locate_prompts
 
-        return read_prompts(data.path, column=data.column, limit=data.limit)
+        prompts = locate_prompts(data.path)
+        local = Path(prompts).expanduser().exists()
+        return read_prompts(prompts, column=data.column, limit=data.limit) if local else None
+    path = Path(getattr(data, "path", "") or "").expanduser()
     if data.type == "captioned" and path.is_dir():
         from piflow_cli.data.picture_sets import open_pictures, shards_of
 

@@ -21,7 +21,7 @@ from piflow_cli.core.student import Student, make_policy
 from piflow_cli.engine.batching import micro_batches
 from piflow_cli.engine.embeddings import cache_embeddings, cache_folder, is_cached, open_with_cache
 from piflow_cli.engine.events import DistillEvent, DistillResult
-from piflow_cli.engine.models import card_of, resolve_dtype, save_student
+from piflow_cli.engine.models import card_of, resolve_dtype, resolve_precision, save_student
 from piflow_cli.engine.preview import Preview
 from piflow_cli.engine.run_folder import RunFolder
 from piflow_cli.engine.sharding import whole
@@ -52,7 +52,7 @@ class Trainer:
         self.preset, self.run, self.on_event = preset, run, on_event
         settings = preset.training
         self.accelerator = Accelerator(
-            mixed_precision=settings.mixed_precision,
+            mixed_precision=resolve_precision(settings.mixed_precision, device),
             cpu=device.type == "cpu",
             log_with=list(settings.trackers) or None,
             project_config=ProjectConfiguration(project_dir=str(run.path), logging_dir=str(run / "logs")),

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from piflow_cli.errors import ModelError
+from piflow_cli.zoo_files import in_zoo, zoo_entries
 
-ZOO = Path(__file__).parents[1] / "zoo"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -20,12 +20,11 @@ def locate(source: str, *, part: str = "teacher") -> Path | str:
     Raises:
         ModelError: there is no such folder, and the source is no hub id either.
     """
-    if source.startswith("zoo:"):
-        path = ZOO / source.removeprefix("zoo:") / part
-        if not path.is_dir():
-            known = ", ".join(f"zoo:{p.parent.name}" for p in sorted(ZOO.glob(f"*/{part}")))
-            raise ModelError(f"no embedded model {source!r}. Embedded: {known}.")
-        return path
+    embedded = in_zoo(source, part)
+    if embedded is not None:
+        if not embedded.is_dir():
+            raise ModelError(f"no embedded model {source!r}. Embedded: {', '.join(zoo_entries(part))}.")
+        return embedded
     path = Path(source).expanduser()
     if path.exists():
         return path
@@ -33,7 +32,7 @@ def locate(source: str, *, part: str = "teacher") -> Path | str:
         return source
     raise ModelError(
         f"{source!r} does not exist here and is no hub id (owner/name). "
-        "Pass a diffusers folder, a .safetensors or .pth file, a hub id, or zoo:digits."
+        "Pass a diffusers folder, a .safetensors or .pth file, a hub id, or zoo:NAME."
     )
 
 

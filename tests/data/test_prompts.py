@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from piflow_cli.core.conditions import TextCondition, join_conditions
 from piflow_cli.data.cache_building import build_shards
 from piflow_cli.data.embedding_cache import open_cache, shard_path
-from piflow_cli.data.prompts import Prompts, PromptSource
+from piflow_cli.data.prompts import Prompts, PromptSource, locate_prompts
 from piflow_cli.errors import DataError
 
 COUNT = 10
@@ -129,3 +129,9 @@ def test_a_teacher_of_classes_takes_no_prompts(path: str) -> None:
 def test_settings_survive_json(path: str) -> None:
     settings = Prompts(path=path, resolutions=("16x8",), limit=-3)
     assert Prompts.model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_prompts_that_do_not_ship_are_named() -> None:
+    assert locate_prompts("prompts.txt") == "prompts.txt"
+    with pytest.raises(DataError, match="zoo:nothing ships no prompts"):
+        Prompts(path="zoo:nothing").check_source()

@@ -237,6 +237,9 @@ def test_classes_and_prompts_are_not_mixed_up(tmp_path: Path) -> None:
         distill(classes, out=tmp_path / "run2", device="cpu")
     with pytest.raises(PresetError, match=r"training\.mixed_precision"):
         tiny("flux", tmp_path, "training.teacher_dtype='bfloat16'")
+    with pytest.raises(PresetError, match="both auto or both named"):
+        tiny("flux", tmp_path, "training.teacher_dtype='auto'")
+    assert tiny("flux", tmp_path, "training.teacher_dtype='auto'", "training.mixed_precision='auto'")
 
 
 def test_what_is_wrong_is_said_before_anything_is_spent(tmp_path: Path) -> None:

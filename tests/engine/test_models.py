@@ -17,6 +17,8 @@ from piflow_cli.engine.models import (
     load_student,
     read_student,
     resolve_device,
+    resolve_dtype,
+    resolve_precision,
     save_student,
 )
 from piflow_cli.errors import DeviceError, ModelError, StorageError
@@ -189,3 +191,10 @@ def test_cuda_index_beyond_the_devices_is_an_error(monkeypatch: pytest.MonkeyPat
     assert resolve_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(DeviceError, match="there are 2 CUDA devices"):
         resolve_device("cuda:2")
+
+
+def test_auto_precision_of_student_and_teacher_agree() -> None:
+    device = torch.device("cpu")
+    both = {(torch.bfloat16, "bf16"), (torch.float32, "no")}
+    assert (resolve_dtype("auto", device), resolve_precision("auto", device)) in both
+    assert [resolve_precision(name, device) for name in ("no", "bf16", "fp16")] == ["no", "bf16", "fp16"]
