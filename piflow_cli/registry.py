@@ -36,6 +36,7 @@ ENTRIES: dict[str, dict[str, str]] = {
         "is": "piflow_cli.metrics.inception_score:METRIC",
         "precision-recall": "piflow_cli.metrics.precision_recall:METRIC",
         "accuracy": "piflow_cli.metrics.accuracy:METRIC",
+        "diversity": "piflow_cli.metrics.diversity:METRIC",
     },
 }
 

@@ -1,7 +1,8 @@
-"""`piflow benchmark`: students beside their teacher, on the same noise."""
+"""`piflow benchmark`: students beside their teacher, on the same noise and the same classes or prompts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,11 @@ EXAMPLES = console.examples(
         "piflow benchmark --metric fid --metric accuracy --model runs/demo --teacher-steps 1,4,16,128 --samples 2000",
     ),
     (
+        "a text-to-image student: how good, and how varied the pictures of one prompt are",
+        "piflow benchmark --metric fid --metric diversity --model runs/flux-4nfe --prompts captions.jsonl "
+        "--reference photos/ --detector inception.pt --samples 1000 --teacher-steps 4,28",
+    ),
+    (
         "with the papers' detector and statistics",
         "piflow benchmark --metric fid --metric kid --model runs/dit-1nfe --reference imagenet256.npz "
         "--detector inception.pt",
@@ -29,14 +35,22 @@ DEFAULT_TEACHER_STEPS = "1,2,4,8,16,32"
 
 def command(
     metrics: Annotated[
-        list[str], typer.Option("--metric", help="fid, kid, is, precision-recall or accuracy; repeatable.")
+        list[str], typer.Option("--metric", help="fid, kid, is, precision-recall, accuracy or diversity; repeatable.")
     ],
     models: Annotated[
         list[str] | None,
         typer.Option("--model", "-m", help="Student; repeatable. [default: the embedded ones]", show_default=False),
     ] = None,
     nfe: Annotated[str | None, typer.Option(metavar="N,N,...", help="Evaluations. [default: as trained]")] = None,
-    samples: Annotated[int, typer.Option(help="Pictures a row, classes balanced.")] = 5000,
+    samples: Annotated[int, typer.Option(help="Pictures a row, of classes or prompts in turn.")] = 5000,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Prompts for text-to-image students: .txt, .jsonl (with `label` for accuracy), .parquet, or a folder.",
+            show_default=False,
+        ),
+    ] = None,
     reference: Annotated[
         str | None, typer.Option(help="Statistics (.npz, .safetensors) or a folder of pictures.", show_default=False)
     ] = None,
@@ -53,15 +67,15 @@ def command(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the noise, the same for every row.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Pictures a forward pass.")] = 500,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures a forward pass. [default: by their size]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the result; - for stdout.")
     ] = None,
 ) -> None:
-    """Measure students and their teacher's own solvers in one table, on the same noise and classes."""
-    from piflow_cli.engine.benchmark import benchmark
-    from piflow_cli.engine.models import embedded_students
+    """Measure students and their teacher's own solvers in one table, on the same noise and classes or prompts."""
+    from piflow_cli.engine.benchmark import benchmark, default_students
     from piflow_cli.engine.storage import writable_folder, write_atomic
 
     if json_file is not None and str(json_file) != "-":
@@ -70,14 +84,16 @@ def command(
     with console.progress() as line:
         result = benchmark(
             metrics=metrics,
-            models=models or list(embedded_students()),
+            models=models or default_students(),
             nfe=_numbers(nfe, "--nfe"),
             samples=samples,
+            prompts=prompts,
             reference=reference,
             detector=detector,
             seed=seed,
             batch_size=batch_size,
             device=device,
+            dtype=dtype,
             teacher_steps=_numbers(None if teacher_steps == "none" else teacher_steps, "--teacher-steps") or (),
             solvers=solvers or ("euler",),
             on_progress=lambda done, total, what: line.update(
@@ -107,27 +123,49 @@ def _numbers(text: str | None, option: str) -> list[int] | None:
 
 def _print(result: BenchmarkResult) -> None:
     """The table, and what its numbers depend on."""
-    with_teacher = any(row.fid_to_teacher is not None for row in result.rows)
-    arrows = {"lower": "↓", "higher": "↑"}
-    columns = [
-        "model",
-        "method",
-        "NFE",
-        *(f"{title} {arrows[result.better[key]]}" for key, title in result.titles.items()),
-    ]
-    columns += ["ratio to teacher", "FID to teacher"] * with_teacher + ["ms/picture", "policy %"]
-    rows = []
-    for row in result.rows:
-        cells = [row.model, row.method, str(row.nfe), *(f"{row.scores[key]:.4g}" for key in result.titles)]
-        if with_teacher:
-            cells += [_score(row.fid_ratio), _score(row.fid_to_teacher)]
-        total = row.network_s + row.policy_s
-        rows.append((*cells, f"{1000 * total:.3g}", f"{100 * row.policy_s / max(total, 1e-12):.0f}"))
-    console.print_table(columns, rows, num_left=2)
-    measured = f"{result.samples} pictures a row, detector {result.detector}, reference {result.reference}"
-    against = f"; the teacher's row to compare with: {', '.join(result.teacher_rows)}" if result.teacher_rows else ""
-    typer.echo(f"{measured}, seed {result.seed}{against}")
+    headings, columns = zip(*_columns(result), strict=True)
+    console.print_table(headings, list(zip(*columns, strict=True)), num_left=2)
+    marked = [title for key, title in result.titles.items() if title != _name(key)]
+    if marked:
+        typer.echo(f"* {', '.join(marked)}")
+    if result.teacher_rows:
+        typer.echo(f"ratio: to the score of {', '.join(result.teacher_rows)}; to teacher: FID to its pictures")
+    if any(row.gap_closed is not None for row in result.rows):
+        typer.echo("gap closed: 0% is the teacher's FID at as many Euler steps, 100% that of its row of most steps")
+    asked = f" of {result.num_prompts} prompts ({result.prompts})" if result.prompts is not None else ""
+    measured = f"{result.samples} pictures a row{asked}, detector {result.detector}, reference {result.reference}"
+    typer.echo(f"{measured}, seed {result.seed}")
 
 
-def _score(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+def _columns(result: BenchmarkResult) -> list[tuple[str, list[str]]]:
+    """Heading and cells of every column; what no row has is left out."""
+    rows = result.rows
+    columns = [("model", [row.model for row in rows]), ("method", [row.method for row in rows])]
+    columns.append(("NFE", [str(row.nfe) for row in rows]))
+    ratios = {"fid": [row.fid_ratio for row in rows], "diversity": [row.diversity_ratio for row in rows]}
+    for key, title in result.titles.items():
+        name = _name(key)
+        arrow = {"lower": "↓", "higher": "↑"}[result.better[key]]
+        columns.append((f"{name}{'*' if title != name else ''} {arrow}", [f"{row.scores[key]:.4g}" for row in rows]))
+        columns += _optional("ratio", ratios.get(key, ()), "{:.3g}")
+    columns += _optional("to teacher", [row.fid_to_teacher for row in rows], "{:.3g}")
+    columns += _optional("gap closed", [row.gap_closed for row in rows], "{:.0%}")
+    totals = [row.network_s + row.policy_s for row in rows]
+    shares = [row.policy_s / max(total, 1e-12) for row, total in zip(rows, totals, strict=True)]
+    columns.append(("ms/pic", [f"{1000 * total:.3g}" for total in totals]))
+    columns.append(("policy", [f"{share:.0%}" for share in shares]))
+    return columns
+
+
+def _optional(heading: str, values: Sequence[float | None], form: str) -> list[tuple[str, list[str]]]:
+    """The column of some values, none where there are no values."""
+    if all(value is None for value in values):
+        return []
+    return [(heading, ["" if value is None else form.format(value) for value in values])]
+
+
+def _name(key: str) -> str:
+    """A score's name in a heading: FID, KID and IS in capitals. The detector, where it is not Inception, goes below."""
+    from piflow_cli.engine.benchmark import heading
+
+    return heading(key)

@@ -61,7 +61,9 @@ class PromptSet:
         return hashed.hexdigest()
 
 
-def read_prompts(path: str, *, column: str | None = None, limit: int | None = None) -> PromptSet:
+def read_prompts(
+    path: str, *, column: str | None = None, limit: int | None = None, what: str = "data.path"
+) -> PromptSet:
     """The prompts of a file, of a folder of shards sorted by name, or of a data set on the hub; blank ones are skipped.
 
     Args:
@@ -69,25 +71,27 @@ def read_prompts(path: str, *, column: str | None = None, limit: int | None = No
             (split `train`, downloaded whole) where there is no such file.
         column: field that holds the prompt; None takes the first of `COLUMNS`.
         limit: the first N, or for a negative number the last N; None takes all.
+        what: how error messages call the path.
 
     Raises:
         DataError: missing, empty, not UTF-8, broken, or without the column.
         MissingExtraError: a parquet or a data set of the hub without the packages that read it.
     """
-    texts = _texts(path, column)
+    texts = _texts(path, column, what)
     prompts = PromptSet.pack(itertools.islice(texts, limit) if limit is not None and limit > 0 else texts)
     if not len(prompts):
-        raise DataError(f"data.path {path} has no prompts: it is empty, or every line is blank. Give a file with some.")
+        raise DataError(f"{what} {path} has no prompts: it is empty, or every line is blank. Give a file with some.")
     return prompts.between(max(0, len(prompts) + limit), len(prompts)) if limit is not None and limit < 0 else prompts
 
 
 def check_prompts(path: str, column: str | None = None) -> None:
     """Raise DataError where the first prompt cannot be read; a data set on the hub is not fetched for it."""
-    if not _is_on_hub(path):
+    if not is_on_hub(path):
         read_prompts(path, column=column, limit=1)
 
 
-def _is_on_hub(path: str) -> bool:
+def is_on_hub(path: str) -> bool:
+    """Whether a path names a data set on the hub: it is `owner/name`, and there is no such file."""
     root = Path(path).expanduser()
     return not root.exists() and bool(HUB_ID.fullmatch(path)) and root.suffix not in READERS
 
@@ -195,40 +199,42 @@ def read_parquet_column(path: Path, column: str | None) -> Iterator[str]:
 READERS = {".txt": _text_lines, ".jsonl": _json_texts, ".parquet": read_parquet_column}
 
 
-def _texts(path: str, column: str | None) -> Iterator[str]:
+def _texts(path: str, column: str | None, what: str) -> Iterator[str]:
     """Texts that are not blank, in order."""
     root = Path(path).expanduser()
-    if _is_on_hub(path):
-        yield from _hub_texts(path, column)
+    if is_on_hub(path):
+        yield from _hub_texts(path, column, what)
         return
-    for shard in _shards(root):
+    for shard in prompt_shards(root, what=what):
         yield from filter(None, READERS[shard.suffix](shard, column))
 
 
-def _shards(root: Path) -> list[Path]:
-    """The files to read, sorted by name."""
+def prompt_shards(root: Path, *, what: str = "data.path") -> list[Path]:
+    """The files of prompts at a path, sorted by name.
+
+    Raises:
+        DataError: there are none, or several kinds; messages call the path `what`.
+    """
     known = ", ".join(READERS)
     if not root.exists():
         raise DataError(
-            f"data.path {root} does not exist. Give a file of prompts ({known}), a folder of such files, or the id of "
+            f"{what} {root} does not exist. Give a file of prompts ({known}), a folder of such files, or the id of "
             "a data set on the hub, owner/name."
         )
     if root.is_file():
         if root.suffix not in READERS:
-            raise DataError(f"data.path {root} ends in {root.suffix or 'nothing'!r}; prompts are read from {known}")
+            raise DataError(f"{what} {root} ends in {root.suffix or 'nothing'!r}; prompts are read from {known}")
         return [root]
     found = [p for p in root.iterdir() if p.suffix in READERS and p.is_file() and not p.name.startswith(".")]
     kinds = sorted({p.suffix for p in found})
     if not found:
-        raise DataError(f"data.path {root} has no files of prompts; they end in {known}")
+        raise DataError(f"{what} {root} has no files of prompts; they end in {known}")
     if len(kinds) > 1:
-        raise DataError(
-            f"data.path {root} has files of several kinds ({', '.join(kinds)}); keep one kind in the folder"
-        )
+        raise DataError(f"{what} {root} has files of several kinds ({', '.join(kinds)}); keep one kind in the folder")
     return sorted(found)
 
 
-def _hub_texts(name: str, column: str | None) -> Iterator[str]:
+def _hub_texts(name: str, column: str | None, what: str) -> Iterator[str]:
     """Texts of the split `train` of a data set on the hub.
 
     Raises:
@@ -246,7 +252,7 @@ def _hub_texts(name: str, column: str | None) -> Iterator[str]:
     except Exception as error:  # the library raises errors of many classes
         raise DataError(
             f"there is no file or folder {name}, and no split 'train' of a data set of this name could be loaded: "
-            f"{error}. Correct data.path, or download the data set and name one of its files."
+            f"{error}. Correct {what}, or download the data set and name one of its files."
         ) from None
     found = pick_column(rows.column_names, column, where=f"the data set {name}")
     values = itertools.chain.from_iterable(b[found] for b in rows.select_columns([found]).iter(batch_size=HUB_BATCH))

@@ -1,4 +1,4 @@
-"""Measuring students beside their teacher: every sampler starts from the same noise and the same balanced classes.
+"""Measuring students beside their teacher: every sampler starts from the same noise and the same classes or prompts.
 
 FID falls with the number of pictures and means nothing across detectors, so that a result always says how many, which
 detector and which reference. Pictures are measured with the rounding that a saved file would have.
@@ -7,26 +7,31 @@ detector and which reference. Pictures are measured with the rounding that a sav
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import torch
 
 from piflow_cli import __version__, registry
-from piflow_cli.engine.gauge import Anchor, BenchmarkRow, Gauge
-from piflow_cli.engine.models import DEFAULT_STUDENT, DTYPES, LoadedStudent, load_student, resolve_device
-from piflow_cli.engine.sample import sampling_settings
-from piflow_cli.engine.samplers import Sampler, student_sampler, teacher_key, teacher_sampler
+from piflow_cli.core.interfaces import Space
+from piflow_cli.data.prompt_lists import read_prompt_list
+from piflow_cli.engine.comparison import Anchor, with_gaps
+from piflow_cli.engine.gauge import BenchmarkRow, Gauge
+from piflow_cli.engine.models import DEFAULT_STUDENT, DTYPES, LoadedStudent, embedded_students, resolve_device
+from piflow_cli.engine.open_student import Dtype, open_student
+from piflow_cli.engine.sample import SMALL_POSITIONS, sampling_settings
+from piflow_cli.engine.samplers import Sampler, student_sampler, teacher_key, teacher_of, teacher_sampler
 from piflow_cli.engine.solvers import SOLVERS
-from piflow_cli.errors import DataError, PiflowError
-from piflow_cli.metrics.detectors import load_detector
-from piflow_cli.metrics.features import Detector, Reference
+from piflow_cli.engine.yardsticks import choose_detector, choose_reference, choose_subjects
+from piflow_cli.errors import DataError, ModelError, PiflowError
 from piflow_cli.metrics.metric import Metric
-from piflow_cli.metrics.reference import load_reference
+from piflow_cli.teachers.text_space import TextSpace
 
-EMBEDDED_TEACHERS = {"zoo:digits": ("digits", "digits-cnn")}
-"""The reference and the detector that ship with the package, by the source of the teacher."""
+DEFAULT_ENTRIES = ("emoji", "digits")
+"""Entries of the zoo whose students are measured where none are named: the first that has any."""
+SMALL_BATCH = 500
+"""Pictures a forward pass where none is asked for, up to `SMALL_POSITIONS` latent positions; larger ones go singly."""
 Progress = Callable[[int, int, str], None]
 """(done, total, what): both in pictures times evaluations, so that they grow evenly with time."""
 
@@ -41,9 +46,11 @@ class BenchmarkResult:
         better: "lower" or "higher", by column.
         samples: pictures a row; scores of different numbers do not compare.
         seed: of noise and subsets.
+        prompts, num_prompts: the list that pictures were asked from in turn, and how many of it; None for class models,
+            which are asked for their classes in turn.
         reference, reference_samples: what pictures are compared to; 0 where the statistics do not say how many.
         detector: what features are of.
-        teacher_rows: the rows that `fid_to_teacher` and `fid_ratio` refer to, in words.
+        teacher_rows: the rows that `fid_to_teacher`, ratios and gaps refer to, in words.
         warnings: what a user should know.
     """
 
@@ -58,6 +65,8 @@ class BenchmarkResult:
     teacher_rows: tuple[str, ...]
     warnings: tuple[str, ...]
     device: str
+    prompts: str | None = None
+    num_prompts: int | None = None
     piflow_version: str = __version__
 
     def to_json(self) -> str:
@@ -71,12 +80,13 @@ def benchmark(
     models: Sequence[str | LoadedStudent] = (DEFAULT_STUDENT,),
     nfe: Sequence[int] | None = None,
     samples: int = 5000,
+    prompts: str | None = None,
     reference: str | None = None,
     detector: str | None = None,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     device: str = "auto",
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    dtype: Dtype = "auto",
     teacher_steps: Sequence[int] = (),
     solvers: Sequence[str] = ("euler",),
     on_progress: Progress | None = None,
@@ -84,48 +94,51 @@ def benchmark(
     """Measure students, and their teachers where asked for; all that can fail is checked before the first picture.
 
     Args:
-        metrics: registered metrics, such as fid, kid, is, precision-recall, accuracy.
-        models: students as `load_student` takes them, or loaded ones.
+        metrics: registered metrics, such as fid, kid, is, precision-recall, accuracy, diversity.
+        models: students as `open_student` takes them, or loaded ones.
         nfe: evaluations to sample every student with; None is what each was trained for.
-        samples: pictures a row, with classes i % num_classes.
-        reference: digits, an .npz or .safetensors with statistics, or a folder of pictures; None is the embedded one
-            for students of the embedded teacher.
-        detector: digits-cnn, or a TorchScript file or URL; None as for `reference`.
+        samples: pictures a row; picture i shows class i % num_classes, or prompt i % the number of prompts.
+        prompts: of text-to-image students: a .txt, .jsonl (with a whole number `label`, for accuracy), .parquet, a
+            folder of these or a data set of the hub; None is the embedded list for students of the embedded teacher.
+        reference: digits, emoji, an .npz or .safetensors with statistics, or a folder of pictures; None is the embedded
+            one for students of the embedded teacher.
+        detector: digits-cnn, emoji-cnn, or a TorchScript file or URL; None as for `reference`.
         seed: of the noise, which is the same for every row.
-        batch_size: pictures a forward pass; it does not change the noise.
+        batch_size: pictures a forward pass; it does not change the noise. None is 500 small pictures, or one large one.
         device: auto, cpu, cuda, cuda:N or mps.
-        dtype: of the networks; times, policies and solvers stay float32.
+        dtype: of the networks; auto is that of `open_student`. Times, policies and solvers stay float32.
         teacher_steps: steps to sample the teacher with; empty leaves the teacher out and unloaded.
         solvers: the teacher's solvers: euler, heun, unipc, dpmsolver++.
         on_progress: called after each batch.
 
     Raises:
-        DataError: a number out of range, a reference or detector that is missing or does not fit.
+        DataError: a number out of range; prompts, a reference or a detector that are missing or do not fit.
         PolicyError: a student that cannot be sampled at an NFE.
-        ModelError, DeviceError: as `load_student` and `resolve_device`.
+        ModelError, DeviceError: as `open_student`.
         PiflowError: an unknown metric or solver.
     """
     chosen = _check_request(metrics, solvers, samples=samples, batch_size=batch_size, seed=seed, steps=teacher_steps)
+    listed = read_prompt_list(prompts) if prompts is not None else None
     target = resolve_device(device)
-    students = [
-        m if isinstance(m, LoadedStudent) else load_student(m, device=target, dtype=DTYPES[dtype]) for m in models
-    ]
+    students = [m if isinstance(m, LoadedStudent) else open_student(m, device=device, dtype=dtype) for m in models]
     _check_comparable(students)
+    subjects = choose_subjects(listed, students)
     samplers, warnings = _student_samplers(students, nfe, seed=seed)
-    gauge_detector = _load_detector(detector, students, chosen, device=target)
+    gauge_detector = choose_detector(detector, students, chosen, device=target)
     gauge = Gauge(
         metrics=chosen,
         detector=gauge_detector,
-        reference=_load_reference(reference, students, gauge_detector),
+        reference=choose_reference(reference, students, gauge_detector),
+        subjects=subjects,
         samples=samples,
-        batch_size=batch_size,
+        batch_size=batch_size or _usual_batch(students[0].space),
         seed=seed,
         device=target,
     )
     gauge.rehearse(students[0].space)
     warnings += gauge.doubts()
     if teacher_steps:
-        samplers += _teacher_samplers(students, teacher_steps, solvers, device=target, dtype=DTYPES[dtype])
+        samplers += _teacher_samplers(students, teacher_steps, solvers, device=target, dtype=DTYPES.get(dtype))
     rows, anchors = _measure_all(gauge, samplers, on_progress)
     return _result(gauge, rows, anchors, warnings)
 
@@ -135,9 +148,10 @@ def _result(
 ) -> BenchmarkResult:
     """The table of measured rows, with what they were measured by."""
     columns = {column: metric for metric in gauge.metrics for column in metric.columns}
+    listed = gauge.subjects.name is not None
     return BenchmarkResult(
         rows=tuple(rows),
-        titles={column: gauge.detector.title(_heading(column)) for column in columns},
+        titles={column: gauge.detector.title(heading(column)) for column in columns},
         better={column: metric.better for column, metric in columns.items()},
         samples=gauge.samples,
         seed=gauge.seed,
@@ -147,11 +161,38 @@ def _result(
         teacher_rows=tuple(f"{row.model} {row.method} {row.steps} steps" for row in anchors),
         warnings=tuple(dict.fromkeys(warnings)),
         device=str(gauge.device),
+        prompts=gauge.subjects.name,
+        num_prompts=min(len(gauge.subjects), gauge.samples) if listed else None,
     )
 
 
+def default_students() -> list[str]:
+    """The embedded students that are measured where none are named, all of one teacher, so that they compare.
+
+    Raises:
+        ModelError: none ship.
+    """
+    by_entry: dict[str, list[str]] = {}
+    for name, folder in embedded_students().items():
+        by_entry.setdefault(folder.parents[1].name, []).append(name)
+    found = next((by_entry[entry] for entry in DEFAULT_ENTRIES if entry in by_entry), None)
+    if found is None:
+        raise ModelError("no students are installed with the package: pass --model with a student's folder or hub id")
+    return found
+
+
+def _usual_batch(space: Space) -> int:
+    return SMALL_BATCH if math.prod(space.latent_shape[-2:]) <= SMALL_POSITIONS else 1
+
+
 def _check_request(
-    metrics: Sequence[str], solvers: Sequence[str], *, samples: int, batch_size: int, seed: int, steps: Sequence[int]
+    metrics: Sequence[str],
+    solvers: Sequence[str],
+    *,
+    samples: int,
+    batch_size: int | None,
+    seed: int,
+    steps: Sequence[int],
 ) -> list[Metric]:
     """The metrics asked for; everything that needs no model is checked."""
     if not metrics:
@@ -159,7 +200,7 @@ def _check_request(
     for solver in solvers:
         if solver not in SOLVERS:
             raise PiflowError(registry.unknown_name("solver", solver, list(SOLVERS)))
-    limits = [("samples", samples, 2), ("batch_size", batch_size, 1), ("seed", seed, 0)]
+    limits = [("samples", samples, 2), ("batch_size", 1 if batch_size is None else batch_size, 1), ("seed", seed, 0)]
     for name, value, least in limits + [("teacher_steps", count, 1) for count in steps]:
         if value < least:
             raise DataError(f"{name} is {value}; it must be at least {least}")
@@ -167,19 +208,25 @@ def _check_request(
 
 
 def _check_comparable(students: Sequence[LoadedStudent]) -> None:
-    """Refuse students that cannot start from the same noise and classes."""
+    """Refuse students that cannot start from the same noise and classes or prompts."""
     if not students:
         raise DataError("no model to measure was given")
     first = students[0]
     for student in students[1:]:
-        here, there = (
-            (tuple(s.space.latent_shape), s.space.num_classes, s.space.image_size_px) for s in (first, student)
-        )
-        if here != there:
+        (what, here), (other, there) = _asked_of(first.space), _asked_of(student.space)
+        if (what, here) != (other, there):
             raise DataError(
-                f"{first.name} has latents, classes and picture size {here}, {student.name} has {there}: they cannot "
-                "share noise and labels. Benchmark them one by one."
+                f"{first.name} has {what} {here}, {student.name} has {other} {there}: they cannot share noise and "
+                "labels. Benchmark them one by one."
             )
+
+
+def _asked_of(space: Space) -> tuple[str, tuple[object, ...]]:
+    """What decides the noise and the conditions of a space, in words and in values."""
+    latent_shape = tuple(space.latent_shape)
+    if isinstance(space, TextSpace):
+        return "latents, text encoders", (latent_shape, space.settings.encoder_fingerprint())
+    return "latents, classes and picture size", (latent_shape, space.num_classes, space.image_size_px)
 
 
 def _student_samplers(
@@ -201,59 +248,34 @@ def _teacher_samplers(
     solvers: Sequence[str],
     *,
     device: torch.device,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
 ) -> list[Sampler]:
-    """Samplers of each teacher of the students, on each time grid of theirs, for every solver and number of steps."""
-    grids = {teacher_key(student.card.teacher, student.card.sampling.time_shift): student.card for student in students}
+    """Samplers of each teacher of the students, on each time grid of theirs, for every solver and number of steps.
+
+    A teacher is loaded apart from its students, whose modules hold their adapters and heads, and in their dtype where
+    none is given.
+    """
+    grids = {teacher_key(teacher_of(s), s.card.sampling.time_shift): s for s in students}
     samplers = []
-    for card in grids.values():
-        teacher = card.teacher.load(device=device, dtype=dtype)
+    for student in grids.values():
+        settings, shift = teacher_of(student), student.card.sampling.time_shift
+        teacher = settings.load(device=device, dtype=dtype or student.dtype)
         for solver in dict.fromkeys(solvers):
             for count in dict.fromkeys(steps):
-                shift = card.sampling.time_shift
-                samplers.append(teacher_sampler(teacher, solver, count, settings=card.teacher, shift=shift))
+                samplers.append(teacher_sampler(teacher, solver, count, settings=settings, shift=shift))
     return samplers
 
 
-def _heading(column: str) -> str:
-    """FID, KID and IS are written in capitals."""
+def heading(column: str) -> str:
+    """A column's name as a table writes it: FID, KID and IS in capitals."""
     return column.upper() if len(column) <= 3 else column
-
-
-def _embedded(students: Sequence[LoadedStudent]) -> tuple[str, str] | None:
-    """The embedded reference and detector where every student's teacher is the embedded one they belong to."""
-    found = {EMBEDDED_TEACHERS.get(student.card.teacher.source) for student in students}
-    return found.pop() if len(found) == 1 else None
-
-
-def _load_detector(
-    detector: str | None, students: Sequence[LoadedStudent], metrics: Sequence[Metric], *, device: torch.device
-) -> Detector:
-    embedded = _embedded(students)
-    if detector is None and embedded is None:
-        raise DataError(
-            "these students need a detector: pass --detector with the TorchScript Inception network of the papers "
-            "(inception-2015-12-05.pt), as a file or URL"
-        )
-    name = detector if detector is not None else embedded[1]
-    return load_detector(name, device=device, with_logits=any(metric.needs_logits for metric in metrics))
-
-
-def _load_reference(reference: str | None, students: Sequence[LoadedStudent], detector: Detector) -> Reference:
-    embedded = _embedded(students)
-    if reference is None and embedded is None:
-        raise DataError(
-            "these students need a reference: pass --reference with a folder of real pictures, or statistics as .npz "
-            "(mu and sigma, as ADM publishes them for ImageNet) or .safetensors"
-        )
-    return load_reference(reference if reference is not None else embedded[0], detector=detector)
 
 
 def _measure_all(
     gauge: Gauge, samplers: Sequence[Sampler], on_progress: Progress | None
 ) -> tuple[list[BenchmarkRow], list[BenchmarkRow]]:
     """Rows in the order of the samplers, and those that the others are compared to: each teacher's of most steps."""
-    done, total = 0, gauge.samples * sum(sampler.nfe for sampler in samplers)
+    done, total = 0, gauge.pictures_a_row * sum(sampler.nfe for sampler in samplers)
     longest: dict[str, Sampler] = {}
     for sampler in samplers:
         if sampler.kind == "teacher" and sampler.steps > getattr(longest.get(sampler.teacher), "steps", 0):
@@ -274,4 +296,5 @@ def _measure_all(
         elif sampler.teacher in anchors:
             row = anchors[sampler.teacher].compare(row, features)
         rows[sampler] = row
+    rows = with_gaps(rows, longest)
     return [rows[sampler] for sampler in samplers], [anchor.row for anchor in anchors.values()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,12 +11,14 @@ from torch import Tensor
 
 from piflow_cli.core.interfaces import Space
 from piflow_cli.engine.pictures import to_uint8
-from piflow_cli.engine.samplers import Meter, Sampler, labels_of
-from piflow_cli.metrics.features import Detector, FeatureSet, Reference, extract_features, mean_and_cov
-from piflow_cli.metrics.fid import fid
-from piflow_cli.metrics.metric import Metric
+from piflow_cli.engine.questions import Questions, Subjects
+from piflow_cli.engine.samplers import Meter, Sampler
+from piflow_cli.metrics.features import Detector, FeatureSet, Reference, extract_features
+from piflow_cli.metrics.metric import Groups, Metric
 
 REHEARSAL_SAMPLES = 8
+GROUPS_SEED = 1 << 32
+"""Added to the seed for the noise of grouped pictures, so that it is none of the row's own."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class BenchmarkRow:
         scores: by column of the metrics asked for.
         fid_to_teacher: FID to the pictures of the teacher's row of most steps; None for that row, and without one.
         fid_ratio: FID divided by the FID of that row, None likewise.
+        diversity_ratio: diversity divided by that of that row, None likewise, and where it was not measured.
+        gap_closed: of students, where FID was measured, the part of the way from the teacher's Euler row of as many
+            steps to its row of most steps; None where those rows are missing or the latter is no better.
     """
 
     model: str
@@ -49,52 +54,53 @@ class BenchmarkRow:
     scores: dict[str, float]
     fid_to_teacher: float | None = None
     fid_ratio: float | None = None
-
-
-@dataclass(frozen=True)
-class Anchor:
-    """The teacher's longest row (of most steps), and the mean (D,) and covariance (D, D) of its features."""
-
-    row: BenchmarkRow
-    mean: Tensor
-    cov: Tensor
-
-    @classmethod
-    def of(cls, row: BenchmarkRow, features: FeatureSet) -> Anchor:
-        """The anchor of a measured row."""
-        mean, cov = mean_and_cov(features.features)
-        return cls(row, mean, cov)
-
-    def compare(self, row: BenchmarkRow, features: FeatureSet) -> BenchmarkRow:
-        """A row with its distance and its ratio to the anchor."""
-        ratio = None
-        if "fid" in row.scores and self.row.scores["fid"] > 0:
-            ratio = row.scores["fid"] / self.row.scores["fid"]
-        return replace(row, fid_to_teacher=fid(features.features, self.mean, self.cov), fid_ratio=ratio)
+    diversity_ratio: float | None = None
+    gap_closed: float | None = None
 
 
 @dataclass(frozen=True)
 class Gauge:
-    """What every row of a benchmark is measured with, and how much of it."""
+    """What every row of a benchmark is asked and measured with, and how much of it."""
 
     metrics: Sequence[Metric]
     detector: Detector
     reference: Reference
+    subjects: Subjects
     samples: int
     batch_size: int
     seed: int
     device: torch.device
 
+    @property
+    def questions(self) -> Questions:
+        """Of a row's own pictures."""
+        return Questions.in_turn(self.subjects, self.samples)
+
+    @property
+    def grouped(self) -> dict[Groups, Questions]:
+        """Of the pictures that metrics of groups ask for besides."""
+        wanted = dict.fromkeys(metric.groups for metric in self.metrics if metric.groups is not None)
+        return {groups: Questions.grouped(self.subjects, groups) for groups in wanted}
+
+    @property
+    def pictures_a_row(self) -> int:
+        """All that is sampled for one row."""
+        return self.samples + sum(map(len, self.grouped.values()))
+
     def rehearse(self, space: Space) -> None:
-        """Go through everything that follows sampling with a few pictures of noise.
+        """Go through everything but the network with a few pictures of noise.
 
         Raises:
             DataError, ModelError: what would otherwise go wrong after the sampling.
         """
-        count = min(REHEARSAL_SAMPLES, self.samples)
+        count, questions = min(REHEARSAL_SAMPLES, self.samples), self.questions
+        questions.condition(space, 0, count)
         noise = torch.randn((count, *space.latent_shape), generator=torch.Generator().manual_seed(self.seed))
-        pictures = to_uint8(space.decode(noise.to(self.device))).cpu().float() / 255
-        self._scores(extract_features(self.detector, [pictures]), labels_of(space, count))
+        parts = [space.decode(part.to(self.device)) for part in noise.split(self.batch_size)]
+        features = extract_features(self.detector, [to_uint8(part).cpu().float() / 255 for part in parts])
+        self._scores(features, _spread(questions.labels, count))
+        for groups in self.grouped:
+            self._scores(features, torch.zeros(count), groups=groups)
 
     def doubts(self) -> list[str]:
         """What makes its numbers doubtful."""
@@ -107,17 +113,18 @@ class Gauge:
         ]
 
     def measure(self, sampler: Sampler, on_pictures: Callable[[int], None]) -> tuple[BenchmarkRow, FeatureSet]:
-        """Sample, score and time one row.
+        """Sample, score and time one row; grouped pictures are sampled in passes of their own, which are not timed.
 
         Args:
             sampler: what to measure.
             on_pictures: called with the number of pictures of each batch.
         """
-        meter = Meter()
-        batches = sampler.pictures(
-            samples=self.samples, batch_size=self.batch_size, seed=self.seed, device=self.device, meter=meter
-        )
-        features = extract_features(self.detector, _watched(batches, on_pictures))
+        meter, questions = Meter(), self.questions
+        features = self._features(sampler, questions, on_pictures, seed=self.seed, meter=meter)
+        scores = self._scores(features, questions.labels)
+        for groups, asked in self.grouped.items():
+            found = self._features(sampler, asked, on_pictures, seed=self.seed + GROUPS_SEED, meter=Meter())
+            scores |= self._scores(found, asked.numbers, groups=groups)
         row = BenchmarkRow(
             model=sampler.model,
             kind=sampler.kind,
@@ -128,15 +135,28 @@ class Gauge:
             shift=sampler.shift,
             network_s=meter.stopwatch.network_s / self.samples,
             policy_s=meter.stopwatch.policy_s / self.samples,
-            scores=self._scores(features, labels_of(sampler.space, self.samples)),
+            scores={column: scores[column] for metric in self.metrics for column in metric.columns},
         )
         return row, features
 
-    def _scores(self, features: FeatureSet, labels: Tensor) -> dict[str, float]:
+    def _features(
+        self, sampler: Sampler, questions: Questions, on_pictures: Callable[[int], None], *, seed: int, meter: Meter
+    ) -> FeatureSet:
+        batches = sampler.pictures(questions, batch_size=self.batch_size, seed=seed, device=self.device, meter=meter)
+        return extract_features(self.detector, _watched(batches, on_pictures))
+
+    def _scores(self, features: FeatureSet, labels: Tensor | None, *, groups: Groups | None = None) -> dict[str, float]:
+        """Scores by the metrics of these groups, or by those of a row's own pictures."""
         scores: dict[str, float] = {}
         for metric in self.metrics:
-            scores |= metric.compute(features, self.reference, labels=labels, seed=self.seed)
+            if metric.groups == groups:
+                scores |= metric.compute(features, self.reference, labels=labels, seed=self.seed)
         return scores
+
+
+def _spread(labels: Tensor | None, count: int) -> Tensor | None:
+    """A few of the labels (N,) from the least to the largest, so that one out of range is among them."""
+    return None if labels is None else labels.sort().values[torch.linspace(0, len(labels) - 1, count).long()]
 
 
 def _watched(batches: Iterator[Tensor], on_pictures: Callable[[int], None]) -> Iterator[Tensor]:

@@ -20,7 +20,9 @@ from piflow_cli.core.schedule import Shift
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.models import LoadedStudent
 from piflow_cli.engine.pictures import to_uint8
+from piflow_cli.engine.questions import Questions
 from piflow_cli.engine.solvers import num_evaluations, solve
+from piflow_cli.teachers.text_space import TextSpace
 
 
 @dataclass
@@ -60,25 +62,25 @@ class Sampler:
     teacher: str
 
     def pictures(
-        self, *, samples: int, batch_size: int, seed: int, device: torch.device, meter: Meter
+        self, questions: Questions, *, batch_size: int, seed: int, device: torch.device, meter: Meter
     ) -> Iterator[Tensor]:
         """Batches (B, 1 or 3, H, W) in [0, 1], rounded to the 256 levels of a file, on the CPU.
 
-        Picture i has class i % num_classes and the i-th noise of the seed, whatever the batch size and the model.
+        Picture i answers question i from the i-th noise of the seed, whatever the batch size and the model.
         """
         generator = torch.Generator().manual_seed(seed)
-        for start in range(0, samples, batch_size):
-            count = min(batch_size, samples - start)
+        for start in range(0, len(questions), batch_size):
+            count = min(batch_size, len(questions) - start)
             noise = torch.stack([torch.randn(self.space.latent_shape, generator=generator) for _ in range(count)])
-            condition = self.space.conditions(labels_of(self.space, samples)[start : start + count])
+            condition = questions.condition(self.space, start, start + count)
             with _counted(self.module, meter):
                 latents = self.draw(noise.to(device), condition, start, meter.stopwatch)
             yield to_uint8(self.space.decode(latents)).cpu().float() / 255
 
 
-def labels_of(space: Space, samples: int) -> Tensor:
-    """Balanced class labels, (N,)."""
-    return torch.arange(samples) % space.num_classes
+def teacher_of(student: LoadedStudent) -> TeacherFamily:
+    """The settings of the teacher that a student is measured beside: those of the base it was loaded onto, if any."""
+    return student.space.settings if isinstance(student.space, TextSpace) else student.card.teacher
 
 
 def student_sampler(student: LoadedStudent, settings: SamplingSettings, *, seed: int) -> Sampler:
@@ -105,7 +107,7 @@ def student_sampler(student: LoadedStudent, settings: SamplingSettings, *, seed:
         module=student.network.module,
         space=student.space,
         draw=draw,
-        teacher=teacher_key(student.card.teacher, settings.time_shift),
+        teacher=teacher_key(teacher_of(student), settings.time_shift),
     )
 
 

@@ -12,7 +12,11 @@ from piflow_cli.metrics.features import FeatureSet, Reference
 
 
 class Compute(Protocol):
-    """Scores by column name; `labels` (N,) are the classes asked for, `seed` fixes any subsets that are drawn."""
+    """Scores by column name; `seed` fixes any subsets that are drawn.
+
+    `labels` (N,) are the classes asked for, None where nothing says them; for a metric of groups they say instead which
+    group each picture belongs to, and are always there.
+    """
 
     def __call__(
         self, generated: FeatureSet, reference: Reference, *, labels: Tensor | None, seed: int
@@ -20,8 +24,21 @@ class Compute(Protocol):
 
 
 @dataclass(frozen=True)
+class Groups:
+    """Pictures that a metric is measured on where they are not the row's own: several of each of the first prompts.
+
+    Args:
+        num_groups: different prompts, or classes; all of them where there are fewer.
+        group_size: pictures of each, from other noise.
+    """
+
+    num_groups: int
+    group_size: int
+
+
+@dataclass(frozen=True)
 class Metric:
-    """One metric family: its name, the columns it fills, and which direction is better."""
+    """One metric family: its name, the columns it fills, which direction is better, and the pictures it needs."""
 
     name: str
     columns: tuple[str, ...]
@@ -30,6 +47,7 @@ class Metric:
     needs_logits: bool = False
     needs_labels: bool = False
     needs_reference_features: bool = False
+    groups: Groups | None = None
 
 
 def require_same_dim(generated: FeatureSet, reference: Reference) -> None:

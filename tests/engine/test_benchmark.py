@@ -17,6 +17,7 @@ from piflow_cli.core.schedule import Shift
 from piflow_cli.engine.benchmark import BenchmarkResult, benchmark
 from piflow_cli.engine.models import LoadedStudent, assemble
 from piflow_cli.engine.pictures import to_pictures
+from piflow_cli.engine.questions import Classes, Questions
 from piflow_cli.engine.samplers import Meter, Sampler, student_sampler
 from piflow_cli.errors import DataError, ModelError, PiflowError, PolicyError
 from piflow_cli.metrics.detectors import load_detector
@@ -77,7 +78,8 @@ def test_rows_are_what_the_samplers_draw(student: LoadedStudent, teacher: DiT) -
 def test_scores_equal_those_of_saved_files(student: LoadedStudent, tmp_path: Path) -> None:
     """Whoever measures the PNGs instead gets the same FID, to the last digit."""
     sampler = student_sampler(student, student.card.sampling, seed=0)
-    (batch,) = sampler.pictures(samples=SAMPLES, batch_size=256, seed=0, device=torch.device("cpu"), meter=Meter())
+    questions = Questions.in_turn(Classes(10), SAMPLES)
+    (batch,) = sampler.pictures(questions, batch_size=256, seed=0, device=torch.device("cpu"), meter=Meter())
     for i, picture in enumerate(to_pictures(batch)):
         picture.save(tmp_path / f"{i:04}.png")
     detector = load_detector("digits-cnn")

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from piflow_cli.core.schedule import Shift
 from piflow_cli.engine.models import LoadedStudent
-from piflow_cli.engine.samplers import Meter, Sampler, labels_of, student_sampler, teacher_key, teacher_sampler
+from piflow_cli.engine.questions import Classes, Questions
+from piflow_cli.engine.samplers import Meter, Sampler, student_sampler, teacher_key, teacher_sampler
 from piflow_cli.teachers.dit import DiT
 
 SAMPLES = 30
@@ -26,8 +27,13 @@ def student(teacher: DiT) -> LoadedStudent:
     return student_of(teacher)
 
 
+def asked(samples: int) -> Questions:
+    """Ten classes in turn."""
+    return Questions.in_turn(Classes(10), samples)
+
+
 def pictures_of(sampler: Sampler, *, samples: int = SAMPLES, batch_size: int = 8, seed: int = 0) -> Tensor:
-    batches = sampler.pictures(samples=samples, batch_size=batch_size, seed=seed, device=CPU, meter=Meter())
+    batches = sampler.pictures(asked(samples), batch_size=batch_size, seed=seed, device=CPU, meter=Meter())
     return torch.cat(list(batches))
 
 
@@ -78,7 +84,7 @@ def test_cost_is_metered(student: LoadedStudent, teacher: DiT) -> None:
     ]
     for sampler, evaluations in zip(samplers, (1, 5), strict=True):
         meter = Meter()
-        for _ in sampler.pictures(samples=5, batch_size=2, seed=0, device=CPU, meter=meter):
+        for _ in sampler.pictures(asked(5), batch_size=2, seed=0, device=CPU, meter=meter):
             pass
         assert meter.network_rows == 5 * evaluations
         assert meter.stopwatch.network_s > 0
@@ -92,8 +98,3 @@ def test_only_samplers_of_one_teacher_guidance_and_time_grid_compare(teacher: Di
     student = student_of(teacher)
     theirs = teacher_sampler(teacher.load(), "euler", 2, settings=teacher, shift=Shift(1.0))
     assert student_sampler(student, student.card.sampling, seed=0).teacher == theirs.teacher
-
-
-def test_labels_are_balanced(student: LoadedStudent) -> None:
-    assert torch.bincount(labels_of(student.space, 5000)).tolist() == [500] * 10
-    assert labels_of(student.space, 12).tolist() == [*range(10), 0, 1]

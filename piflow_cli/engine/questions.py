@@ -1,0 +1,171 @@
+"""What a benchmark asks every sampler for: classes or prompts, the same ones in the same order for all.
+
+Shapes: N pictures, K classes or prompts.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from piflow_cli.core.conditions import TextCondition, join_conditions
+from piflow_cli.core.interfaces import Condition, Space
+from piflow_cli.data.prompt_lists import PromptList
+from piflow_cli.metrics.metric import Groups
+from piflow_cli.teachers.text_space import TextSpace
+
+ENCODED_AT_ONCE = 32
+KEPT_BYTES = 1_000_000_000
+"""Embeddings kept in main memory; prompts beyond are encoded again for every row (512 x 4096 is 8 MB a prompt)."""
+
+
+class Subjects(Protocol):
+    """K classes or prompts that can be asked for, by number."""
+
+    name: str | None
+    """What the user called the list of prompts, None for classes."""
+    labels: Tensor | None
+    """Class of each, (K,), None where nothing says it."""
+
+    def __len__(self) -> int: ...
+
+    def condition(self, space: Space, numbers: Tensor) -> Condition:
+        """The condition of some of them (B,), as the networks of this space take it."""
+        ...
+
+    def first_distinct(self, count: int) -> list[int]:
+        """Numbers of the first `count` different ones, of all where there are fewer."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """What N pictures are to show.
+
+    Args:
+        subjects: what can be asked for.
+        numbers: which of them each picture shows, (N,).
+    """
+
+    subjects: Subjects
+    numbers: Tensor
+
+    @classmethod
+    def in_turn(cls, subjects: Subjects, count: int) -> Questions:
+        """Picture i shows subject i % K."""
+        return cls(subjects, torch.arange(count) % len(subjects))
+
+    @classmethod
+    def grouped(cls, subjects: Subjects, groups: Groups) -> Questions:
+        """Several pictures in a row of each of the first different subjects."""
+        return cls(
+            subjects, torch.tensor(subjects.first_distinct(groups.num_groups)).repeat_interleave(groups.group_size)
+        )
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Class of each picture, (N,), None where nothing says it."""
+        return None if self.subjects.labels is None else self.subjects.labels[self.numbers]
+
+    def condition(self, space: Space, start: int, stop: int) -> Condition:
+        """The condition of pictures start to stop - 1."""
+        return self.subjects.condition(space, self.numbers[start:stop])
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a class-conditional model.
+
+    Args:
+        count: K.
+    """
+
+    count: int
+
+    name = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def labels(self) -> Tensor:
+        """Every class is its own, (K,)."""
+        return torch.arange(self.count)
+
+    def condition(self, space: Space, numbers: Tensor) -> Condition:
+        """Class numbers as the network takes them."""
+        return space.conditions(numbers)
+
+    def first_distinct(self, count: int) -> list[int]:
+        """The first classes."""
+        return list(range(min(count, self.count)))
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Prompts, each encoded once, when it is first asked for, and kept on the CPU as far as `KEPT_BYTES` go.
+
+    Args:
+        listed: the prompts and their labels.
+        encoder: the space whose text encoders are used for all; the other spaces have the same ones.
+    """
+
+    listed: PromptList
+    encoder: TextSpace
+    _kept: dict[int, TextCondition] = field(default_factory=dict, init=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.listed)
+
+    @property
+    def name(self) -> str:
+        """As the list."""
+        return self.listed.name
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Class of each prompt, (K,), where the list has them."""
+        return None if self.listed.labels is None else torch.tensor(self.listed.labels)
+
+    def condition(self, space: Space, numbers: Tensor) -> TextCondition:
+        """Embeddings on the space's device, with the guidance scale that its network embeds.
+
+        Raises:
+            ModelError: the text encoders were not loaded.
+        """
+        wanted = numbers.tolist()
+        missing = [number for number in dict.fromkeys(wanted) if number not in self._kept]
+        rows = ChainMap(self._encode(missing), self._kept)
+        return space.conditions(join_conditions([rows[number] for number in wanted]))
+
+    def first_distinct(self, count: int) -> list[int]:
+        """As the list."""
+        return self.listed.first_distinct(count)
+
+    def _encode(self, numbers: Sequence[int]) -> dict[int, TextCondition]:
+        """Conditions (1, T, D) by number, on the CPU; kept while there is room."""
+        rows: dict[int, TextCondition] = {}
+        room = KEPT_BYTES - sum(map(_num_bytes, self._kept.values()))
+        for start in range(0, len(numbers), ENCODED_AT_ONCE):
+            part = numbers[start : start + ENCODED_AT_ONCE]
+            encoded = self.encoder.encode_prompts([self.listed.texts[number] for number in part]).to("cpu")
+            rows |= zip(part, encoded.rows(), strict=True)
+        for number, row in rows.items():
+            room -= _num_bytes(row)
+            if room < 0:
+                break
+            self._kept[number] = row
+        return rows
+
+
+def _num_bytes(condition: TextCondition) -> int:
+    tensors = [getattr(condition, item.name) for item in fields(condition)]
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)

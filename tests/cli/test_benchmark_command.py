@@ -1,0 +1,123 @@
+"""What `piflow benchmark` prints: short headings, and below the table what its numbers depend on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cli_runner import run
+from text_students import text_student
+from tiny_detector import save_detector
+from tiny_models import gmflow, tiny_flux
+
+from piflow_cli.cli import benchmark as command
+from piflow_cli.core.settings import SamplingSettings
+from piflow_cli.engine.benchmark import BenchmarkResult
+from piflow_cli.engine.gauge import BenchmarkRow
+from piflow_cli.engine.models import save_student
+
+STUDENT = BenchmarkRow(
+    model="emoji-4nfe",
+    kind="student",
+    method="gmflow",
+    steps=4,
+    nfe=4,
+    network_calls=4.0,
+    shift=3.2,
+    network_s=0.0123,
+    policy_s=0.0011,
+    scores={"fid": 12.345, "diversity": 7.891},
+    fid_to_teacher=1.234,
+    fid_ratio=1.0512,
+    diversity_ratio=0.9123,
+    gap_closed=0.874,
+)
+TEACHER = replace(
+    STUDENT, model="zoo:emoji", kind="teacher", method="euler", steps=32, nfe=32, fid_to_teacher=None, fid_ratio=None,
+    diversity_ratio=None, gap_closed=None,
+)  # fmt: skip
+RESULT = BenchmarkResult(
+    rows=(STUDENT, TEACHER),
+    titles={"fid": "emoji-FID (not Inception)", "diversity": "emoji-diversity (not Inception)"},
+    better={"fid": "lower", "diversity": "higher"},
+    samples=5000,
+    seed=0,
+    reference="emoji",
+    reference_samples=3000,
+    detector="emoji-cnn",
+    teacher_rows=("zoo:emoji euler 32 steps",),
+    warnings=(),
+    device="cpu",
+    prompts="emoji",
+    num_prompts=1200,
+)
+
+
+def words(line: str) -> str:
+    """A line with single spaces."""
+    return " ".join(line.split())
+
+
+def test_table_fits_a_terminal_and_says_what_its_numbers_depend_on(capsys: pytest.CaptureFixture) -> None:
+    command._print(RESULT)
+    heading, _, student, teacher, detector, compared, closed, last = capsys.readouterr().out.splitlines()
+    assert words(heading) == ("model method NFE FID* ↓ ratio diversity* ↑ ratio to teacher gap closed ms/pic policy")
+    assert max(map(len, (heading, student, teacher, detector, compared, closed, last))) <= 100
+    assert words(student) == "emoji-4nfe gmflow 4 12.35 1.05 7.891 0.912 1.23 87% 13.4 8%"
+    assert words(teacher) == "zoo:emoji euler 32 12.35 7.891 13.4 8%"
+    assert detector == "* emoji-FID (not Inception), emoji-diversity (not Inception)"
+    assert "zoo:emoji euler 32 steps" in compared
+    assert "gap closed: 0% is" in closed
+    assert last == ("5000 pictures a row of 1200 prompts (emoji), detector emoji-cnn, reference emoji, seed 0")
+
+
+def test_columns_without_values_are_left_out(capsys: pytest.CaptureFixture) -> None:
+    row = replace(TEACHER, scores={"fid": 2.0})
+    bare = replace(RESULT, rows=(row,), titles={"fid": "FID"}, better={"fid": "lower"}, teacher_rows=(), prompts=None)
+    command._print(bare)
+    lines = capsys.readouterr().out.splitlines()
+    assert words(lines[0]) == "model method NFE FID ↓ ms/pic policy"
+    assert lines[3:] == ["5000 pictures a row, detector emoji-cnn, reference emoji, seed 0"]
+    command._print(replace(RESULT, rows=(replace(STUDENT, gap_closed=None), TEACHER)))
+    assert "gap closed" not in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text-to-image student, prompts, real pictures and a detector."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("text")
+    stored = text_student(tiny_flux(), gmflow(), sampling=SamplingSettings(nfe=1, shift=3.2, total_substeps=16))
+    save_student(stored, root / "student")
+    (root / "prompts.txt").write_text("a cat\na red dog\n")
+    (root / "real").mkdir()
+    for level in (10, 90, 200):
+        Image.new("RGB", (16, 16), (level, 255 - level, 99)).save(root / "real" / f"{level}.png")
+    return root
+
+
+def test_text_students_are_measured_on_prompts(folder: Path) -> None:
+    options = ["--model", "student", "--reference", "real", "--detector", save_detector(folder / "colours.pt")]
+    options += ["--metric", "fid", "--metric", "diversity", "--samples", 8, "--teacher-steps", "1,2", "--device", "cpu"]
+    process = run("benchmark", *options, "--prompts", "prompts.txt", cwd=folder)
+    assert process.returncode == 0, process.stderr
+    assert "8 pictures a row of 2 prompts (prompts.txt), detector torchscript-" in process.stdout
+    assert "diversity* ↑" in process.stdout
+    refused = run("benchmark", *options, cwd=folder)
+    assert refused.returncode == 1
+    assert "pass --prompts" in refused.stderr
+
+
+def test_class_students_take_no_prompts(folder: Path) -> None:
+    options = ["--model", "digits-1nfe", "--prompts", "prompts.txt", "--metric", "fid"]
+    process = run("benchmark", *options, cwd=folder)
+    assert process.returncode == 1
+    assert "digits-1nfe draws classes and takes no prompts" in " ".join(process.stderr.split())
+
+
+def test_class_students_are_measured_for_diversity_too(tmp_path: Path) -> None:
+    options = ["--metric", "diversity", "--metric", "fid", "--samples", 80, "--teacher-steps", "1,4"]
+    process = run("benchmark", "--model", "digits-1nfe", *options, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert "digits-diversity (not Inception)" in process.stdout
+    assert "gap closed" in process.stdout
