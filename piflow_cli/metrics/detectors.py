@@ -1,89 +1,80 @@
-"""Which network gives the features: the embedded digits classifier, or Inception from a file."""
-# B pictures, D features, K classes, C, H, W picture.
-
-import json
-from pathlib import Path
+"""Which network gives the features: an embedded classifier of digits or emoji, or Inception from a file."""
+# B pictures, C, H, W picture.
 
 import torch
 from torch import Tensor
 
-from piflow_cli.errors import DataError, ModelError
-from piflow_cli.metrics.digits_net import FEATURE_DIM, SIZE_PX, DigitsNet
-from piflow_cli.metrics.features import Detector, FeatureSet
-from piflow_cli.metrics.torchscript import INCEPTION_URL, load_torchscript
+from piflow_cli.metrics import digits_net, emoji_net
+from piflow_cli.metrics.embedded import EmbeddedDetector
+from piflow_cli.metrics.features import Detector
+from piflow_cli.metrics.torchscript import load_torchscript
+from piflow_cli.zoo_files import ZOO
 
 DIGITS_NAME = "digits-cnn"
-DIGITS_FOLDER = Path(__file__).parents[1] / "zoo" / "digits" / "features"
+DIGITS_FOLDER = ZOO / "digits" / "features"
+EMOJI_NAME = "emoji-cnn"
+EMOJI_FOLDER = ZOO / "emoji" / "features"
 
 
-class DigitsDetector:
-    """The embedded classifier of 8x8 grey digits: a yardstick for the digits alone, on no scale of Inception's."""
+class DigitsDetector(EmbeddedDetector):
+    """The embedded classifier of 8x8 grey digits; its features are (B, 64), its logits (B, 10)."""
 
     name = DIGITS_NAME
-    feature_dim = FEATURE_DIM
+    subject = "digits"
+    pictures = "grey pictures"
+    feature_dim = digits_net.FEATURE_DIM
+    size_px = digits_net.SIZE_PX
+    folder = DIGITS_FOLDER
+    remade_by = "python -m piflow_cli.zoo.train_digits_features"
 
-    def __init__(self, net: DigitsNet, *, device: str | torch.device = "cpu") -> None:
-        self.device = torch.device(device)
-        self.net = net.eval().requires_grad_(False).to(self.device)
+    @staticmethod
+    def build(config: dict) -> digits_net.DigitsNet:  # noqa: ARG004  (one signature for all)
+        """The network; there is only one."""
+        return digits_net.DigitsNet()
 
-    @classmethod
-    def from_folder(cls, folder: Path = DIGITS_FOLDER, *, device: str | torch.device = "cpu") -> "DigitsDetector":
-        """Load `config.json` and `model.safetensors`.
+    @staticmethod
+    def prepare(levels: Tensor) -> Tensor:
+        """Grey (B, 1, 8, 8) in [0, 1]; three equal channels give that channel."""
+        return levels.mean(dim=1, keepdim=True).round() / 255
 
-        Raises:
-            ModelError: the folder is incomplete, damaged, or holds another network.
-        """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
 
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            net = DigitsNet()
-            net.load_state_dict(load_file(folder / "model.safetensors"))
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ModelError(
-                f"The digits feature network in {folder} cannot be loaded: {error}. It ships with the package: "
-                "reinstall it, or train it again with: python -m piflow_cli.zoo.train_digits_features"
-            ) from error
-        if config.get("detector") != DIGITS_NAME:
-            raise ModelError(f"{folder} holds detector {config.get('detector')!r}, not {DIGITS_NAME!r}.")
-        return cls(net, device=device)
+class EmojiDetector(EmbeddedDetector):
+    """The embedded classifier of 64x64 emoji; its features are (B, 128), its logits (B, K) of the base emoji."""
 
-    def title(self, metric: str) -> str:
-        """For example "digits-FID (not Inception)"."""
-        return f"digits-{metric} (not Inception)"
+    name = EMOJI_NAME
+    subject = "emoji"
+    pictures = "colour pictures"
+    feature_dim = emoji_net.FEATURE_DIM
+    size_px = emoji_net.SIZE_PX
+    folder = EMOJI_FOLDER
+    remade_by = "python -m piflow_cli.zoo.build_emoji features"
 
-    @torch.inference_mode()
-    def __call__(self, images: Tensor) -> FeatureSet:
-        """Features (B, 64) and logits (B, 10) of (B, 1 or 3, 8, 8) pictures in [0, 1].
+    @staticmethod
+    def build(config: dict) -> emoji_net.EmojiNet:
+        """The network with a class for each of the names in `classes`."""
+        return emoji_net.EmojiNet(len(config["classes"]))
 
-        Pixels are rounded to the 256 levels of a saved PNG first, so that a tensor and its file score the same.
+    @staticmethod
+    def prepare(levels: Tensor) -> Tensor:
+        """Colours (B, 3, 64, 64) in [0, 1]; grey becomes three equal channels."""
+        return levels.expand(-1, 3, -1, -1) / 255
 
-        Raises:
-            DataError: the pictures have another size.
-        """
-        if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[2:] != (SIZE_PX, SIZE_PX):
-            raise DataError(
-                f"detector {DIGITS_NAME!r} measures grey pictures of {SIZE_PX}x{SIZE_PX} pixels, and got a batch of "
-                f"shape {tuple(images.shape)}. For others pass the Inception file: {INCEPTION_URL}"
-            )
-        levels = images.to(self.device, torch.float32).clamp(0, 1).mul(255).round()
-        grey = levels.mean(dim=1, keepdim=True).round()  # (B, 1, 8, 8); three equal channels give that channel
-        features, logits = self.net(grey / 255)
-        return FeatureSet(features.cpu(), logits.cpu())
+
+EMBEDDED = {kind.name: kind for kind in (DigitsDetector, EmojiDetector)}
 
 
 def load_detector(spec: str, *, device: str | torch.device = "cpu", with_logits: bool = True) -> Detector:
     """The detector that `spec` names.
 
     Args:
-        spec: "digits-cnn", or a path or URL of StyleGAN's `inception-2015-12-05.pt` (`#sha256=HEX` for another file).
+        spec: "digits-cnn", "emoji-cnn", or a path or URL of StyleGAN's `inception-2015-12-05.pt` (`#sha256=HEX` for
+            another file).
         device: where it runs; features come back on the CPU.
         with_logits: also give class logits where they cost a second pass (Inception).
 
     Raises:
         ModelError: it cannot be loaded.
     """
-    if spec == DIGITS_NAME:
-        return DigitsDetector.from_folder(device=device)
+    if spec in EMBEDDED:
+        return EMBEDDED[spec].from_folder(device=device)
     return load_torchscript(spec, device=device, with_logits=with_logits)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from piflow_cli.errors import DataError, StorageError
 from piflow_cli.metrics.features import Detector, Reference, extract_features, mean_and_cov
+from piflow_cli.zoo_files import ZOO
 
-DIGITS_REFERENCE = Path(__file__).parents[1] / "zoo" / "digits" / "features" / "reference.safetensors"
+EMBEDDED_REFERENCES = {name: ZOO / name / "features" / "reference.safetensors" for name in ("digits", "emoji")}
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 EIGHT_BIT_GREY = frozenset({"1", "L", "LA"})
 MORE_THAN_EIGHT_BITS = ("I", "F")
@@ -22,8 +23,8 @@ def load_reference(spec: str | Path, *, detector: Detector, batch_size: int = 64
     """The statistics that generated pictures are compared to.
 
     Args:
-        spec: "digits" (embedded), a `.npz` with `mu` and `sigma` as ADM publishes them, a `.safetensors` written by
-            `save_reference`, or a folder of png, jpg and webp pictures.
+        spec: "digits" or "emoji" (embedded), a `.npz` with `mu` and `sigma` as ADM publishes them, a `.safetensors`
+            written by `save_reference`, or a folder of png, jpg and webp pictures.
         detector: whose features the generated pictures will have; it also reads the folder.
         batch_size: pictures at a time when reading a folder.
 
@@ -33,13 +34,13 @@ def load_reference(spec: str | Path, *, detector: Detector, batch_size: int = 64
     Raises:
         DataError: the source does not exist, cannot be read, or belongs to another detector.
     """
-    path = DIGITS_REFERENCE if spec == "digits" else Path(spec).expanduser()
+    path = EMBEDDED_REFERENCES.get(spec) or Path(spec).expanduser()
     if path.is_dir():
         reference = reference_from_folder(path, detector=detector, batch_size=batch_size)
     elif not path.is_file():
         raise DataError(
-            f"reference {str(spec)!r} does not exist. Allowed: digits, a .npz with mu and sigma, a .safetensors of "
-            "this program, or a folder of pictures."
+            f"reference {str(spec)!r} does not exist. Allowed: digits, emoji, a .npz with mu and sigma, a "
+            ".safetensors of this program, or a folder of pictures."
         )
     elif path.suffix == ".npz":
         reference = _read_npz(path, detector.name)
@@ -153,7 +154,7 @@ def _read_safetensors(path: Path, *, name: str) -> Reference:
             metadata, keys = file.metadata() or {}, set(file.keys())
             if not {"mean", "cov"} <= keys or not {"detector", "num_samples"} <= metadata.keys():
                 raise DataError(f"{path} is no reference of this program: it needs the tensors mean and cov.")
-            features = file.get_tensor("features") if "features" in keys else None
+            features = file.get_tensor("features").float() if "features" in keys else None
             mean, cov = file.get_tensor("mean").double(), file.get_tensor("cov").double()
             num_samples = int(metadata["num_samples"])
     except (OSError, ValueError, SafetensorError) as error:

@@ -150,7 +150,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ModelError(
-            f"cannot read the detector {path}: {error.strerror or error}. Pass digits-cnn, the path of "
+            f"cannot read the detector {path}: {error.strerror or error}. Pass digits-cnn, emoji-cnn, the path of "
             f"inception-2015-12-05.pt, or {INCEPTION_URL}."
         ) from error
 
