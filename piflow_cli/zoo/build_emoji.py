@@ -1,6 +1,7 @@
 """Build the embedded text-to-image teacher from the open emoji sets, step by step.
 
-    python -m piflow_cli.zoo.build_emoji data|vae|teacher|all [--work DIR] [--hours H | --steps N] [--device cpu|cuda]
+    python -m piflow_cli.zoo.build_emoji data|vae|teacher|features|all [--work DIR] [--hours H | --steps N]
+        [--device cpu|cuda]
 
 Every step goes on where it was stopped (Ctrl-C or SIGTERM), and keeps everything in the work folder.
 """
@@ -16,6 +17,7 @@ WORK = Path("~/.cache/piflow/emoji")
 TRAININGS = {
     "vae": ("piflow_cli.zoo.emoji_vae:train_vae", 0.75),
     "teacher": ("piflow_cli.zoo.emoji_teacher:train_teacher", 5.0),
+    "features": ("piflow_cli.zoo.emoji_features:train_features", 0.25),
 }
 """What is trained, in order: by which function, and for how many hours where nothing else is said."""
 STEPS = ("data", *TRAININGS)
@@ -34,6 +36,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     length.add_argument("--hours", type=float, help=f"time of each training over all its resumptions ({hours})")
     length.add_argument("--steps", type=int, help="optimiser steps, in place of a time")
     parser.add_argument("--finish", action="store_true", help="begin the decay of the learning rate now, then end")
+    parser.add_argument(
+        "--compile", action="store_true", help="the teacher through torch.compile; 1.2x as fast on a CPU, needs C++"
+    )
     options = parser.parse_args(arguments)
     if (options.hours is not None and not options.hours > 0) or (options.steps is not None and options.steps < 1):
         parser.error("--hours and --steps must be positive")
@@ -60,7 +65,8 @@ def make(what: str, options: argparse.Namespace) -> Path | None:
     hours = default_hours if options.hours is None and options.steps is None else options.hours
     budget = Budget(steps=options.steps, hours=hours, finish=options.finish)
     train = getattr(importlib.import_module(module), function)
-    return train(load_data(options.work), options.work, budget=budget, device=torch.device(options.device))
+    extra = {"compiled": True} if what == "teacher" and options.compile else {}
+    return train(load_data(options.work), options.work, budget=budget, device=torch.device(options.device), **extra)
 
 
 def main(arguments: list[str] | None = None) -> int:

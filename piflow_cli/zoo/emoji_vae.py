@@ -17,6 +17,7 @@ from torch import Tensor
 from piflow_cli.engine.pictures import grid_picture, to_pictures
 from piflow_cli.engine.storage import atomic_folder, write_atomic
 from piflow_cli.zoo.emoji_data import Pictures, sampling_weights
+from piflow_cli.zoo.emoji_latent_metric import use_pixel_metric
 from piflow_cli.zoo.emoji_schedule import Budget, Recipe
 from piflow_cli.zoo.emoji_training import Habits, Run
 
@@ -31,6 +32,8 @@ FLIP_SHARE = 0.5
 RECOLOUR_SHARE = 0.25
 JUDGED_BATCH = 64
 DRAWN = 16
+MEASURED = 1024
+"""Pictures at which the decoder's metric is measured."""
 
 
 def build_vae(channels: tuple[int, ...] = CHANNELS, latent_channels: int = LATENT_CHANNELS) -> AutoencoderKL:
@@ -179,7 +182,9 @@ def train_vae(
     folder = run.folder / "model"
     with run.ema.applied():
         vae.eval()
-        set_scale(vae, pictures.images[~pictures.held_out])
+        shown = pictures.images[~pictures.held_out]
+        use_pixel_metric(vae, *encode_all(vae, shown[torch.randperm(len(shown))[:MEASURED]]))
+        set_scale(vae, shown)
         stored = copy.deepcopy(vae)
     with atomic_folder(folder) as fresh:
         stored.half().save_pretrained(fresh)
