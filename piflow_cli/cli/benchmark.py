@@ -75,7 +75,7 @@ def command(
     ] = None,
 ) -> None:
     """Measure students and their teacher's own solvers in one table, on the same noise and classes or prompts."""
-    from piflow_cli.engine.benchmark import benchmark, default_students
+    from piflow_cli.engine.benchmark import benchmark
     from piflow_cli.engine.storage import writable_folder, write_atomic
 
     if json_file is not None and str(json_file) != "-":
@@ -84,7 +84,7 @@ def command(
     with console.progress() as line:
         result = benchmark(
             metrics=metrics,
-            models=models or default_students(),
+            models=models,
             nfe=_numbers(nfe, "--nfe"),
             samples=samples,
             prompts=prompts,

@@ -65,7 +65,13 @@ def command(
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     out: Annotated[Path, typer.Option(help="A .png file, or a folder.")] = Path("samples"),
-    grid: Annotated[bool, typer.Option("--grid", help="One picture with a row a prompt.")] = False,
+    grid: Annotated[
+        bool | None,
+        typer.Option(
+            "--grid/--no-grid",
+            help="Only a labelled sheet, or only the pictures. [default: a sheet of many prompts too]",
+        ),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures a forward pass. [default: by their size]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -81,7 +87,7 @@ def command(
 
     texts = [*(prompts or ()), *_read_prompts(prompt_file)]
     student = open_student(
-        model, base=base, device=device, dtype=dtype, quantization=quantize, offload=offload, loras=loras
+        model, nfe=nfe, base=base, device=device, dtype=dtype, quantization=quantize, offload=offload, loras=loras
     )
     countdown = console.Countdown()
     with console.progress() as line:

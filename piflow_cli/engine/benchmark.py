@@ -18,18 +18,16 @@ from piflow_cli.core.interfaces import Space
 from piflow_cli.data.prompt_lists import read_prompt_list
 from piflow_cli.engine.comparison import Anchor, with_gaps
 from piflow_cli.engine.gauge import BenchmarkRow, Gauge
-from piflow_cli.engine.models import DEFAULT_STUDENT, DTYPES, LoadedStudent, embedded_students, resolve_device
+from piflow_cli.engine.models import DTYPES, LoadedStudent, default_students, resolve_device
 from piflow_cli.engine.open_student import Dtype, open_student
 from piflow_cli.engine.sample import SMALL_POSITIONS, sampling_settings
 from piflow_cli.engine.samplers import Sampler, student_sampler, teacher_key, teacher_of, teacher_sampler
 from piflow_cli.engine.solvers import SOLVERS
 from piflow_cli.engine.yardsticks import choose_detector, choose_reference, choose_subjects
-from piflow_cli.errors import DataError, ModelError, PiflowError
+from piflow_cli.errors import DataError, PiflowError
 from piflow_cli.metrics.metric import Metric
 from piflow_cli.teachers.text_space import TextSpace
 
-DEFAULT_ENTRIES = ("emoji", "digits")
-"""Entries of the zoo whose students are measured where none are named: the first that has any."""
 SMALL_BATCH = 500
 """Pictures a forward pass where none is asked for, up to `SMALL_POSITIONS` latent positions; larger ones go singly."""
 Progress = Callable[[int, int, str], None]
@@ -77,7 +75,7 @@ class BenchmarkResult:
 def benchmark(
     *,
     metrics: Sequence[str] = ("fid",),
-    models: Sequence[str | LoadedStudent] = (DEFAULT_STUDENT,),
+    models: Sequence[str | LoadedStudent] | None = None,
     nfe: Sequence[int] | None = None,
     samples: int = 5000,
     prompts: str | None = None,
@@ -95,7 +93,7 @@ def benchmark(
 
     Args:
         metrics: registered metrics, such as fid, kid, is, precision-recall, accuracy, diversity.
-        models: students as `open_student` takes them, or loaded ones.
+        models: students as `open_student` takes them, or loaded ones; None is `default_students`.
         nfe: evaluations to sample every student with; None is what each was trained for.
         samples: pictures a row; picture i shows class i % num_classes, or prompt i % the number of prompts.
         prompts: of text-to-image students: a .txt, .jsonl (with a whole number `label`, for accuracy), .parquet, a
@@ -120,7 +118,10 @@ def benchmark(
     chosen = _check_request(metrics, solvers, samples=samples, batch_size=batch_size, seed=seed, steps=teacher_steps)
     listed = read_prompt_list(prompts) if prompts is not None else None
     target = resolve_device(device)
-    students = [m if isinstance(m, LoadedStudent) else open_student(m, device=device, dtype=dtype) for m in models]
+    chosen_models = default_students() if models is None else models
+    students = [
+        m if isinstance(m, LoadedStudent) else open_student(m, device=device, dtype=dtype) for m in chosen_models
+    ]
     _check_comparable(students)
     subjects = choose_subjects(listed, students)
     samplers, warnings = _student_samplers(students, nfe, seed=seed)
@@ -164,21 +165,6 @@ def _result(
         prompts=gauge.subjects.name,
         num_prompts=min(len(gauge.subjects), gauge.samples) if listed else None,
     )
-
-
-def default_students() -> list[str]:
-    """The embedded students that are measured where none are named, all of one teacher, so that they compare.
-
-    Raises:
-        ModelError: none ship.
-    """
-    by_entry: dict[str, list[str]] = {}
-    for name, folder in embedded_students().items():
-        by_entry.setdefault(folder.parents[1].name, []).append(name)
-    found = next((by_entry[entry] for entry in DEFAULT_ENTRIES if entry in by_entry), None)
-    if found is None:
-        raise ModelError("no students are installed with the package: pass --model with a student's folder or hub id")
-    return found
 
 
 def _usual_batch(space: Space) -> int:

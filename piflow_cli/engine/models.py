@@ -11,13 +11,15 @@ from piflow_cli.core.interfaces import Space, Teacher, TeacherFamily
 from piflow_cli.core.student import Student
 from piflow_cli.engine.storage import atomic_folder, restore_replaced
 from piflow_cli.errors import DeviceError, ModelError
+from piflow_cli.formats.native import read_card
 from piflow_cli.formats.student import Format, Recipe, StoredStudent, StudentCard
 from piflow_cli.preset import Preset, load_preset
 from piflow_cli.teachers.loading import HUB_ID, unreachable
 from piflow_cli.weights import check_shapes
 from piflow_cli.zoo_files import ZOO
 
-DEFAULT_STUDENT = "digits-1nfe"
+DEFAULT_ENTRIES = ("emoji", "digits")
+"""Whose students draw and are measured where none is named: the first of what ships that has some."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -86,6 +88,33 @@ def resolve_precision(name: str, device: torch.device) -> str:
 def embedded_students() -> dict[str, Path]:
     """Students that ship with the package, by name."""
     return {path.parent.name: path.parent for path in sorted(ZOO.glob("*/students/*/student.json"))}
+
+
+def default_students() -> list[str]:
+    """The embedded students that draw and are measured where none is named, all of one teacher.
+
+    Raises:
+        ModelError: none ship.
+    """
+    by_entry: dict[str, list[str]] = {}
+    for name, folder in embedded_students().items():
+        by_entry.setdefault(folder.parents[1].name, []).append(name)
+    found = next((by_entry[entry] for entry in DEFAULT_ENTRIES if entry in by_entry), None)
+    if found is None:
+        raise ModelError("no students are installed with the package: pass --model with a student's folder or hub id")
+    return found
+
+
+def default_student(nfe: int | None = None) -> str:
+    """The default student of most evaluations, or the one trained for `nfe`, or for the nearest number to it.
+
+    Raises:
+        ModelError: none ship.
+    """
+    folders = embedded_students()
+    trained = {name: read_card(folders[name]).sampling.nfe for name in default_students()}
+    wanted = max(trained.values()) if nfe is None else nfe
+    return min(trained, key=lambda name: (abs(trained[name] - wanted), -trained[name], name))
 
 
 def find_student(source: str) -> Path:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 
 from piflow_cli.engine.models import (
-    DEFAULT_STUDENT,
     DTYPES,
     LoadedStudent,
+    default_student,
     find_student,
     load_student,
     read_student,
@@ -30,6 +30,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 def open_student(
     source: str | None = None,
     *,
+    nfe: int | None = None,
     base: str | None = None,
     device: str = "auto",
     dtype: Dtype = "auto",
@@ -41,7 +42,8 @@ def open_student(
     """Load a student, ready to sample.
 
     Args:
-        source: an embedded student's name, a student or run folder, or a hub id; None is the embedded default.
+        source: an embedded student's name, a student or run folder, or a hub id; None is the embedded one for `nfe`.
+        nfe: evaluations that it will be sampled with, to choose the embedded student by.
         base: the teacher's folder or hub id, in place of the one that the student names.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: of the networks; auto is bfloat16 for text-to-image students off the CPU, else float32.
@@ -60,7 +62,7 @@ def open_student(
         if value not in get_args(kind):
             raise ModelError(f"{what} {value!r} is none of {', '.join(get_args(kind))}")
     target = resolve_device(device)
-    name = source or DEFAULT_STUDENT
+    name = source or default_student(nfe)
     stored, _ = read_student(find_student(name), recipe=recipe, base=base)
     is_text = stored.card.teacher.students_need_base
     usual = "bfloat16" if is_text and target.type != "cpu" else "float32"

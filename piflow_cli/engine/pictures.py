@@ -13,6 +13,8 @@ from torch import Tensor
 
 MIN_CELL_PX = 64
 """Pictures in a grid are enlarged by a whole factor to at least this size."""
+LABELLED_CELL_PX = 128
+"""And to this one where each has a label, which is cut to the picture's width."""
 LABEL_PX = 14
 
 
@@ -28,24 +30,46 @@ def to_pictures(images: Tensor) -> list[Image.Image]:
 
 
 def grid_picture(
-    pictures: Sequence[Image.Image], *, columns: int, gap_px: int = 2, row_labels: Sequence[str] = ()
+    pictures: Sequence[Image.Image],
+    *,
+    columns: int,
+    gap_px: int = 2,
+    row_labels: Sequence[str] = (),
+    labels: Sequence[str] = (),
 ) -> Image.Image:
-    """One picture of many, row by row, small ones enlarged without smoothing, with labels above rows where given."""
+    """One picture of many, row by row, small ones enlarged without smoothing.
+
+    Args:
+        pictures: of one size.
+        columns: pictures a row.
+        gap_px: between them.
+        row_labels: texts above the rows.
+        labels: texts above the pictures, in place of the rows'.
+    """
     width, height = pictures[0].size
-    scale = max(1, -(-MIN_CELL_PX // max(width, height)))
+    scale = max(1, -(-(LABELLED_CELL_PX if labels else MIN_CELL_PX) // max(width, height)))
     rows = -(-len(pictures) // columns)
-    head = LABEL_PX if row_labels else 0
+    head = LABEL_PX if row_labels or labels else 0
     cell_w, cell_h = width * scale + gap_px, height * scale + gap_px + head
     sheet = Image.new("RGB", (columns * cell_w + gap_px, rows * cell_h + gap_px), "white")
     draw = ImageDraw.Draw(sheet)
     for i, picture in enumerate(pictures):
         row, column = divmod(i, columns)
         left, top = gap_px + column * cell_w, gap_px + row * cell_h + head
-        if column == 0 and row < len(row_labels):
+        if labels:
+            draw.text((left + 1, top - LABEL_PX), _cut(draw, labels[i], cell_w - gap_px), fill="black")
+        elif column == 0 and row < len(row_labels):
             draw.text((left + 1, top - LABEL_PX), row_labels[row], fill="black")
         enlarged = picture.convert("RGB").resize((width * scale, height * scale), Image.Resampling.NEAREST)
         sheet.paste(enlarged, (left, top))
     return sheet
+
+
+def _cut(draw: ImageDraw.ImageDraw, text: str, width_px: int) -> str:
+    """The text, or as much of it as fits with an ellipsis."""
+    if draw.textlength(text) <= width_px:
+        return text
+    return next(c for n in range(len(text), -1, -1) if draw.textlength(c := text[:n] + "...") <= width_px or n == 0)
 
 
 def png_bytes(picture: Image.Image, facts: dict[str, str] | None = None) -> bytes:

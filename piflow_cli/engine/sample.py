@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PICTURE_SUFFIXES = {".png"}
+GRID_COLUMNS = 8
 SMALL_BATCH, SMALL_POSITIONS = 64, 32 * 32
 """Pictures a forward pass where none is asked for, up to this many latent positions; larger ones go one by one."""
 
@@ -81,7 +82,7 @@ def sample(
     Args:
         prompts: what to draw; class names or indices for class models.
         model: an embedded student's name, a student or run folder, a hub id, or one that `open_student` opened; None
-            is the embedded default.
+            is the embedded one that was trained for `nfe`.
         nfe, substeps, temperature, h: as `SamplingSettings`; None is what the student was trained for.
         num_images: pictures a prompt, with seeds seed, seed + 1, ...
         seeds: of the pictures of each prompt, in place of seed and num_images.
@@ -101,7 +102,7 @@ def sample(
     """
     chosen_seeds = list(seeds) if seeds is not None else [seed + i for i in range(num_images)]
     _check_request(prompts, num_images=num_images, seeds=chosen_seeds, batch_size=batch_size)
-    student = model if isinstance(model, LoadedStudent) else open_student(model, device=device)
+    student = model if isinstance(model, LoadedStudent) else open_student(model, nfe=nfe, device=device)
     settings, warnings = sampling_settings(student, nfe=nfe, substeps=substeps, temperature=temperature, h=h)
     asked = TextRequest(width, height, guidance_scale, negative_prompt, negative_scale)
     asked.check(student, prompts)
@@ -181,13 +182,14 @@ def sampling_settings(
     return settings, warnings
 
 
-def save_samples(result: SampleResult, out: Path, *, grid: bool = False) -> list[Path]:
+def save_samples(result: SampleResult, out: Path, *, grid: bool | None = None) -> list[Path]:
     """Write the pictures and return their paths.
 
     Args:
         result: what `sample` returned.
         out: a .png file, for one picture or a grid; else a folder, into which files are added without writing over any.
-        grid: one picture with a row a prompt instead of one file each.
+        grid: True writes one labelled picture of all in place of a file each, False only the files, None both where
+            there are several prompts.
 
     Raises:
         StorageError: `out` cannot be written.
@@ -198,20 +200,29 @@ def save_samples(result: SampleResult, out: Path, *, grid: bool = False) -> list
         raise DataError(f"pictures are written as .png; {out.name} has the suffix {out.suffix}")
     folder = writable_folder(out.parent if one_file else out)
     if grid or (one_file and len(result.images) > 1):
-        columns = max(1, len(result.images) // max(1, len(dict.fromkeys(result.prompts))))
-        columns = columns if columns > 1 else min(len(result.images), 10)
-        picture = grid_picture(result.images, columns=columns)
-        path = out if one_file else _free_path(folder, "grid")
-        facts = _facts(result, ", ".join(dict.fromkeys(result.prompts)), result.seeds[0])
-        write_atomic(path, png_bytes(picture, facts))
-        return [path]
+        return [_save_grid(result, out if one_file else _free_path(folder, "grid"))]
     paths = []
     for image, prompt, seed in zip(result.images, result.prompts, result.seeds, strict=True):
         stem = re.sub(r"[^\w-]+", "-", prompt).strip("-")[:60] or "picture"
         path = out if one_file else _free_path(folder, f"{stem}-seed{seed}")
         write_atomic(path, png_bytes(image, _facts(result, prompt, seed)))
         paths.append(path)
+    if grid is None and len(dict.fromkeys(result.prompts)) > 1:
+        paths.append(_save_grid(result, _free_path(folder, "grid")))
     return paths
+
+
+def _save_grid(result: SampleResult, path: Path) -> Path:
+    """Write one picture of all: a row a prompt where each has several, else side by side, every one with its prompt."""
+    prompts = dict.fromkeys(result.prompts)
+    columns = len(result.images) // len(prompts)
+    if columns > 1:
+        picture = grid_picture(result.images, columns=columns, row_labels=list(prompts))
+    else:
+        columns = min(len(result.images), GRID_COLUMNS)
+        picture = grid_picture(result.images, columns=columns, labels=result.prompts)
+    write_atomic(path, png_bytes(picture, _facts(result, ", ".join(prompts), result.seeds[0])))
+    return path
 
 
 def _check_request(prompts: Sequence[str], *, num_images: int, seeds: Sequence[int], batch_size: int | None) -> None:

@@ -19,12 +19,12 @@ from piflow_cli.core.schedule import Shift
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine import benchmark as engine
 from piflow_cli.engine import yardsticks
-from piflow_cli.engine.benchmark import BenchmarkResult, benchmark, default_students
+from piflow_cli.engine.benchmark import BenchmarkResult, benchmark
 from piflow_cli.engine.gauge import GROUPS_SEED
 from piflow_cli.engine.models import LoadedStudent, assemble
 from piflow_cli.engine.samplers import Sampler
 from piflow_cli.engine.yardsticks import Yardstick
-from piflow_cli.errors import DataError, ModelError
+from piflow_cli.errors import DataError
 from piflow_cli.metrics.detectors import load_detector
 from piflow_cli.metrics.diversity import diversity
 from piflow_cli.metrics.features import mean_and_cov
@@ -224,17 +224,6 @@ def test_embedded_teachers_bring_their_prompts(
     assert result.rows[0].scores == measure(student, metrics=["fid"]).rows[0].scores
     known = yardsticks.EMBEDDED_TEACHERS["zoo:emoji"]
     assert (known.reference, known.detector, known.prompts.name) == ("emoji", "emoji-cnn", "prompts.jsonl")
-
-
-def test_default_students_are_of_one_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
-    digits = {"digits-1nfe": Path("zoo/digits/students/digits-1nfe"), "digits-2nfe": Path("zoo/digits/students/b")}
-    emoji = {"emoji-4nfe": Path("zoo/emoji/students/emoji-4nfe")}
-    for found, expected in ((digits, list(digits)), (digits | emoji, list(emoji))):
-        monkeypatch.setattr(engine, "embedded_students", lambda found=found: found)
-        assert default_students() == expected
-    monkeypatch.setattr(engine, "embedded_students", dict)
-    with pytest.raises(ModelError, match="pass --model"):
-        default_students()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Finding, loading and saving students, and choosing the device."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -10,8 +11,11 @@ from safetensors.torch import load_file, save_file
 from tiny_models import dx, gmflow, save_teacher, stored_student, tiny_vae
 
 from piflow_cli import __version__
+from piflow_cli.engine import models
 from piflow_cli.engine.models import (
     card_of,
+    default_student,
+    default_students,
     embedded_students,
     find_student,
     load_student,
@@ -198,3 +202,29 @@ def test_auto_precision_of_student_and_teacher_agree() -> None:
     both = {(torch.bfloat16, "bf16"), (torch.float32, "no")}
     assert (resolve_dtype("auto", device), resolve_precision("auto", device)) in both
     assert [resolve_precision(name, device) for name in ("no", "bf16", "fp16")] == ["no", "bf16", "fp16"]
+
+
+def test_default_students_are_of_one_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = {"digits-1nfe": Path("zoo/digits/students/digits-1nfe"), "digits-2nfe": Path("zoo/digits/students/b")}
+    emoji = {"emoji-4nfe": Path("zoo/emoji/students/emoji-4nfe")}
+    for found, expected in ((digits, list(digits)), (digits | emoji, list(emoji))):
+        monkeypatch.setattr(models, "embedded_students", lambda found=found: found)
+        assert default_students() == expected
+    monkeypatch.setattr(models, "embedded_students", dict)
+    with pytest.raises(ModelError, match="pass --model"):
+        default_students()
+
+
+@pytest.mark.parametrize(("nfe", "expected"), [(None, "s4"), (1, "s1"), (2, "s2"), (3, "s4"), (4, "s4"), (50, "s4")])
+def test_default_student_is_the_one_trained_for_the_number(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nfe: int | None, expected: str
+) -> None:
+    found = {}
+    for name, trained in (("s1", 1), ("s2", 2), ("s4", 4), ("s4-other", 4)):
+        stored = stored_student(gmflow())
+        sampling = stored.card.sampling.model_copy(update={"nfe": trained})
+        stored = replace(stored, card=stored.card.model_copy(update={"sampling": sampling}))
+        found[name] = tmp_path / "emoji" / "students" / name
+        save_student(stored, found[name])
+    monkeypatch.setattr(models, "embedded_students", lambda: found)
+    assert default_student(nfe) == expected

@@ -95,7 +95,7 @@ def test_bad_settings_and_models_are_named(student: LoadedStudent) -> None:
 def test_files_carry_what_made_them_and_are_never_written_over(student: LoadedStudent, tmp_path: Path) -> None:
     result = sample(["3", "seven"], model=student, seed=4, device="cpu")
     paths = save_samples(result, tmp_path / "out")
-    assert [path.name for path in paths] == ["3-seed4.png", "seven-seed4.png"]
+    assert [path.name for path in paths] == ["3-seed4.png", "seven-seed4.png", "grid.png"]
     with Image.open(paths[1]) as image:
         assert image.text["prompt"] == "seven"
         assert image.text["seed"] == "4"
@@ -104,7 +104,8 @@ def test_files_carry_what_made_them_and_are_never_written_over(student: LoadedSt
         decoded = student.space.decode(result.latents[1:])[0, 0]
         assert np.abs(np.asarray(image) / 255 - decoded.numpy()).max() <= 0.5 / 255 + 1e-6
     assert save_samples(result, tmp_path / "out")[0].name == "3-seed4-2.png"
-    assert save_samples(result, tmp_path / "out", grid=True)[0].name == "grid.png"
+    assert [path.name for path in save_samples(result, tmp_path / "out", grid=True)] == ["grid-3.png"]
+    assert len(save_samples(result, tmp_path / "out", grid=False)) == 2
     one = sample(["3"], model=student, device="cpu")
     assert save_samples(one, tmp_path / "cat.png") == [tmp_path / "cat.png"]
     with pytest.raises(DataError, match=r"written as \.png"):
