@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_models import PARITY
 
-from piflow_cli.engine.models import LoadedStudent, load_student
+from piflow_cli.engine.models import LoadedStudent, load_student, resolve_dtype
 from piflow_cli.engine.open_student import add_loras, open_student
 from piflow_cli.engine.sample import sample, save_samples
 from piflow_cli.errors import DataError, DeviceError, MissingExtraError, ModelError, PolicyError
@@ -20,16 +20,22 @@ SMALL = {"width": 48, "height": 64}
 
 
 def flux() -> LoadedStudent:
-    return open_student(str(FLUX / "adapter_gmflux"), base=str(FLUX / "pipeline"), device="cpu")
+    return open_student(str(FLUX / "adapter_gmflux"), base=str(FLUX / "pipeline"), device="cpu", dtype="float32")
 
 
 def qwen() -> LoadedStudent:
-    return open_student(str(QWEN / "adapter_gmqwen"), base=str(QWEN / "pipeline"), device="cpu")
+    return open_student(str(QWEN / "adapter_gmqwen"), base=str(QWEN / "pipeline"), device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
 def student() -> LoadedStudent:
     return flux()
+
+
+def test_automatic_precision_is_what_the_processor_has_instructions_for() -> None:
+    student = open_student(str(FLUX / "adapter_gmflux"), base=str(FLUX / "pipeline"), device="cpu")
+    assert student.dtype == resolve_dtype("auto", torch.device("cpu"))
+    assert open_student("digits-1nfe", device="cpu").dtype == torch.float32
 
 
 def test_size_seeds_and_batch(student: LoadedStudent) -> None:
