@@ -75,6 +75,7 @@ class Preset(Settings):
     source: str = Field("", description="where the hyperparameters come from")
     expected: str = Field("", description="the score to expect")
     needs: str = Field("", description="hardware, data and time, in words")
+    attribution: str = Field("", description="whose works an embedded teacher learnt from, and their licences")
     teacher: TeacherSettings
     policy: PolicySettings
     adapter: AdapterSettings | None = None

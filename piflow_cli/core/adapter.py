@@ -72,20 +72,35 @@ def add_lora(module: nn.Module, targets: Sequence[str], settings: AdapterSetting
     module.add_adapter(config, adapter_name=ADAPTER)
 
 
-def chosen_targets(module: nn.Module, settings: AdapterSettings, published: Sequence[str]) -> list[str]:
+def chosen_targets(
+    module: nn.Module, settings: AdapterSettings, published: Sequence[str], *, replaced: Sequence[str]
+) -> list[str]:
     """Full names of the layers that get LoRA: those ending in the settings' targets, or the published ones.
 
+    Args:
+        module: the teacher's own.
+        settings: its targets.
+        published: full names by the published recipe.
+        replaced: modules of which the student has its own; LoRA on the teacher's would never be used.
+
     Raises:
-        ModelError: a target that names no linear layer.
+        ModelError: a target that names no linear layer, or only such as are replaced.
     """
     if settings.targets is None:
         return list(published)
-    linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+    linear = [
+        name
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear) and not any(name == own or name.startswith(f"{own}.") for own in replaced)
+    ]
     chosen: dict[str, None] = {}
     for target in settings.targets:
         found = [name for name in linear if name == target or name.endswith(f".{target}")]
         if not found:
-            raise ModelError(f"adapter.targets: no linear layer of the teacher is called {target!r}")
+            raise ModelError(
+                f"adapter.targets: no linear layer of the teacher is called {target!r}, aside from those that students "
+                f"train in full ({', '.join(replaced)})"
+            )
         chosen |= dict.fromkeys(found)
     return list(chosen)
 

@@ -63,7 +63,8 @@ class Student(nn.Module):
         if not published and settings.targets is None:
             raise ModelError("students of this teacher family are trained in full; leave the [adapter] table out")
         module.requires_grad_(False)
-        adapters.add_lora(module, adapters.chosen_targets(module, settings, published), settings)
+        replaced = (*self.backbone.trained_modules, self.backbone.projection_name)
+        adapters.add_lora(module, adapters.chosen_targets(module, settings, published, replaced=replaced), settings)
         adapters.split_sides(module, self.backbone.trained_modules)
         projection = module.get_submodule(self.backbone.projection_name)
         module.set_submodule(self.backbone.projection_name, adapters.TwoSided(projection, head))

@@ -1,9 +1,10 @@
-"""Build the embedded text-to-image teacher from the open emoji sets, step by step.
+"""Build the embedded text-to-image teacher and its students from the open emoji sets, step by step.
 
-    python -m piflow_cli.zoo.build_emoji data|vae|teacher|features|all [--work DIR] [--hours H | --steps N]
-        [--device cpu|cuda]
+    python -m piflow_cli.zoo.build_emoji data|vae|teacher|features|ship|students|all [--work DIR]
+        [--hours H | --steps N] [--device cpu|cuda]
 
-Every step goes on where it was stopped (Ctrl-C or SIGTERM), and keeps everything in the work folder.
+Every step goes on where it was stopped (Ctrl-C or SIGTERM), and keeps everything in the work folder. `ship` puts
+teacher, feature network and prompts among the files of the package, where `students` finds them, and puts its own.
 """
 
 import argparse
@@ -20,7 +21,7 @@ TRAININGS = {
     "features": ("piflow_cli.zoo.emoji_features:train_features", 0.25),
 }
 """What is trained, in order: by which function, and for how many hours where nothing else is said."""
-STEPS = ("data", *TRAININGS)
+STEPS = ("data", *TRAININGS, "ship", "students")
 STOPPED = 130
 
 
@@ -60,6 +61,12 @@ def make(what: str, options: argparse.Namespace) -> Path | None:
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("there is no CUDA device here; use --device cpu")
+    if what in ("ship", "students"):
+        from piflow_cli.zoo.emoji_students import ship_models, train_students
+
+        if what == "ship":
+            return ship_models(load_data(options.work), options.work)
+        return train_students(options.work, device=options.device, steps=options.steps)
     place, default_hours = TRAININGS[what]
     module, function = place.split(":")
     hours = default_hours if options.hours is None and options.steps is None else options.hours

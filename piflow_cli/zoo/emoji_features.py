@@ -1,7 +1,6 @@
 """Train the embedded feature network "emoji-cnn", with which emoji are scored in place of Inception.
 
-    python -m piflow_cli.zoo.build_emoji features [--work DIR]   trains it
-    python -m piflow_cli.zoo.emoji_features --ship DIR           puts it among the files of the package
+    python -m piflow_cli.zoo.build_emoji features [--work DIR]
 
 A small classifier of the base emoji, in all styles; skin tones count as their base. A linear decoder, thrown away
 afterwards, must rebuild the picture at 16x16 from the features: a classifier alone forgets what differs between two
@@ -15,11 +14,9 @@ stored float16 weights.
 """
 # B batch, N pictures, M plain pictures, D features, K classes.
 
-import argparse
 import copy
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -29,8 +26,7 @@ from torch import Tensor, nn
 
 from piflow_cli.engine.pictures import grid_picture, to_pictures
 from piflow_cli.engine.storage import atomic_folder, write_atomic
-from piflow_cli.errors import DataError, PiflowError
-from piflow_cli.metrics.detectors import EMOJI_FOLDER, EMOJI_NAME, EmojiDetector
+from piflow_cli.metrics.detectors import EMOJI_NAME, EmojiDetector
 from piflow_cli.metrics.emoji_net import FEATURE_DIM, SIZE_PX, EmojiNet
 from piflow_cli.metrics.features import FeatureSet, Reference, extract_features, mean_and_cov
 from piflow_cli.metrics.reference import save_reference
@@ -240,39 +236,3 @@ def train_features(
     about = figures | {"step": run.progress.step, "pictures": run.progress.step * recipe.batch_size}
     write_atomic(run.folder / "result.json", json.dumps(about, indent=2) + "\n")
     return folder
-
-
-def ship_features(work: Path, target: Path = EMOJI_FOLDER) -> Path:
-    """Copy the finished folder of a work folder to `target`, by default the one that ships; gives `target`.
-
-    Raises:
-        DataError: there is none.
-        StorageError: it cannot be written.
-    """
-    source = work / "features" / "model"
-    if not (source / "config.json").exists():
-        raise DataError(
-            f"no feature network in {source}. Run `python -m piflow_cli.zoo.build_emoji features --work {work}` first."
-        )
-    with atomic_folder(target) as fresh:
-        for path in sorted(source.iterdir()):
-            (fresh / path.name).write_bytes(path.read_bytes())
-    return target
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Ship what was trained; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m piflow_cli.zoo.emoji_features", description="Put a trained feature network into the package."
-    )
-    parser.add_argument("--ship", type=Path, required=True, metavar="WORK", help="work folder it was trained in")
-    try:
-        print(ship_features(parser.parse_args(arguments).ship.expanduser()))
-    except PiflowError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -29,7 +29,7 @@ def test_sample_says_where_pictures_are_and_what_they_cost(finished: Path, tmp_p
     assert process.stdout.splitlines()[:2] == ["pictures/3-seed0.png", "pictures/seven-seed0.png"]
     assert "network" in process.stdout
     assert "policy" in process.stdout
-    assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == ["3-seed0.png", "seven-seed0.png"]
+    assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == ["3-seed0.png", "grid.png", "seven-seed0.png"]
 
 
 def test_json_is_for_programs(finished: Path, tmp_path: Path) -> None:

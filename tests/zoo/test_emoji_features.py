@@ -9,12 +9,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from piflow_cli.errors import DataError, StorageError
+from piflow_cli.errors import StorageError
 from piflow_cli.metrics.detectors import EmojiDetector
 from piflow_cli.metrics.emoji_net import EmojiNet
 from piflow_cli.metrics.features import mean_and_cov
 from piflow_cli.metrics.reference import load_reference
-from piflow_cli.zoo import emoji_features
 from piflow_cli.zoo.emoji_data import Emoji, Pictures, sampling_weights
 from piflow_cli.zoo.emoji_features import (
     FeaturesTask,
@@ -22,7 +21,6 @@ from piflow_cli.zoo.emoji_features import (
     class_labels,
     held_out_styles,
     scale_features,
-    ship_features,
     train_features,
     vary,
 )
@@ -162,13 +160,3 @@ def test_variation_is_mild_and_keeps_white() -> None:
     assert 1.5 < (rows - 31.5).abs().max() < 3.3
     assert varied.min() >= 0.44
     assert not torch.equal(varied, vary(dot, generator))
-
-
-def test_shipping(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    target = ship_features(trained, tmp_path / "shipped")
-    assert files_of(target) == files_of(trained / "features" / "model")
-    assert files_of(target).keys() == {"config.json", "model.safetensors", "reference.safetensors"}
-    with pytest.raises(DataError, match="build_emoji features"):
-        ship_features(tmp_path, tmp_path / "other")
-    assert emoji_features.main(["--ship", str(tmp_path)]) == 1
-    assert "build_emoji features" in capsys.readouterr().err
