@@ -127,7 +127,9 @@ def _facts(teacher: Any, policy: Any, adapter: adapters.AdapterSettings | None) 
         published = backbone.lora_targets(module)
         if not published and adapter.targets is None:
             raise ModelError("students of this teacher family are trained in full; leave the [adapter] table out")
-        layers = [module.get_submodule(name) for name in adapters.chosen_targets(module, adapter, published)]
+        replaced = (*backbone.trained_modules, backbone.projection_name)
+        chosen = adapters.chosen_targets(module, adapter, published, replaced=replaced)
+        layers = [module.get_submodule(name) for name in chosen]
         modules = {name: count(module.get_submodule(name).parameters()) for name in backbone.trained_modules}
         built = policy.build_head(
             backbone.projection(module),
