@@ -26,6 +26,7 @@ def load_vae(work: Path) -> tuple[AutoencoderKL, str]:
         raise DataError(f"no autoencoder in {folder}. Run `python -m piflow_cli.zoo.build_emoji vae` to its end first.")
     weights = (folder / "diffusion_pytorch_model.safetensors").read_bytes()
     vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
+    vae.register_to_config(_name_or_path="")  # a config that ships names no folder of this machine
     return vae.eval().requires_grad_(False), hashlib.sha256(weights).hexdigest()
 
 
