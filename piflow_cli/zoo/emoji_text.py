@@ -39,21 +39,24 @@ def build_corpus(wordings: Iterable[Wording]) -> list[str]:
 def build_clip_tokenizer(corpus: list[str], vocab_size: int = CLIP_VOCAB) -> CLIPTokenizer:
     """Byte-pair encoding as CLIP's: every byte, inside and at the end of a word, the merges, start and end of text.
 
-    Words that the corpus does not have are cut into pieces it has, down to bytes.
+    Words that the corpus does not have are cut into pieces it has, down to bytes. Equal corpora give equal tokenizers:
+    the learner breaks ties by the letters' numbers, which are given here and would else be drawn.
     """
     plain = CLIPTokenizer().backend_tokenizer  # CLIP's own normaliser and cutting into words
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    last_letters = [letter + END_OF_WORD for letter in alphabet]
     learner = Tokenizer(models.BPE(end_of_word_suffix=END_OF_WORD))
     learner.normalizer, learner.pre_tokenizer = plain.normalizer, plain.pre_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 2,
         initial_alphabet=alphabet,
+        special_tokens=last_letters,
         end_of_word_suffix=END_OF_WORD,
         show_progress=False,
     )
     learner.train_from_iterator(corpus, trainer)
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
-    tokens = [*alphabet, *(letter + END_OF_WORD for letter in alphabet)]
+    tokens = [*alphabet, *last_letters]
     merges = merges[: vocab_size - 2 - len(tokens)]
     tokens += [left + right for left, right in merges] + [START, END]
     vocab = {token: number for number, token in enumerate(dict.fromkeys(tokens))}

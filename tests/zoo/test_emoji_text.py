@@ -50,6 +50,13 @@ def test_loading_changes_nothing(fresh: Tokenizers, loaded: Tokenizers, name: st
     assert loaded[name].model_max_length == NUM_TOKENS
 
 
+def test_the_same_corpus_gives_the_same_tokenizer() -> None:
+    letters = "abcdefgh"
+    corpus = [a + b + c for a in letters for b in letters for c in letters]  # every pair is as common as the next
+    vocabularies = [build_clip_tokenizer(corpus, 700).get_vocab() for _ in range(3)]
+    assert vocabularies[0] == vocabularies[1] == vocabularies[2]
+
+
 @pytest.mark.parametrize("name", ["clip", "t5"])
 def test_case_does_not_matter(loaded: Tokenizers, name: str) -> None:
     assert loaded[name]("A Cat FACE").input_ids == loaded[name]("a cat face").input_ids
