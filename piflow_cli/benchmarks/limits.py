@@ -1,0 +1,165 @@
+"""What limits a student: its network, or what a policy can say?
+
+python -m piflow_cli.benchmarks.limits [STUDENT] [--samples 32] [--iterations 240]
+
+For every segment of the teacher's own trajectories it compares where the segment ends after one Euler step of the
+teacher, by the student's policy, and by a static policy a sample, fitted to the teacher by the loss that students are
+trained by, without a network. Where the static one is far better, the network is what more training would improve.
+"""
+# B batch, C latent channels, S spatial dims.
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from piflow_cli.core.flow import euler_step
+from piflow_cli.core.imitation import ImitationSettings, imitate_segment
+from piflow_cli.core.interfaces import Policy
+from piflow_cli.core.schedule import Shift
+from piflow_cli.engine.models import LoadedStudent, default_student, load_student
+from piflow_cli.engine.questions import Questions
+from piflow_cli.engine.yardsticks import choose_subjects
+
+TEACHER_SUBSTEPS = 16
+"""Euler steps of the teacher in a segment, against whose end the others are held."""
+LEARNING_RATE = 1e-2
+Velocity = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class SegmentLimits:
+    """Squared distance from the teacher's end of a segment, over the squared length of its way there.
+
+    Args:
+        sigma_src, sigma_dst: where the segment begins and ends.
+        euler: of one teacher step.
+        network: of the student's policy.
+        fitted: of the static policies.
+    """
+
+    sigma_src: float
+    sigma_dst: float
+    euler: float
+    network: float
+    fitted: float
+
+
+def fit_policy(
+    make: Callable[[Tensor, Tensor | None], Policy],
+    output: Tensor,
+    extra: Tensor | None,
+    velocity: Velocity,
+    x_src: Tensor,
+    tau: tuple[float, float],
+    *,
+    settings: ImitationSettings,
+    iterations: int,
+) -> Policy:
+    """Policies fitted to the teacher, one a sample, from what a network put out (B, ...) and read beside it.
+
+    Args:
+        make: (output, extra) -> policy of the source.
+        output, extra: where to begin.
+        velocity: the teacher's.
+        x_src: the source, (B, C, *S).
+        tau: raw times of the segment's ends.
+        settings: of the imitation loss.
+        iterations: of Adam, at a rate that falls to 0.
+    """
+    leaves = [tensor.float().clone().requires_grad_() for tensor in (output, extra) if tensor is not None]
+    optimizer = torch.optim.Adam(leaves, lr=LEARNING_RATE)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+    generator = torch.Generator().manual_seed(0)
+    tau_src = x_src.new_full(x_src.shape[:1], tau[0])
+    for _ in range(iterations):
+        policy = make(leaves[0], None if extra is None else leaves[1])
+        loss = imitate_segment(
+            policy, velocity, x_src, tau_src, tau_src - tau[1], settings=settings, generator=generator
+        )
+        optimizer.zero_grad()
+        (loss * len(x_src)).backward()
+        optimizer.step()
+        scheduler.step()
+    return make(leaves[0], None if extra is None else leaves[1]).detach()
+
+
+def find_limits(student: LoadedStudent, *, samples: int, iterations: int) -> list[SegmentLimits]:
+    """Measure every segment of a student on its teacher's trajectories from seeded noise.
+
+    Args:
+        student: with an embedded teacher, or one whose prompts are known.
+        samples: trajectories.
+        iterations: of the fit of a static policy.
+    """
+    card = student.card
+    sampling, family = card.sampling, card.policy
+    teacher = card.teacher.load()
+    subjects = choose_subjects(None, [student])
+    condition = Questions.in_turn(subjects, samples).condition(teacher.space, 0, samples)
+    settings = ImitationSettings(
+        shift=sampling.time_shift, num_intermediates=1, window_substeps=1, total_substeps=sampling.total_substeps
+    )
+
+    @torch.no_grad()
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        return teacher.velocity(x, sigma, condition)
+
+    shift = sampling.time_shift
+    x = torch.randn((samples, *teacher.space.latent_shape), generator=torch.Generator().manual_seed(0))
+    found = []
+    for tau in pairwise(sampling.segments.boundaries()):
+        source = x.new_full((samples,), shift.sigma(tau[0]))
+        with torch.no_grad():
+            output, extra = student.network(x, source, condition)
+
+        def make(output: Tensor, extra: Tensor | None, x: Tensor = x, source: Tensor = source) -> Policy:
+            return family.policy(output, extra, x, source)
+
+        fitted = fit_policy(make, output, extra, velocity, x, tau, settings=settings, iterations=iterations)
+        tau_src, tau_dst = (x.new_full((samples,), t) for t in tau)
+        end = teacher_end(velocity, x, tau, shift=shift, steps=TEACHER_SUBSTEPS)
+        ends = [teacher_end(velocity, x, tau, shift=shift, steps=1)]
+        for policy in (make(output, extra), fitted):
+            ends.append(
+                policy.rollout(x, tau_src, tau_dst, shift=shift, total_substeps=sampling.total_substeps).detach()
+            )
+        way = (end - x).square().sum()
+        errors = [float((other - end).square().sum() / way) for other in ends]
+        found.append(SegmentLimits(shift.sigma(tau[0]), shift.sigma(tau[1]), *errors))
+        x = end
+    return found
+
+
+def teacher_end(velocity: Velocity, x: Tensor, tau: tuple[float, float], *, shift: Shift, steps: int) -> Tensor:
+    """Where the teacher is at raw time tau[1] from x (B, C, *S) at tau[0], by Euler steps uniform in raw time."""
+    taus = torch.linspace(*tau, steps + 1, dtype=torch.float64)
+    for sigma, sigma_next in pairwise(shift.sigma(taus).tolist()):
+        now, then = x.new_full(x.shape[:1], sigma), x.new_full(x.shape[:1], sigma_next)
+        x = euler_step(x, velocity(x, now), now, then)
+    return x
+
+
+def main() -> None:
+    """Measure a student and print a line a segment."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("student", nargs="?", default=None, help="name or folder; default: the embedded one")
+    parser.add_argument("--samples", type=int, default=32, help="trajectories")
+    parser.add_argument("--iterations", type=int, default=240, help="of the fit of the static policies")
+    options = parser.parse_args()
+    student = load_student(options.student or default_student(None))
+    print("squared error at a segment's end, relative to its length squared")
+    print("sigma           teacher, 1 step  student's policy  static policy")
+    for row in find_limits(student, samples=options.samples, iterations=options.iterations):
+        print(
+            f"{row.sigma_src:.3f} to {row.sigma_dst:.3f}  {row.euler:>15.5f}  {row.network:>16.5f}  {row.fitted:>13.5f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
