@@ -12,6 +12,7 @@ from piflow_cli.cli import console
 
 if TYPE_CHECKING:
     from piflow_cli.engine.benchmark import BenchmarkResult
+    from piflow_cli.engine.gauge import BenchmarkRow
 
 EXAMPLES = console.examples(
     ("the embedded students beside their teacher's solvers", "piflow benchmark --metric fid"),
@@ -128,6 +129,8 @@ def _print(result: BenchmarkResult) -> None:
     marked = [title for key, title in result.titles.items() if title != _name(key)]
     if marked:
         typer.echo(f"* {', '.join(marked)}")
+    for line in _guided(result.rows):
+        typer.echo(line)
     if result.teacher_rows:
         typer.echo(f"ratio: to the score of {', '.join(result.teacher_rows)}; to teacher: FID to its pictures")
     if any(row.gap_closed is not None for row in result.rows):
@@ -135,6 +138,19 @@ def _print(result: BenchmarkResult) -> None:
     asked = f" of {result.num_prompts} prompts ({result.prompts})" if result.prompts is not None else ""
     measured = f"{result.samples} pictures a row{asked}, detector {result.detector}, reference {result.reference}"
     typer.echo(f"{measured}, seed {result.seed}")
+
+
+def _guided(rows: Sequence[BenchmarkRow]) -> list[str]:
+    """Which models' evaluations take more than a pass through the network each, and how many."""
+    shares: dict[str, set[float]] = {}
+    for row in rows:
+        shares.setdefault(row.model, set()).add(row.network_calls / row.nfe)
+    return [
+        f"{model}: {' to '.join(f'{n:.3g}' for n in sorted({min(found), max(found)}))} passes through the network an "
+        "evaluation, for guidance"
+        for model, found in shares.items()
+        if max(found) > 1
+    ]
 
 
 def _columns(result: BenchmarkResult) -> list[tuple[str, list[str]]]:

@@ -33,7 +33,7 @@ STUDENT = BenchmarkRow(
 )
 TEACHER = replace(
     STUDENT, model="zoo:emoji", kind="teacher", method="euler", steps=32, nfe=32, fid_to_teacher=None, fid_ratio=None,
-    diversity_ratio=None, gap_closed=None,
+    diversity_ratio=None, gap_closed=None, network_calls=64.0,
 )  # fmt: skip
 RESULT = BenchmarkResult(
     rows=(STUDENT, TEACHER),
@@ -59,19 +59,21 @@ def words(line: str) -> str:
 
 def test_table_fits_a_terminal_and_says_what_its_numbers_depend_on(capsys: pytest.CaptureFixture) -> None:
     command._print(RESULT)
-    heading, _, student, teacher, detector, compared, closed, last = capsys.readouterr().out.splitlines()
-    assert words(heading) == ("model method NFE FID* ↓ ratio diversity* ↑ ratio to teacher gap closed ms/pic policy")
-    assert max(map(len, (heading, student, teacher, detector, compared, closed, last))) <= 100
+    heading, _, student, teacher, *notes = capsys.readouterr().out.splitlines()
+    assert words(heading) == "model method NFE FID* ↓ ratio diversity* ↑ ratio to teacher gap closed ms/pic policy"
+    assert max(map(len, (heading, student, teacher, *notes))) <= 100
     assert words(student) == "emoji-4nfe gmflow 4 12.35 1.05 7.891 0.912 1.23 87% 13.4 8%"
     assert words(teacher) == "zoo:emoji euler 32 12.35 7.891 13.4 8%"
+    detector, passes, compared, closed, last = notes
     assert detector == "* emoji-FID (not Inception), emoji-diversity (not Inception)"
+    assert passes == "zoo:emoji: 2 passes through the network an evaluation, for guidance"
     assert "zoo:emoji euler 32 steps" in compared
     assert "gap closed: 0% is" in closed
     assert last == ("5000 pictures a row of 1200 prompts (emoji), detector emoji-cnn, reference emoji, seed 0")
 
 
 def test_columns_without_values_are_left_out(capsys: pytest.CaptureFixture) -> None:
-    row = replace(TEACHER, scores={"fid": 2.0})
+    row = replace(TEACHER, scores={"fid": 2.0}, network_calls=32.0)
     bare = replace(RESULT, rows=(row,), titles={"fid": "FID"}, better={"fid": "lower"}, teacher_rows=(), prompts=None)
     command._print(bare)
     lines = capsys.readouterr().out.splitlines()
