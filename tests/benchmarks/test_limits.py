@@ -19,6 +19,7 @@ def test_teacher_end_converges_to_the_solution() -> None:
 
 
 def test_static_policy_learns_a_field_that_it_can_hold() -> None:
+    torch.manual_seed(0)
     family = DX(num_points=4, segment_size=0.75, shift=1.0)
     x = torch.randn(3, 2, 4, 4)
     x_0 = x + 0.3 * torch.randn(3, 2, 4, 4)

@@ -21,6 +21,7 @@ from piflow_cli.engine.distill import distill
 from piflow_cli.engine.embeddings import cache_embeddings
 from piflow_cli.engine.events import DistillEvent
 from piflow_cli.engine.models import load_student
+from piflow_cli.engine.open_student import open_student
 from piflow_cli.engine.sample import sample
 from piflow_cli.engine.trainer import build_student, shared_network
 from piflow_cli.errors import DataError, PresetError
@@ -257,10 +258,13 @@ def test_what_is_wrong_is_said_before_anything_is_spent(tmp_path: Path) -> None:
 def test_run_is_converted_proved_and_reloaded(tmp_path: Path) -> None:
     preset = tiny("qwen", tmp_path, steps=2)
     distill(preset, out=tmp_path / "run", device="cpu")
-    before = sample(["a red cat"], model=str(tmp_path / "run"), device="cpu").latents
+
+    def drawn(folder: Path) -> torch.Tensor:
+        return sample(["a red cat"], model=open_student(str(folder), device="cpu", dtype="float32")).latents
+
+    before = drawn(tmp_path / "run")
     for name, target in (("lakonlab", "released"), ("comfyui", "adapter.safetensors"), ("merged", "merged")):
         result = convert(tmp_path / "run", tmp_path / target, to=name, verify=True)
         assert result.proof == "outputs"
         assert result.max_difference < (1e-4 if name == "merged" else 1e-9)
-        again = sample(["a red cat"], model=str(tmp_path / target), device="cpu").latents
-        torch.testing.assert_close(again, before, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(drawn(tmp_path / target), before, rtol=1e-4, atol=1e-4)
