@@ -8,7 +8,7 @@ import torch
 from piflow_cli.errors import DataError
 from piflow_cli.preset import load_preset
 from piflow_cli.zoo.emoji_data import Emoji, Pictures
-from piflow_cli.zoo.emoji_students import PARTS, SHIPPED_STEPS, ship_models
+from piflow_cli.zoo.emoji_students import PARTS, SHIPPED, ship_models
 
 
 def few_pictures() -> Pictures:
@@ -45,7 +45,7 @@ def test_shipping_replaces_what_was_there(tmp_path: Path) -> None:
     assert (target / "features" / "inner" / "file").read_text() == PARTS["features"]
 
 
-@pytest.mark.parametrize("name", SHIPPED_STEPS)
+@pytest.mark.parametrize("name", [*SHIPPED, "emoji-4nfe-dx"])
 def test_presets_of_the_students_are_on_the_embedded_teacher(name: str) -> None:
     preset = load_preset(name)
     assert (preset.teacher.source, preset.data.path, preset.name) == ("zoo:emoji", "zoo:emoji", name)
