@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
+DEMO_STEPS := 600
 
 .PHONY: help demo test lint docs clean
 
@@ -15,7 +16,7 @@ $(BIN)/python:
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml
 	@echo "Installing piflow into $(VENV) ..."
-	$(BIN)/python -m pip install --quiet --editable '.[digits]'
+	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml
@@ -23,15 +24,15 @@ $(VENV)/.test: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev,digits]'
 	@touch $@ $(VENV)/.demo
 
-demo: $(VENV)/.demo  ## Distil a 1-NFE student of scanned digits, draw with it, measure it
-	@echo "1/3  A teacher trained on real scanned digits becomes a student of one network evaluation."
-	$(BIN)/piflow distill --preset digits-1nfe --out $(DEMO)
+demo: $(VENV)/.demo  ## Distil a 4-NFE student of the embedded text-to-image teacher, draw with it, measure it
+	@echo "1/3  A small text-to-image teacher becomes a student of four evaluations, in $(DEMO_STEPS) of the 1,600 steps of its preset (four to six minutes)."
+	$(BIN)/piflow distill --preset emoji-4nfe --steps $(DEMO_STEPS) --out $(DEMO)
 	@echo "2/3  The student draws."
-	$(BIN)/piflow sample 0 1 2 3 4 5 6 7 8 9 --num-images 10 --model $(DEMO) --grid --out $(DEMO)/digits.png
-	@echo "3/3  The student at one evaluation beside its teacher at 1 to 128, on the same noise."
-	$(BIN)/piflow benchmark --metric fid --metric accuracy --model $(DEMO) --samples 1000 \
-		--teacher-steps 1,2,4,8,16,32,64,128 --json $(DEMO)/benchmark.json
-	@echo "Pictures: $(DEMO)/digits.png (the student's) and $(DEMO)/previews/ (teacher above student, while it learnt)."
+	$(BIN)/piflow sample "a cat" "a panda" "a lion" "a red heart" "a guitar" "flag of japan" "a house" "a purple cat" \
+		--num-images 8 --nfe 4 --model $(DEMO) --grid --out $(DEMO)/samples.png
+	@echo "3/3  The student beside its teacher at 1 to 32 steps, on the same prompts and noise."
+	$(BIN)/piflow benchmark --metric fid --model $(DEMO) --samples 500 --json $(DEMO)/benchmark.json
+	@echo "Pictures: $(DEMO)/samples.png (the student's) and $(DEMO)/previews/ (teacher above student, while it learnt)."
 
 test: $(VENV)/.test  ## Run every test, with coverage and its floors
 	$(BIN)/coverage erase

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from piflow_cli.engine.sample import SampleResult
 
 EXAMPLES = console.examples(
-    ("two digits with the embedded 1-NFE student", "piflow sample 3 7"),
-    ("a sheet with a row a digit", "piflow sample 0 1 2 3 4 5 6 7 8 9 --num-images 8 --grid --out digits.png"),
+    ("a cat with the embedded student of 4 evaluations, anywhere", 'piflow sample "a cat" --nfe 4'),
+    ("a sheet with a row a prompt", 'piflow sample "a panda" "a red heart" "flag of japan" --num-images 8 --grid'),
+    ("digits: a prompt is a class", "piflow sample 3 7 --model digits-1nfe"),
     (
         "a released FLUX student on its base, 4 evaluations, on a GPU that holds one model at a time",
         'piflow sample "a cat" --model Lakonik/pi-FLUX.1/gmflux_k8_piid_4step --nfe 4 --offload model',
