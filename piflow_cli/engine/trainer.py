@@ -18,6 +18,7 @@ from piflow_cli.core.flow import diffuse, randn_like_seeded
 from piflow_cli.core.imitation import ImitationSettings, data_free_losses, imitate_segment
 from piflow_cli.core.interfaces import Condition, DataSource, Policy, Teacher
 from piflow_cli.core.student import Student, make_policy
+from piflow_cli.engine.attention import training_attention
 from piflow_cli.engine.batching import micro_batches
 from piflow_cli.engine.embeddings import cache_embeddings, cache_folder, is_cached, open_with_cache
 from piflow_cli.engine.events import DistillEvent, DistillResult
@@ -102,7 +103,7 @@ class Trainer:
         self.saved_step = start
         self._emit("start", message=f"resumed from step {start}" if start else "")
         loss, student = None, None
-        with StopRequest() as stop:
+        with StopRequest() as stop, training_attention(self.device, self.teacher.space.latent_shape):
             while self.progress.step < settings.steps and not self._agree(stop.requested):
                 loss = self._step(begun, start)
                 step = self.progress.step
