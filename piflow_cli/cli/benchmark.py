@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -26,11 +26,16 @@ EXAMPLES = console.examples(
         "--reference photos/ --detector inception.pt --samples 1000 --teacher-steps 4,28",
     ),
     (
+        "a student sampled by its ODE, and with fresh noise between its evaluations",
+        "piflow benchmark --metric fid --metric diversity --model emoji-4nfe --h 0,0.4,0.8 --teacher-steps 4,32",
+    ),
+    (
         "with the papers' detector and statistics",
         "piflow benchmark --metric fid --metric kid --model runs/dit-1nfe --reference imagenet256.npz "
         "--detector inception.pt",
     ),
 )
+N = TypeVar("N", int, float)
 DEFAULT_TEACHER_STEPS = "1,2,4,8,16,32"
 
 
@@ -43,6 +48,12 @@ def command(
         typer.Option("--model", "-m", help="Student; repeatable. [default: the embedded ones]", show_default=False),
     ] = None,
     nfe: Annotated[str | None, typer.Option(metavar="N,N,...", help="Evaluations. [default: as trained]")] = None,
+    h: Annotated[
+        str | None,
+        typer.Option(
+            "--h", metavar="H,H,...", help="Stochasticity between evaluations; 0 is the ODE. [default: as trained]"
+        ),
+    ] = None,
     samples: Annotated[int, typer.Option(help="Pictures a row, of classes or prompts in turn.")] = 5000,
     prompts: Annotated[
         str | None,
@@ -87,6 +98,7 @@ def command(
             metrics=metrics,
             models=models,
             nfe=_numbers(nfe, "--nfe"),
+            h=_numbers(h, "--h", float),
             samples=samples,
             prompts=prompts,
             reference=reference,
@@ -112,14 +124,15 @@ def command(
         console.note(f"written to {json_file}")
 
 
-def _numbers(text: str | None, option: str) -> list[int] | None:
-    """The whole numbers of `1,2,4`."""
+def _numbers(text: str | None, option: str, kind: type[N] = int) -> list[N] | None:
+    """The numbers of `1,2,4`."""
     if text is None:
         return None
     try:
-        return [int(part) for part in text.split(",")]
+        return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no list of whole numbers such as 1,2,4", param_hint=option) from None
+        known = "whole numbers such as 1,2,4" if kind is int else "numbers such as 0,0.5"
+        raise typer.BadParameter(f"{text!r} is no list of {known}", param_hint=option) from None
 
 
 def _print(result: BenchmarkResult) -> None:
@@ -158,6 +171,8 @@ def _columns(result: BenchmarkResult) -> list[tuple[str, list[str]]]:
     rows = result.rows
     columns = [("model", [row.model for row in rows]), ("method", [row.method for row in rows])]
     columns.append(("NFE", [str(row.nfe) for row in rows]))
+    if any(row.h for row in rows):
+        columns.append(("h", [f"{row.h:g}" if row.kind == "student" else "" for row in rows]))
     ratios = {"fid": [row.fid_ratio for row in rows], "diversity": [row.diversity_ratio for row in rows]}
     for key, title in result.titles.items():
         name = _name(key)

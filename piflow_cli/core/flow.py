@@ -3,6 +3,8 @@
 Shapes: B batch, C latent channels, S spatial dims (H, W or T, H, W), K components or grid points.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -57,9 +59,23 @@ def euler_step(x: Tensor, u: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tenso
     return x + u * match_dims(sigma_next - sigma, x)
 
 
-def randn_like_seeded(shape: tuple[int, ...], generator: torch.Generator, device: torch.device | str) -> Tensor:
+def randn_like_seeded(
+    shape: tuple[int, ...], generator: torch.Generator | Sequence[torch.Generator], device: torch.device | str
+) -> Tensor:
     """Return float32 standard normal noise drawn on the generator's own device, moved to `device`.
 
     Drawing on the generator's device makes a seed give the same noise whatever the network runs on.
+
+    Args:
+        shape: (B, ...).
+        generator: of all of it, or one a row, which makes a row's noise independent of the batch it is drawn in.
+        device: where it is needed.
+
+    Raises:
+        ValueError: another number of generators than of rows.
     """
+    if not isinstance(generator, torch.Generator):
+        if len(generator) != shape[0]:
+            raise ValueError(f"{len(generator)} generators for {shape[0]} rows")
+        return torch.stack([randn_like_seeded(shape[1:], own, device) for own in generator])
     return torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32).to(device)

@@ -4,7 +4,7 @@ Shapes: B batch, C latent channels, S spatial dims.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -19,6 +19,8 @@ from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.core.student import make_policy
 
 T = TypeVar("T")
+Generators = torch.Generator | Sequence[torch.Generator]
+"""One of all rows, or one a row."""
 
 
 @dataclass
@@ -45,7 +47,7 @@ def sample_student(
     condition: Condition,
     *,
     settings: SamplingSettings,
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
     stopwatch: Stopwatch | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
     policy_at: Callable[[Tensor, Tensor], Policy] | None = None,
@@ -60,7 +62,8 @@ def sample_student(
         noise: standard normal, (B, C, *S), float32.
         condition: what the batch is conditioned on.
         settings: NFE, shift, substeps, temperature and h.
-        generator: source of the noise between segments where h > 0.
+        generator: source of the noise between segments where h > 0, or one a row; not at the state that `noise` was
+            drawn from, or it would be added again.
         stopwatch: if given, the time of network and policy is added to it.
         on_step: called with (evaluations done, latents) after each segment.
         policy_at: (x, sigma (B,)) -> the policy made there, in place of the network's own.
@@ -96,7 +99,7 @@ def _roll(policy: Policy, x: Tensor, tau_src: float, sigma_dst: float, settings:
     return policy.rollout(x, tau_from, tau_to, shift=shift, total_substeps=settings.total_substeps)
 
 
-def _required(generator: torch.Generator | None) -> torch.Generator:
+def _required(generator: Generators | None) -> Generators:
     if generator is None:
         raise ValueError("sampling with h > 0 needs a generator")
     return generator

@@ -10,6 +10,8 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
+from typing import TypeVar
 
 import torch
 
@@ -30,6 +32,7 @@ from piflow_cli.teachers.text_space import TextSpace
 
 SMALL_BATCH = 500
 """Pictures a forward pass where none is asked for, up to `SMALL_POSITIONS` latent positions; larger ones go singly."""
+N = TypeVar("N", int, float)
 Progress = Callable[[int, int, str], None]
 """(done, total, what): both in pictures times evaluations, so that they grow evenly with time."""
 
@@ -77,6 +80,7 @@ def benchmark(
     metrics: Sequence[str] = ("fid",),
     models: Sequence[str | LoadedStudent] | None = None,
     nfe: Sequence[int] | None = None,
+    h: Sequence[float] | None = None,
     samples: int = 5000,
     prompts: str | None = None,
     reference: str | None = None,
@@ -95,6 +99,7 @@ def benchmark(
         metrics: registered metrics, such as fid, kid, is, precision-recall, accuracy, diversity.
         models: students as `open_student` takes them, or loaded ones; None is `default_students`.
         nfe: evaluations to sample every student with; None is what each was trained for.
+        h: stochasticity between segments to sample every student with; None is what each was trained for.
         samples: pictures a row; picture i shows class i % num_classes, or prompt i % the number of prompts.
         prompts: of text-to-image students: a .txt, .jsonl (with a whole number `label`, for accuracy), .parquet, a
             folder of these or a data set of the hub; None is the embedded list for students of the embedded teacher.
@@ -124,7 +129,7 @@ def benchmark(
     ]
     _check_comparable(students)
     subjects = choose_subjects(listed, students)
-    samplers, warnings = _student_samplers(students, nfe, seed=seed)
+    samplers, warnings = _student_samplers(students, nfe, h, seed=seed)
     gauge_detector = choose_detector(detector, students, chosen, device=target)
     gauge = Gauge(
         metrics=chosen,
@@ -216,16 +221,20 @@ def _asked_of(space: Space) -> tuple[str, tuple[object, ...]]:
 
 
 def _student_samplers(
-    students: Sequence[LoadedStudent], nfe: Sequence[int] | None, *, seed: int
+    students: Sequence[LoadedStudent], nfe: Sequence[int] | None, h: Sequence[float] | None, *, seed: int
 ) -> tuple[list[Sampler], list[str]]:
-    """A sampler for each student and NFE, and warnings; policies that cannot do it are refused here."""
+    """A sampler for each student, NFE and h, and warnings; policies that cannot do it are refused here."""
     samplers, warnings = [], []
-    for student in students:
-        for evaluations in dict.fromkeys(nfe) if nfe else (None,):
-            settings, found = sampling_settings(student, nfe=evaluations)
-            warnings += found
-            samplers.append(student_sampler(student, settings, seed=seed))
+    for student, evaluations, own_h in product(students, _distinct(nfe), _distinct(h)):
+        settings, found = sampling_settings(student, nfe=evaluations, h=own_h)
+        warnings += found
+        samplers.append(student_sampler(student, settings, seed=seed))
     return samplers, warnings
+
+
+def _distinct(values: Sequence[N] | None) -> Sequence[N | None]:
+    """Each value once, in order; None for what a student was trained for."""
+    return list(dict.fromkeys(values)) if values else [None]
 
 
 def _teacher_samplers(

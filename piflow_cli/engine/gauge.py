@@ -40,6 +40,7 @@ class BenchmarkRow:
         diversity_ratio: diversity divided by that of that row, None likewise, and where it was not measured.
         gap_closed: of students, where FID was measured, the part of the way from the teacher's Euler row of as many
             steps to its row of most steps; None where those rows are missing or the latter is no better.
+        h: stochasticity between a student's segments; 0 is the ODE.
     """
 
     model: str
@@ -56,6 +57,7 @@ class BenchmarkRow:
     fid_ratio: float | None = None
     diversity_ratio: float | None = None
     gap_closed: float | None = None
+    h: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class Gauge:
             network_s=meter.stopwatch.network_s / self.samples,
             policy_s=meter.stopwatch.policy_s / self.samples,
             scores={column: scores[column] for metric in self.metrics for column in metric.columns},
+            h=sampler.h,
         )
         return row, features
 

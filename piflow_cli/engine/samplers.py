@@ -5,6 +5,7 @@ Shapes: B batch, C latent channels, S spatial dims, N pictures.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ class Sampler:
         space: conditions and decoder.
         draw: (noise (B, C, *S), condition, index of the first picture, stopwatch) -> latents (B, C, *S).
         teacher: of the teacher and its time grid; a student's rows compare to the teacher rows of the same value.
+        h: stochasticity between a student's segments.
     """
 
     model: str
@@ -60,6 +62,7 @@ class Sampler:
     space: Space
     draw: Callable[[Tensor, object, int, Stopwatch], Tensor]
     teacher: str
+    h: float = 0.0
 
     def pictures(
         self, questions: Questions, *, batch_size: int, seed: int, device: torch.device, meter: Meter
@@ -84,7 +87,7 @@ def teacher_of(student: LoadedStudent) -> TeacherFamily:
 
 
 def student_sampler(student: LoadedStudent, settings: SamplingSettings, *, seed: int) -> Sampler:
-    """A student sampled with `settings`."""
+    """A student sampled with `settings`; what is drawn between its segments depends on seed and picture alone."""
 
     def draw(noise: Tensor, condition: object, start: int, stopwatch: Stopwatch) -> Tensor:
         return sample_student(
@@ -93,7 +96,7 @@ def student_sampler(student: LoadedStudent, settings: SamplingSettings, *, seed:
             noise,
             condition,
             settings=settings,
-            generator=torch.Generator().manual_seed(seed + start),
+            generator=[torch.Generator().manual_seed(picture_seed(seed, start + i)) for i in range(len(noise))],
             stopwatch=stopwatch,
         )
 
@@ -108,7 +111,13 @@ def student_sampler(student: LoadedStudent, settings: SamplingSettings, *, seed:
         space=student.space,
         draw=draw,
         teacher=teacher_key(teacher_of(student), settings.time_shift),
+        h=settings.h,
     )
+
+
+def picture_seed(seed: int, picture: int) -> int:
+    """Seed of what one picture draws on its way: 32 bits, all that PyTorch's generator on the CPU uses."""
+    return random.Random(f"{seed} {picture}").getrandbits(32)
 
 
 def teacher_sampler(teacher: Teacher, solver: str, num_steps: int, *, settings: TeacherFamily, shift: Shift) -> Sampler:

@@ -83,6 +83,20 @@ def test_columns_without_values_are_left_out(capsys: pytest.CaptureFixture) -> N
     assert "gap closed" not in capsys.readouterr().out
 
 
+def test_stochasticity_has_a_column_where_a_student_has_any(capsys: pytest.CaptureFixture) -> None:
+    command._print(replace(RESULT, rows=(STUDENT, replace(STUDENT, h=0.4), TEACHER)))
+    heading, _, ode, stochastic, teacher, *_ = map(words, capsys.readouterr().out.splitlines())
+    assert heading.startswith("model method NFE h FID*")
+    assert (ode.split()[3], stochastic.split()[3], teacher.split()[3]) == ("0", "0.4", "12.35")
+
+
+@pytest.mark.parametrize(("value", "code", "said"), [("0,x", 2, "numbers such as 0,0.5"), ("-1", 1, "h: ")])
+def test_stochasticity_that_is_none_is_refused(value: str, code: int, said: str, tmp_path: Path) -> None:
+    process = run("benchmark", "--metric", "fid", "--model", "digits-1nfe", "--h", value, cwd=tmp_path)
+    assert process.returncode == code
+    assert said in " ".join(process.stderr.split())
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text-to-image student, prompts, real pictures and a detector."""

@@ -67,3 +67,14 @@ def test_noise_follows_its_generator():
     assert first.dtype == torch.float32
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_a_generator_a_row_makes_rows_independent_of_their_batch():
+    def noise(seeds):
+        return randn_like_seeded((len(seeds), 3, 4), [torch.Generator().manual_seed(seed) for seed in seeds], "cpu")
+
+    whole = noise([1, 2, 3])
+    assert torch.equal(whole[1:], noise([2, 3]))
+    assert torch.equal(whole[0], randn_like_seeded((3, 4), torch.Generator().manual_seed(1), "cpu"))
+    with pytest.raises(ValueError, match="2 generators for 3 rows"):
+        randn_like_seeded((3, 4), [torch.Generator(), torch.Generator()], "cpu")

@@ -162,6 +162,31 @@ def test_seed_decides_everything(student: LoadedStudent) -> None:
     assert scores[0] != scores[2]
 
 
+def test_students_are_sampled_with_every_h_asked_for(student: LoadedStudent) -> None:
+    result = measure(student, nfe=[1, 2], h=[0.0, 0.5, 0.5], teacher_steps=[2])
+    assert [(row.nfe, row.h) for row in result.rows] == [(1, 0.0), (1, 0.5), (2, 0.0), (2, 0.5), (2, 0.0)]
+    fids = [row.scores["fid"] for row in result.rows]
+    assert fids[0] == pytest.approx(fids[1], rel=1e-4)  # one evaluation leaves nothing between
+    assert fids[2] != pytest.approx(fids[3], rel=1e-3)
+    with pytest.raises(PolicyError, match=r"h: .*got -1"):
+        measure(student, h=[-1.0])
+
+
+def test_noise_between_evaluations_depends_on_the_picture_and_not_on_the_batch(student: LoadedStudent) -> None:
+    settings = student.card.sampling.model_copy(update={"nfe": 2, "h": 1.0})
+    sampler, questions = student_sampler(student, settings, seed=0), Questions.in_turn(Classes(10), 6)
+
+    def pictures(batch_size: int) -> torch.Tensor:
+        return torch.cat(list(sampler.pictures(questions, batch_size=batch_size, seed=0, device=CPU, meter=Meter())))
+
+    whole = pictures(6)
+    torch.testing.assert_close(pictures(4), whole, rtol=0, atol=1.5 / 255)
+    with_others = student_sampler(student, settings, seed=1).pictures(
+        questions, batch_size=6, seed=0, device=CPU, meter=Meter()
+    )
+    assert not torch.allclose(torch.cat(list(with_others)), whole, atol=0.1)
+
+
 def test_result_says_what_its_numbers_depend_on(student: LoadedStudent) -> None:
     result = measure(student, metrics=["fid", "precision-recall", "is"], teacher_steps=[2], seed=5)
     assert result.titles["fid"] == "digits-FID (not Inception)"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from piflow_cli.core.sampling import sample_student
 from piflow_cli.engine.distill import distill
 from piflow_cli.engine.models import LoadedStudent, load_student
 from piflow_cli.engine.sample import sample, save_samples
@@ -30,6 +31,25 @@ def dx_student(tmp_path_factory: pytest.TempPathFactory) -> LoadedStudent:
     preset = load_preset("digits-1nfe", [*TINY, "sampling.nfe=2", "policy={type='dx', num_points=4}"])
     distill(preset, out=out, device="cpu")
     return load_student(str(out))
+
+
+def test_noise_between_evaluations_is_the_pictures_own_and_not_the_one_it_starts_from(student: LoadedStudent) -> None:
+    """Each seed's generator draws the start and goes on from there, in whatever batch the picture is."""
+    options = {"model": student, "nfe": 2, "h": 1.0, "device": "cpu"}
+    together = sample(["3", "7"], num_images=2, seed=5, **options).latents
+    apart = sample(["3", "7"], num_images=2, seed=5, batch_size=1, **options).latents
+    torch.testing.assert_close(apart, together, rtol=1e-4, atol=1e-5)
+    generator = torch.Generator().manual_seed(5)
+    noise = torch.randn((1, *student.space.latent_shape), generator=generator)
+    expected = sample_student(
+        student.network,
+        student.card.policy,
+        noise,
+        torch.tensor([3]),
+        settings=student.card.sampling.model_copy(update={"nfe": 2, "h": 1.0}),
+        generator=generator,
+    )
+    torch.testing.assert_close(together[:1], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_picture_depends_on_seed_and_prompt_not_on_the_batch(student: LoadedStudent) -> None:
