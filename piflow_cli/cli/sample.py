@@ -54,7 +54,9 @@ def command(
     temperature: Annotated[
         str | None, typer.Option(metavar="X|auto", help="Sharpening of the policy, 0 to 1, or auto.")
     ] = None,
-    h: Annotated[float | None, typer.Option("--h", help="Stochasticity between evaluations; 0 is the ODE.")] = None,
+    h: Annotated[
+        float | None, typer.Option("--h", help="Stochasticity between evaluations; 0 is the ODE. [default: as trained]")
+    ] = None,
     lora: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE[=WEIGHT]", help="Style LoRA on top; may be given again.")
     ] = None,
@@ -181,6 +183,6 @@ def _report(result: SampleResult, paths: list[Path], *, as_json: bool) -> None:
         typer.echo(path)
     share = 100 * result.policy_s / max(result.network_s + result.policy_s, 1e-9)
     typer.echo(
-        f"{len(result.images)} pictures by {result.model} at {result.settings.nfe} NFE: "
+        f"{len(result.images)} picture{'s' * (len(result.images) > 1)} by {result.model} at {result.settings.nfe} NFE: "
         f"network {result.network_s:.2f} s, policy {result.policy_s:.2f} s ({share:.0f}%)"
     )

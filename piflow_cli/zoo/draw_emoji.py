@@ -3,7 +3,8 @@
 python -m piflow_cli.zoo.draw_emoji [FOLDER]
 
 Writes emoji-teacher.png (the prompts by which the teacher is judged, 32 steps) and emoji.png (a column a prompt, from
-the same noise: the teacher at 32 steps, the students, the teacher at as few steps) to docs/images or the folder.
+the same noise by the ODE: the teacher at 32 steps, the students, the teacher at as few steps) to docs/images or the
+folder.
 """
 
 import sys
@@ -62,8 +63,9 @@ def comparison(teacher: Teacher, shift: Shift) -> Image.Image:
     rows = {f"teacher, {LONG} steps": draw_teacher(teacher, condition, noise, steps=LONG, shift=shift)}
     for name in STUDENTS:
         student = load_student(name)
-        latents = sample_student(student.network, student.card.policy, noise, condition, settings=student.card.sampling)
-        nfe = student.card.sampling.nfe
+        settings = student.card.sampling.model_copy(update={"h": 0.0})
+        latents = sample_student(student.network, student.card.policy, noise, condition, settings=settings)
+        nfe = settings.nfe
         rows[f"student, {nfe} evaluation{'s' * (nfe > 1)}"] = to_pictures(teacher.space.decode(latents))
     for steps in SHORT:
         label = f"teacher, {steps} step{'s' * (steps > 1)}"
