@@ -144,6 +144,10 @@ def _print(result: BenchmarkResult) -> None:
         typer.echo(f"* {', '.join(marked)}")
     for line in _guided(result.rows):
         typer.echo(line)
+    if any(row.h for row in result.rows):
+        typer.echo(
+            "h: fresh noise between evaluations; above 0 pictures leave those of the teacher from the same noise"
+        )
     if result.teacher_rows:
         typer.echo(f"ratio: to the score of {', '.join(result.teacher_rows)}; to teacher: FID to its pictures")
     if any(row.gap_closed is not None for row in result.rows):

@@ -10,6 +10,8 @@ from torch import Tensor
 
 SIGMA_EPS = 1e-6
 """Default floor of sigma where something is divided by it."""
+Generators = torch.Generator | Sequence[torch.Generator]
+"""One of a whole batch, or one a row, which makes a row's noise independent of the batch it is drawn in."""
 
 
 def single_or_double(value: Tensor) -> Tensor:
@@ -59,16 +61,14 @@ def euler_step(x: Tensor, u: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tenso
     return x + u * match_dims(sigma_next - sigma, x)
 
 
-def randn_like_seeded(
-    shape: tuple[int, ...], generator: torch.Generator | Sequence[torch.Generator], device: torch.device | str
-) -> Tensor:
+def randn_like_seeded(shape: tuple[int, ...], generator: Generators, device: torch.device | str) -> Tensor:
     """Return float32 standard normal noise drawn on the generator's own device, moved to `device`.
 
     Drawing on the generator's device makes a seed give the same noise whatever the network runs on.
 
     Args:
         shape: (B, ...).
-        generator: of all of it, or one a row, which makes a row's noise independent of the batch it is drawn in.
+        generator: what it is drawn from.
         device: where it is needed.
 
     Raises:

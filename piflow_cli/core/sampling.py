@@ -4,7 +4,7 @@ Shapes: B batch, C latent channels, S spatial dims.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -12,15 +12,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from piflow_cli.core.flow import euler_step, randn_like_seeded
+from piflow_cli.core.flow import Generators, euler_step, randn_like_seeded
 from piflow_cli.core.interfaces import Condition, Policy, PolicyFamily
 from piflow_cli.core.schedule import Shift, flow_map_steps
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.core.student import make_policy
 
 T = TypeVar("T")
-Generators = torch.Generator | Sequence[torch.Generator]
-"""One of all rows, or one a row."""
 
 
 @dataclass
@@ -62,8 +60,8 @@ def sample_student(
         noise: standard normal, (B, C, *S), float32.
         condition: what the batch is conditioned on.
         settings: NFE, shift, substeps, temperature and h.
-        generator: source of the noise between segments where h > 0, or one a row; not at the state that `noise` was
-            drawn from, or it would be added again.
+        generator: source of the noise between segments where h > 0, in another state than `noise` was drawn in: that
+            noise would come again.
         stopwatch: if given, the time of network and policy is added to it.
         on_step: called with (evaluations done, latents) after each segment.
         policy_at: (x, sigma (B,)) -> the policy made there, in place of the network's own.

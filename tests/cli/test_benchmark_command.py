@@ -85,7 +85,8 @@ def test_columns_without_values_are_left_out(capsys: pytest.CaptureFixture) -> N
 
 def test_stochasticity_has_a_column_where_a_student_has_any(capsys: pytest.CaptureFixture) -> None:
     command._print(replace(RESULT, rows=(STUDENT, replace(STUDENT, h=0.4), TEACHER)))
-    heading, _, ode, stochastic, teacher, *_ = map(words, capsys.readouterr().out.splitlines())
+    heading, _, ode, stochastic, teacher, *notes = map(words, capsys.readouterr().out.splitlines())
+    assert any(note.startswith("h: fresh noise between evaluations") for note in notes)
     assert heading.startswith("model method NFE h FID*")
     assert (ode.split()[3], stochastic.split()[3], teacher.split()[3]) == ("0", "0.4", "12.35")
 
