@@ -13,7 +13,7 @@ from piflow_cli.teachers.flux import Flux
 from piflow_cli.zoo_files import ZOO
 
 ENTRY = ZOO / "emoji"
-STUDENTS = ("emoji-1nfe", "emoji-2nfe", "emoji-4nfe")
+STUDENTS = ("emoji-1nfe", "emoji-2nfe", "emoji-4nfe", "emoji-4nfe-dx")
 MEGABYTE = 1_000_000
 ASKED = 48
 
@@ -52,11 +52,14 @@ def test_teacher_is_an_ordinary_pipeline() -> None:
     assert teacher.space.dropped_tokens(["a cat", "a " * 30]) == [0, 15]
 
 
-@pytest.mark.parametrize("nfe", [1, 2, 4])
-def test_students_draw_what_is_asked_for(nfe: int) -> None:
-    student = default_student(nfe)
-    assert student == f"emoji-{nfe}nfe"
-    result = sample([line["prompt"] for line in asked()], nfe=nfe, device="cpu")
-    assert (result.model, result.settings.nfe, result.warnings) == (student, nfe, [])
+@pytest.mark.parametrize(("asked_for", "student"), [(1, 1), (2, 2), (4, 4), (8, 4), (None, 4)])
+def test_default_is_the_gmflow_student_of_as_many_evaluations(asked_for: int | None, student: int) -> None:
+    assert default_student(asked_for) == f"emoji-{student}nfe"
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_students_draw_what_is_asked_for(name: str) -> None:
+    result = sample([line["prompt"] for line in asked()], model=name, device="cpu")
+    assert (result.settings.nfe, result.warnings) == (int(name.split("-")[1][0]), [])
     assert accuracy(result.images) > 0.25
     assert accuracy(result.images[::-1]) < 0.05

@@ -45,7 +45,7 @@ def test_shipping_replaces_what_was_there(tmp_path: Path) -> None:
     assert (target / "features" / "inner" / "file").read_text() == PARTS["features"]
 
 
-@pytest.mark.parametrize("name", [*SHIPPED, "emoji-4nfe-dx"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_presets_of_the_students_are_on_the_embedded_teacher(name: str) -> None:
     preset = load_preset(name)
     assert (preset.teacher.source, preset.data.path, preset.name) == ("zoo:emoji", "zoo:emoji", name)
