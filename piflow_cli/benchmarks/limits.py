@@ -18,10 +18,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from piflow_cli.core.flow import euler_step
 from piflow_cli.core.imitation import ImitationSettings, imitate_segment
 from piflow_cli.core.interfaces import Policy
-from piflow_cli.core.schedule import Shift
+from piflow_cli.core.sampling import sample_euler
 from piflow_cli.engine.models import LoadedStudent, default_student, load_student
 from piflow_cli.engine.questions import Questions
 from piflow_cli.engine.yardsticks import choose_subjects
@@ -51,7 +50,7 @@ class SegmentLimits:
 
 
 def fit_policy(
-    make: Callable[[Tensor, Tensor | None], Policy],
+    make: Callable[..., Policy],
     output: Tensor,
     extra: Tensor | None,
     velocity: Velocity,
@@ -64,7 +63,7 @@ def fit_policy(
     """Policies fitted to the teacher, one a sample, from what a network put out (B, ...) and read beside it.
 
     Args:
-        make: (output, extra) -> policy of the source.
+        make: (output, extra), or (output) where the network reads nothing beside it, -> policy of the source.
         output, extra: where to begin.
         velocity: the teacher's.
         x_src: the source, (B, C, *S).
@@ -78,7 +77,7 @@ def fit_policy(
     generator = torch.Generator().manual_seed(0)
     tau_src = x_src.new_full(x_src.shape[:1], tau[0])
     for _ in range(iterations):
-        policy = make(leaves[0], None if extra is None else leaves[1])
+        policy = make(*leaves)
         loss = imitate_segment(
             policy, velocity, x_src, tau_src, tau_src - tau[1], settings=settings, generator=generator
         )
@@ -86,7 +85,7 @@ def fit_policy(
         (loss * len(x_src)).backward()
         optimizer.step()
         scheduler.step()
-    return make(leaves[0], None if extra is None else leaves[1]).detach()
+    return make(*leaves).detach()
 
 
 def find_limits(student: LoadedStudent, *, samples: int, iterations: int) -> list[SegmentLimits]:
@@ -118,13 +117,15 @@ def find_limits(student: LoadedStudent, *, samples: int, iterations: int) -> lis
         with torch.no_grad():
             output, extra = student.network(x, source, condition)
 
-        def make(output: Tensor, extra: Tensor | None, x: Tensor = x, source: Tensor = source) -> Policy:
+        def make(output: Tensor, extra: Tensor | None = None, x: Tensor = x, source: Tensor = source) -> Policy:
             return family.policy(output, extra, x, source)
 
         fitted = fit_policy(make, output, extra, velocity, x, tau, settings=settings, iterations=iterations)
         tau_src, tau_dst = (x.new_full((samples,), t) for t in tau)
-        end = teacher_end(velocity, x, tau, shift=shift, steps=TEACHER_SUBSTEPS)
-        ends = [teacher_end(velocity, x, tau, shift=shift, steps=1)]
+        end, one_step = (
+            sample_euler(velocity, x, num_steps=steps, shift=shift, tau=tau) for steps in (TEACHER_SUBSTEPS, 1)
+        )
+        ends = [one_step]
         for policy in (make(output, extra), fitted):
             ends.append(
                 policy.rollout(x, tau_src, tau_dst, shift=shift, total_substeps=sampling.total_substeps).detach()
@@ -134,15 +135,6 @@ def find_limits(student: LoadedStudent, *, samples: int, iterations: int) -> lis
         found.append(SegmentLimits(shift.sigma(tau[0]), shift.sigma(tau[1]), *errors))
         x = end
     return found
-
-
-def teacher_end(velocity: Velocity, x: Tensor, tau: tuple[float, float], *, shift: Shift, steps: int) -> Tensor:
-    """Where the teacher is at raw time tau[1] from x (B, C, *S) at tau[0], by Euler steps uniform in raw time."""
-    taus = torch.linspace(*tau, steps + 1, dtype=torch.float64)
-    for sigma, sigma_next in pairwise(shift.sigma(taus).tolist()):
-        now, then = x.new_full(x.shape[:1], sigma), x.new_full(x.shape[:1], sigma_next)
-        x = euler_step(x, velocity(x, now), now, then)
-    return x
 
 
 def main() -> None:

@@ -110,19 +110,21 @@ def sample_euler(
     *,
     num_steps: int,
     shift: Shift,
+    tau: tuple[float, float] = (1.0, 0.0),
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """Return latents (B, C, *S) by Euler steps of a velocity field, uniform in raw time: first order, one call a step.
+    """Return states (B, C, *S) by Euler steps of a velocity field, uniform in raw time: first order, one call a step.
 
     Args:
         velocity: (x, sigma (B,)) -> u.
-        noise: standard normal, (B, C, *S).
+        noise: the state to start from, (B, C, *S): standard normal at raw time 1.
         num_steps: network evaluations.
         shift: the map from raw time to sigma.
+        tau: raw times to go from and to; from noise to data unless told.
         on_step: called with (steps done, latents).
     """
     x = noise.float()
-    sigmas = shift.sigma(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)).tolist()
+    sigmas = shift.sigma(torch.linspace(*tau, num_steps + 1, dtype=torch.float64)).tolist()
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         now, then = x.new_full((x.shape[0],), sigma), x.new_full((x.shape[0],), sigma_next)
         x = euler_step(x, velocity(x, now), now, then)

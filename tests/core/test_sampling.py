@@ -221,3 +221,9 @@ def test_euler_calls_the_field_once_a_step_at_the_shifted_grid() -> None:
     assert torch.equal(x_0, noise)
     assert sigmas == pytest.approx([1.0, 0.9, 0.75, 0.5])
     assert seen == [1, 2, 3, 4]
+
+
+def test_euler_over_a_part_of_the_way_converges_to_the_solution() -> None:
+    x = torch.full((2, 1, 2, 2), 3.0)
+    end = sample_euler(lambda x, _: x, x, num_steps=2000, shift=Shift(2.0), tau=(1.0, 0.25))
+    assert end == pytest.approx(3.0 * math.exp(Shift(2.0).sigma(0.25) - 1), rel=1e-3)
