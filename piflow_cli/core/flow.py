@@ -3,7 +3,7 @@
 Shapes: B batch, C latent channels, S spatial dims (H, W or T, H, W), K components or grid points.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -59,6 +59,11 @@ def x0_to_velocity(x_t: Tensor, x_0: Tensor, sigma: Tensor, *, eps: float = SIGM
 def euler_step(x: Tensor, u: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
     """Return x + u (sigma_next - sigma), one Euler step along sigma; x, u (B, C, *S), sigmas (B,)."""
     return x + u * match_dims(sigma_next - sigma, x)
+
+
+def generators_of(seeds: Iterable[int]) -> list[torch.Generator]:
+    """A generator a seed, on the CPU."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def randn_like_seeded(shape: tuple[int, ...], generator: Generators, device: torch.device | str) -> Tensor:

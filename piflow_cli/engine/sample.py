@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from piflow_cli import __version__
-from piflow_cli.core.flow import randn_like_seeded
+from piflow_cli.core.flow import generators_of, randn_like_seeded
 from piflow_cli.core.sampling import Stopwatch, sample_student
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.models import LoadedStudent
@@ -119,7 +119,7 @@ def sample(
             if on_progress is not None:
                 on_progress(start * settings.nfe + done * count, len(wanted) * settings.nfe)
 
-        generators = [torch.Generator().manual_seed(s) for _, s in part]
+        generators = generators_of(s for _, s in part)
         noise = randn_like_seeded((len(part), *shape), generators, student.space.device)
         condition = asked.condition(student, [prompt for prompt, _ in part])
         sampled = sample_student(
@@ -151,7 +151,7 @@ def sample(
 
 def seeded_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
     """Standard normal noise (N, *shape), each row from its own seed, on the CPU."""
-    return randn_like_seeded((len(seeds), *shape), [torch.Generator().manual_seed(s) for s in seeds], "cpu")
+    return randn_like_seeded((len(seeds), *shape), generators_of(seeds), "cpu")
 
 
 def sampling_settings(

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from piflow_cli.core.flow import generators_of
 from piflow_cli.core.interfaces import Space, Teacher, TeacherFamily
 from piflow_cli.core.sampling import Stopwatch, sample_student
 from piflow_cli.core.schedule import Shift
@@ -96,7 +97,7 @@ def student_sampler(student: LoadedStudent, settings: SamplingSettings, *, seed:
             noise,
             condition,
             settings=settings,
-            generator=[torch.Generator().manual_seed(picture_seed(seed, start + i)) for i in range(len(noise))],
+            generator=generators_of(picture_seed(seed, start + i) for i in range(len(noise))),
             stopwatch=stopwatch,
         )
 

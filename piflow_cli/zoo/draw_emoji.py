@@ -18,9 +18,10 @@ from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.interfaces import Teacher
 from piflow_cli.core.sampling import sample_euler, sample_student
 from piflow_cli.core.schedule import Shift
-from piflow_cli.engine.models import load_student
+from piflow_cli.engine.models import find_student, load_student
 from piflow_cli.engine.pictures import grid_picture, to_pictures
 from piflow_cli.engine.sample import seeded_noise
+from piflow_cli.formats.native import read_card
 from piflow_cli.zoo.emoji_prompts import PROMPTS
 
 FOLDER = Path(__file__).parents[2] / "docs" / "images"
@@ -75,7 +76,7 @@ def comparison(teacher: Teacher, shift: Shift) -> Image.Image:
 
 def main() -> None:
     """Sample, lay out, save."""
-    card = load_student(STUDENTS[0]).card
+    card = read_card(find_student(STUDENTS[0]))
     teacher, shift = card.teacher.load(), card.sampling.time_shift
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     folder.mkdir(parents=True, exist_ok=True)
