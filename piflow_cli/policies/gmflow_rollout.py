@@ -15,26 +15,28 @@ float64 times give in advance; |e|^2 and e.x_src never change. Two exact forms o
 - gram: y stays in the span of its start, x_src and the K offsets, so the loop carries only e.y and the K coefficients;
   a substep costs one product with the K x K Gram matrix of the offsets. At most half the work where K < C.
 
-All work is local to a position, so on a CPU the loop runs over blocks of positions that stay in cache. Compiled, a few
-substeps are unrolled into one call; a substep of length 0 changes nothing, so the last call is padded with them. With
-gradient the loop is not compiled: those rollouts are the few substeps of a micro window.
+All work is local to a position, so on a CPU the loop runs over blocks of positions that stay in cache. Where spans
+differ within a batch, as on the way to the states that training visits, samples are ordered by their substeps, longest
+first, and a substep touches only those that still move. Compiled, a few substeps are unrolled into one call over all
+samples; a substep of length 0 changes nothing, so the last call is padded with them. With gradient the loop is not
+compiled: those rollouts are the few substeps of a micro window.
 
 Shapes: B batch, K components, C latent channels, S spatial dims, L positions (S flattened), n substeps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from piflow_cli.core.flow import as_like, float64
-from piflow_cli.core.rollout import substep_sigmas
+from piflow_cli.core.rollout import count_substeps, substep_sigmas
 from piflow_cli.core.schedule import Shift
 
 if TYPE_CHECKING:
@@ -82,6 +84,34 @@ class Coefficients:
         start, source = keep[0], (step_src * later).sum(0)  # (B,)
         return cls(*(as_like(term, policy.x_src)[..., None, None] for term in (steps, start, source)))
 
+    def of_samples(self, samples: slice | Tensor) -> Coefficients:
+        """Those of some of the samples."""
+        return Coefficients(self.steps[:, :, samples], self.start[samples], self.source[samples])
+
+    def calls(self, counts: list[int], *, compiled: bool) -> list[Call]:
+        """The substeps in the order of their calls, for samples of `counts` substeps each, longest first."""
+        if compiled:
+            padding = self.steps.new_zeros(-self.steps.shape[0] % UNROLL, *self.steps.shape[1:])
+            return [Call(steps, len(counts)) for steps in torch.cat([self.steps, padding]).split(UNROLL)]
+        calls, done = [], 0
+        for count in sorted(set(counts)):
+            moving = sum(own >= count for own in counts)
+            calls.append(Call(self.steps[done:count, :, :moving], moving))
+            done = count
+        return calls
+
+
+class Call(NamedTuple):
+    """What one call of a loop does.
+
+    Args:
+        steps: the factors of its substeps, (n, 6, moving, 1, 1).
+        moving: number of samples, the first of the batch, that these substeps move.
+    """
+
+    steps: Tensor
+    moving: int
+
 
 def mixture_velocity(policy: GMFlowPolicy, x: Tensor, sigma: Tensor) -> Tensor:
     """Return the policy's velocity at x (B, C, *S), sigma (B,): the increment of a substep of length 1."""
@@ -110,6 +140,12 @@ def rollout_mixture(
     _, sigmas = substep_sigmas(tau_from, tau_to, shift=shift, total_substeps=total_substeps)
     coefficients = Coefficients.of(policy, sigmas[:-1], sigmas.diff(dim=0))
     planes = _flatten(policy, x)
+    counts = count_substeps(tau_from, tau_to, total_substeps=total_substeps).tolist()
+    order = None
+    if counts != sorted(counts, reverse=True):
+        order = torch.tensor(counts, device=x.device).argsort(descending=True, stable=True)  # (B,)
+        planes, coefficients = tuple(plane[order] for plane in planes), coefficients.of_samples(order)
+        counts.sort(reverse=True)
     num_components, channels = policy.offsets.shape[1:3]
     gram = num_components < channels
     advance = _advance_gram if gram else _advance_direct
@@ -118,16 +154,19 @@ def rollout_mixture(
     compiled = policy.compiled and not needs_grad
     rows = []
     for samples, blocks in _blocks(*planes[0].shape[::2], floats=floats, device=x.device):
-        scalars = (coefficients.steps[:, :, samples], coefficients.start[samples], coefficients.source[samples])
+        scalars = coefficients.of_samples(samples)
+        calls = scalars.calls(counts[samples], compiled=compiled)
         row = []
         for positions in blocks:
-            inputs = (*(plane[samples, ..., positions] for plane in planes), *scalars, compiled)
+            inputs = (*(plane[samples, ..., positions] for plane in planes), scalars, calls, compiled)
             if needs_grad:
                 row.append(checkpoint(advance, *inputs, use_reentrant=False, preserve_rng_state=False))
             else:
                 row.append(advance(*inputs))
         rows.append(torch.cat(row, dim=2) if len(row) > 1 else row[0])
     y = torch.cat(rows) if len(rows) > 1 else rows[0]
+    if order is not None:
+        y = y[order.argsort()]
     return policy.x_src + y.view_as(policy.x_src)
 
 
@@ -157,16 +196,16 @@ def _advance_direct(
     x_src: Tensor,
     e: Tensor,
     logweights: Tensor,
-    steps: Tensor,
-    start: Tensor,  # noqa: ARG001
-    source: Tensor,  # noqa: ARG001
+    scalars: Coefficients,  # noqa: ARG001
+    calls: list[Call],
     compiled: bool,
 ) -> Tensor:
     """All substeps on one block with y (B, C, L) as the state."""
     norm = e.square().sum(2)  # (B, K, L)
-    loop, calls = _loop(_direct_loop, steps, compiled=compiled)
-    for scalars in calls:
-        y = loop(y, x_src, e, logweights, norm, scalars)
+    loop = _compile(_direct_loop) if compiled else _direct_loop
+    for steps, moving in calls:
+        moved = loop(*(plane[:moving] for plane in (y, x_src, e, logweights, norm)), steps)
+        y = _with_rest(moved, y)
     return y
 
 
@@ -191,9 +230,8 @@ def _advance_gram(
     x_src: Tensor,
     e: Tensor,
     logweights: Tensor,
-    steps: Tensor,
-    start: Tensor,
-    source: Tensor,
+    scalars: Coefficients,
+    calls: list[Call],
     compiled: bool,
 ) -> Tensor:
     """All substeps on one block with e.y and the coefficients of the offsets as the state."""
@@ -201,10 +239,11 @@ def _advance_gram(
     dot_src = (e * x_src.unsqueeze(1)).sum(2)  # (B, K, L)
     dot = (e * y.unsqueeze(1)).sum(2)  # (B, K, L)
     coef = torch.zeros_like(dot)  # (B, K, L)
-    loop, calls = _loop(_gram_loop, steps, compiled=compiled)
-    for scalars in calls:
-        dot, coef = loop(dot, coef, dot_src, gram, logweights, scalars)
-    return start * y + source * x_src + (coef.unsqueeze(2) * e).sum(1)
+    loop = _compile(_gram_loop) if compiled else _gram_loop
+    for steps, moving in calls:
+        moved = loop(*(plane[:moving] for plane in (dot, coef, dot_src, gram, logweights)), steps)
+        dot, coef = _with_rest(moved[0], dot), _with_rest(moved[1], coef)
+    return scalars.start * y + scalars.source * x_src + (coef.unsqueeze(2) * e).sum(1)
 
 
 def _gram_loop(
@@ -222,12 +261,9 @@ def _gram_loop(
     return dot, coef
 
 
-def _loop(loop: Callable[..., T], steps: Tensor, *, compiled: bool) -> tuple[Callable[..., T], Sequence[Tensor]]:
-    """A loop and the substeps of each of its calls: itself and all of them, or its compiled form and UNROLL each."""
-    if not compiled:
-        return loop, [steps]
-    padding = steps.new_zeros(-steps.shape[0] % UNROLL, *steps.shape[1:])
-    return _compile(loop), torch.cat([steps, padding]).split(UNROLL)
+def _with_rest(moved: Tensor, before: Tensor) -> Tensor:
+    """The first samples as `moved`, the rest as `before` (B, ...)."""
+    return moved if len(moved) == len(before) else torch.cat([moved, before[len(moved) :]])
 
 
 @cache

@@ -50,6 +50,25 @@ def test_rollouts_equal_stepping(form, spatial, span, sigma_src):
     assert_close(exact.rollout(x, start, end, **STEPS), stepped, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_substep_touches_only_the_samples_that_still_move(form, monkeypatch):
+    """Spans of 3, 0 (one substep that goes nowhere) and 5 substeps: samples are moved 5 + 3 + 1 times, not 3 x 5."""
+    name = f"_{form}_loop"
+    loop, moved = getattr(gmflow_rollout, name), []
+
+    def count(*inputs: Tensor) -> object:
+        moved.append(inputs[-1].shape[0] * inputs[0].shape[0])
+        return loop(*inputs)
+
+    monkeypatch.setattr(gmflow_rollout, name, count)
+    policy = random_mixture(**FORMS[form])
+    start = torch.tensor([0.75, 0.5, 1.0])
+    end = start - torch.tensor([3, 0, 5]) / 128
+    rolled = policy.rollout(policy.x_src, start, end, **STEPS)
+    assert sum(moved) == 9
+    assert_close(rolled, euler_rollout(policy, policy.x_src, start, end, **STEPS), rtol=1e-5, atol=1e-5)
+
+
 def leaves_of(policy: GMFlowPolicy, x: Tensor) -> dict[str, Tensor]:
     tensors = {"offsets": policy.offsets, "logweights": policy.logweights, "variance": policy.variance, "x": x}
     return {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
