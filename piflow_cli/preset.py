@@ -21,6 +21,10 @@ class ObjectiveSettings(Settings):
     """Imitation distillation: where the student is corrected, and how."""
 
     num_intermediates: int = Field(2, ge=1, le=64, description="states a segment at which the teacher is asked")
+    stratified: bool = Field(
+        False,
+        description="draw each of those states in its own equal part of the segment: the same loss with less noise",
+    )
     window_substeps: int = Field(0, ge=0, le=128, description="micro window in substeps; 0 matches velocities")
     loss_scale: float = Field(3.0, gt=0, description="factor of the loss")
     teacher_mixing_steps: int = Field(

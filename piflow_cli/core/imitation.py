@@ -32,6 +32,9 @@ class ImitationSettings:
     Args:
         shift: the map from raw time to sigma.
         num_intermediates: M, states a segment at which the teacher is asked.
+        stratified: whether each of the student's M times is drawn from its own M-th of the segment, not from all of it.
+            While the teacher walks no part, each state then depends on its own time alone and the expected loss is the
+            same; its variance falls.
         window_substeps: length of the micro window in substeps; 0 matches instantaneous velocities.
         total_substeps: substeps of a rollout over [0, 1].
         loss_scale: factor of the loss.
@@ -39,6 +42,7 @@ class ImitationSettings:
 
     shift: Shift
     num_intermediates: int = 2
+    stratified: bool = False
     window_substeps: int = 0
     total_substeps: int = 128
     loss_scale: float = 1.0
@@ -181,6 +185,29 @@ def imitation_loss(policy: Policy, visits: list[Visit], *, settings: ImitationSe
     return settings.loss_scale * 0.5 * error.mean(), u_policy
 
 
+def draw_partition(
+    segment: Tensor, *, settings: ImitationSettings, teacher_ratio: float, generator: torch.Generator
+) -> Partition:
+    """Return a random partition of segments of length (B,); the student's times are drawn first, then the teacher's."""
+
+    def draw(count: int) -> Tensor:
+        shape = (segment.shape[0], count)
+        return torch.rand(shape, generator=generator, device=generator.device).to(segment.device)
+
+    count = settings.num_intermediates
+    student_draws, teacher_draws = draw(count), draw(count - 1)
+    if settings.stratified:
+        student_draws = (torch.arange(count, device=segment.device) + student_draws) / count
+    return Partition.of(
+        segment,
+        student_draws,
+        teacher_draws,
+        teacher_ratio=teacher_ratio,
+        window_substeps=settings.window_substeps,
+        total_substeps=settings.total_substeps,
+    )
+
+
 def imitate_segment(
     policy: Policy,
     teacher: TeacherVelocity,
@@ -205,7 +232,7 @@ def imitate_segment(
         dropout: strength of the noise on the detached policy.
         generator: source of all draws: the student's times, the teacher's, then the policy's noise.
     """
-    partition = _draw_partition(segment, settings=settings, teacher_ratio=teacher_ratio, generator=generator)
+    partition = draw_partition(segment, settings=settings, teacher_ratio=teacher_ratio, generator=generator)
     detached = policy.detach().perturb(dropout, generator=generator)
     visits = visit_states(
         detached, teacher, x_src, tau_src, partition, shift=settings.shift, total_substeps=settings.total_substeps
@@ -242,7 +269,7 @@ def data_free_losses(
     x_src = noise
     for tau_from, tau_to in pairwise(segments.boundaries()):
         tau_src, tau_dst = (noise.new_full(noise.shape[:1], tau) for tau in (tau_from, tau_to))
-        partition = _draw_partition(
+        partition = draw_partition(
             tau_src - tau_dst, settings=settings, teacher_ratio=teacher_ratio, generator=generator
         )
         policy = make_policy(x_src, shift.sigma(tau_src))
@@ -254,23 +281,3 @@ def data_free_losses(
         del policy, detached, visits  # nothing of this segment outlives its backward
         yield loss
         del loss
-
-
-def _draw_partition(
-    segment: Tensor, *, settings: ImitationSettings, teacher_ratio: float, generator: torch.Generator
-) -> Partition:
-    """A random partition of segments of length (B,); the student's times are drawn first."""
-
-    def draw(count: int) -> Tensor:
-        shape = (segment.shape[0], count)
-        return torch.rand(shape, generator=generator, device=generator.device).to(segment.device)
-
-    student_draws, teacher_draws = draw(settings.num_intermediates), draw(settings.num_intermediates - 1)
-    return Partition.of(
-        segment,
-        student_draws,
-        teacher_draws,
-        teacher_ratio=teacher_ratio,
-        window_substeps=settings.window_substeps,
-        total_substeps=settings.total_substeps,
-    )

@@ -88,6 +88,7 @@ class Trainer:
         self.imitation = ImitationSettings(
             shift=preset.sampling.time_shift,
             num_intermediates=preset.objective.num_intermediates,
+            stratified=preset.objective.stratified,
             window_substeps=preset.objective.window_substeps,
             total_substeps=preset.sampling.total_substeps,
             loss_scale=preset.objective.loss_scale,

@@ -1,6 +1,7 @@
 """Policy imitation: the published losses, gradients and walks, and what must hold whatever the policy."""
 
 import gc
+import math
 import weakref
 from collections.abc import Callable
 from itertools import pairwise
@@ -29,6 +30,7 @@ from piflow_cli.core.imitation import (
     ImitationSettings,
     Partition,
     data_free_losses,
+    draw_partition,
     imitate_segment,
     imitation_loss,
     visit_states,
@@ -155,7 +157,7 @@ def walk_outputs(
     def replay(segment: Tensor, **_: Any) -> Partition:
         return partition_of(tensors, f"in/step{len(sources)}/", segment, settings)
 
-    monkeypatch.setattr(imitation, "_draw_partition", replay)
+    monkeypatch.setattr(imitation, "draw_partition", replay)
     losses = data_free_losses(
         make_policy,
         fixture_teacher(tensors),
@@ -257,6 +259,33 @@ def test_a_window_is_no_longer_than_its_segment():
     )
     assert_close(partition.window, torch.tensor([0.02]))
     assert_close(partition.visits, torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("window", [0, 3])
+def test_stratified_visits_lie_one_in_each_part(window):
+    settings = ImitationSettings(shift=Shift(3.2), num_intermediates=4, stratified=True, window_substeps=window)
+    segment = torch.full((1000,), 0.25)
+    partition = draw_partition(segment, settings=settings, teacher_ratio=0.0, generator=seeded())
+    room = 0.25 - window / 128
+    parts = partition.visits / (room / 4)  # (1000, 4)
+    assert_within(parts.floor(), torch.arange(4.0).expand(1000, 4), 0)
+    inside = parts - torch.arange(4.0)
+    assert_close(inside.mean(0), torch.full((4,), 0.5), atol=4 / math.sqrt(12 * 1000))  # uniform within
+
+
+def test_stratified_visits_keep_the_mean_and_lower_the_variance():
+    """Of mean_M(t^2), t uniform in [0, 1]: 1/3, variance 4/(45 M), of which strata of 1/4 leave less than an eighth."""
+    segment = torch.ones(20_000)
+
+    def mean_squares(stratified: bool) -> Tensor:
+        settings = ImitationSettings(shift=Shift(1.0), num_intermediates=4, stratified=stratified)
+        visits = draw_partition(segment, settings=settings, teacher_ratio=0.0, generator=seeded()).visits
+        return visits.double().square().mean(1)
+
+    uniform, stratified = mean_squares(False), mean_squares(True)
+    assert uniform.var() == pytest.approx(4 / (45 * 4), rel=0.05)
+    assert stratified.var() < uniform.var() / 8
+    assert stratified.mean() == pytest.approx(1 / 3, abs=4 * math.sqrt(stratified.var() / 20_000))
 
 
 @pytest.mark.parametrize("policy", [random_mixture(), random_grid()], ids=["gmflow", "dx"])
