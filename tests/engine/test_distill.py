@@ -76,6 +76,38 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
+@pytest.fixture(scope="module")
+def first_loss(tmp_path_factory: pytest.TempPathFactory) -> float:
+    """Loss of the first step of `tiny`."""
+    return loss_of_one_step(tiny(steps=1), tmp_path_factory.mktemp("first") / "run")
+
+
+def loss_of_one_step(preset: Preset, out: Path) -> float:
+    loss = distill(preset, out=out, device="cpu").loss
+    assert loss is not None
+    return loss
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "objective.num_intermediates=3",
+        "objective.stratified=false",
+        "objective.window_substeps=4",
+        "objective.teacher_mixing_steps=2",
+        "policy.dropout=0.5",
+    ],
+)
+def test_what_a_step_does_follows_the_preset(tmp_path: Path, first_loss: float, change: str) -> None:
+    loss = loss_of_one_step(tiny(change, steps=1), tmp_path / "run")
+    assert loss != pytest.approx(first_loss, rel=1e-6)
+
+
+def test_the_loss_scale_follows_the_preset(tmp_path: Path, first_loss: float) -> None:
+    loss = loss_of_one_step(tiny("objective.loss_scale=6.0", steps=1), tmp_path / "run")
+    assert loss == pytest.approx(2 * first_loss, rel=1e-6)
+
+
 @pytest.mark.parametrize("data", ["digits", "noise"])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_resumed_run_equals_uninterrupted_one_bitwise(tmp_path: Path, data: str, optimizer: str) -> None:
