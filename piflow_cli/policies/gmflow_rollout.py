@@ -29,7 +29,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from itertools import pairwise
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -88,29 +89,20 @@ class Coefficients:
         """Those of some of the samples."""
         return Coefficients(self.steps[:, :, samples], self.start[samples], self.source[samples])
 
-    def calls(self, counts: list[int], *, compiled: bool) -> list[Call]:
-        """The substeps in the order of their calls, for samples of `counts` substeps each, longest first."""
+    def calls(self, counts: list[int], *, compiled: bool) -> list[Tensor]:
+        """The `steps` of each call of a loop, (n, 6, M, 1, 1), which moves the first M samples.
+
+        Args:
+            counts: substeps of each sample; longest first, unless compiled.
+            compiled: UNROLL substeps of all samples a call.
+        """
         if compiled:
             padding = self.steps.new_zeros(-self.steps.shape[0] % UNROLL, *self.steps.shape[1:])
-            return [Call(steps, len(counts)) for steps in torch.cat([self.steps, padding]).split(UNROLL)]
-        calls, done = [], 0
-        for count in sorted(set(counts)):
-            moving = sum(own >= count for own in counts)
-            calls.append(Call(self.steps[done:count, :, :moving], moving))
-            done = count
-        return calls
-
-
-class Call(NamedTuple):
-    """What one call of a loop does.
-
-    Args:
-        steps: the factors of its substeps, (n, 6, moving, 1, 1).
-        moving: number of samples, the first of the batch, that these substeps move.
-    """
-
-    steps: Tensor
-    moving: int
+            return list(torch.cat([self.steps, padding]).split(UNROLL))
+        ends = sorted(set(counts))
+        return [
+            self.steps[start:end, :, : sum(count >= end for count in counts)] for start, end in pairwise([0, *ends])
+        ]
 
 
 def mixture_velocity(policy: GMFlowPolicy, x: Tensor, sigma: Tensor) -> Tensor:
@@ -140,9 +132,11 @@ def rollout_mixture(
     _, sigmas = substep_sigmas(tau_from, tau_to, shift=shift, total_substeps=total_substeps)
     coefficients = Coefficients.of(policy, sigmas[:-1], sigmas.diff(dim=0))
     planes = _flatten(policy, x)
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (*planes, coefficients.steps))
+    compiled = policy.compiled and not needs_grad
     counts = count_substeps(tau_from, tau_to, total_substeps=total_substeps).tolist()
     order = None
-    if counts != sorted(counts, reverse=True):
+    if not compiled and counts != sorted(counts, reverse=True):
         order = torch.tensor(counts, device=x.device).argsort(descending=True, stable=True)  # (B,)
         planes, coefficients = tuple(plane[order] for plane in planes), coefficients.of_samples(order)
         counts.sort(reverse=True)
@@ -150,8 +144,6 @@ def rollout_mixture(
     gram = num_components < channels
     advance = _advance_gram if gram else _advance_direct
     floats = 2 * num_components * (num_components if gram else channels)
-    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (*planes, coefficients.steps))
-    compiled = policy.compiled and not needs_grad
     rows = []
     for samples, blocks in _blocks(*planes[0].shape[::2], floats=floats, device=x.device):
         scalars = coefficients.of_samples(samples)
@@ -197,14 +189,14 @@ def _advance_direct(
     e: Tensor,
     logweights: Tensor,
     scalars: Coefficients,  # noqa: ARG001
-    calls: list[Call],
+    calls: list[Tensor],
     compiled: bool,
 ) -> Tensor:
     """All substeps on one block with y (B, C, L) as the state."""
     norm = e.square().sum(2)  # (B, K, L)
     loop = _compile(_direct_loop) if compiled else _direct_loop
-    for steps, moving in calls:
-        moved = loop(*(plane[:moving] for plane in (y, x_src, e, logweights, norm)), steps)
+    for steps in calls:
+        moved = loop(*(plane[: steps.shape[2]] for plane in (y, x_src, e, logweights, norm)), steps)
         y = _with_rest(moved, y)
     return y
 
@@ -231,7 +223,7 @@ def _advance_gram(
     e: Tensor,
     logweights: Tensor,
     scalars: Coefficients,
-    calls: list[Call],
+    calls: list[Tensor],
     compiled: bool,
 ) -> Tensor:
     """All substeps on one block with e.y and the coefficients of the offsets as the state."""
@@ -240,8 +232,8 @@ def _advance_gram(
     dot = (e * y.unsqueeze(1)).sum(2)  # (B, K, L)
     coef = torch.zeros_like(dot)  # (B, K, L)
     loop = _compile(_gram_loop) if compiled else _gram_loop
-    for steps, moving in calls:
-        moved = loop(*(plane[:moving] for plane in (dot, coef, dot_src, gram, logweights)), steps)
+    for steps in calls:
+        moved = loop(*(plane[: steps.shape[2]] for plane in (dot, coef, dot_src, gram, logweights)), steps)
         dot, coef = _with_rest(moved[0], dot), _with_rest(moved[1], coef)
     return scalars.start * y + scalars.source * x_src + (coef.unsqueeze(2) * e).sum(1)
 

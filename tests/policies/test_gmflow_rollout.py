@@ -196,10 +196,11 @@ def test_a_rollout_with_gradient_does_not_keep_its_substeps(form):
 
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize("form", FORMS)
-def test_the_compiled_loop_gives_the_same(form):
+@pytest.mark.parametrize("substeps", [(5, 5, 5), (2, 5, 0)], ids=["even", "ragged"])
+def test_the_compiled_loop_gives_the_same(form, substeps):
     """Five substeps: one call of UNROLL and one that is padded."""
     policy = random_mixture(**FORMS[form], sigma_src=0.9, spatial=(8, 8))
-    start, end = torch.full((3,), 0.8), torch.full((3,), 0.8 - 5 / 128)
+    start, end = torch.full((3,), 0.8), 0.8 - torch.tensor(substeps) / 128
     x = away_from_source(policy, torch.float32)
     compiled = replace(policy, compiled=True)
     assert_close(compiled.rollout(x, start, end, **STEPS), policy.rollout(x, start, end, **STEPS))
