@@ -12,7 +12,7 @@ from piflow_cli import registry
 from piflow_cli.core.adapter import AdapterSettings
 from piflow_cli.core.settings import DataSettings, PolicySettings, SamplingSettings, Settings, TeacherSettings
 from piflow_cli.errors import PiflowError, PresetError
-from piflow_cli.preset_files import preset_paths
+from piflow_cli.io.presets import preset_paths
 
 FAMILIES = ("teacher", "policy", "data")
 

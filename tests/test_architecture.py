@@ -11,21 +11,20 @@ PACKAGE = Path(__file__).parents[1] / "piflow_cli"
 FLOORS = {
     "errors": 0,
     "registry": 1,
-    "preset_files": 1,
-    "zoo_files": 1,
-    "core": 2,
-    "weights": 2,
-    "teachers": 3,
-    "policies": 3,
+    "io": 2,
+    "core": 3,
     "metrics": 3,
-    "formats": 3,
-    "data": 3,
-    "preset": 4,
-    "engine": 5,
-    "cli": 6,
-    "__main__": 7,
+    "objectives": 4,
+    "teachers": 4,
+    "policies": 4,
+    "formats": 4,
+    "data": 4,
+    "preset": 5,
+    "engine": 6,
+    "cli": 7,
+    "__main__": 8,
 }
-LEAVES = {"zoo": 5, "benchmarks": 5}
+LEAVES = {"zoo": 6, "speed": 6}
 """Scripts a person runs: they may use what lies below the engine's floor or on it, and nobody imports them."""
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")
 FAMILY_NAMES = {"gmflow", "dx", "dit", "flux", "qwen", "arcflow", "pdd", "lakonlab"}

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from piflow_cli import preset_files
 from piflow_cli.errors import PresetError
+from piflow_cli.io import presets as preset_files
+from piflow_cli.io.presets import preset_paths
 from piflow_cli.preset import Preset, load_preset, parse_preset, read_preset_table
-from piflow_cli.preset_files import preset_paths
 
 
 @pytest.mark.parametrize("name", sorted(preset_paths()))
@@ -115,7 +115,7 @@ def test_installed_package_finds_presets_inside_itself(monkeypatch: pytest.Monke
     package = tmp_path / "site" / "piflow_cli"
     (package / "_presets").mkdir(parents=True)
     (package / "_presets" / "mine.toml").write_text("x = 1")
-    monkeypatch.setattr(preset_files, "__file__", str(package / "preset_files.py"))
+    monkeypatch.setattr(preset_files, "__file__", str(package / "io/presets.py"))
     assert list(preset_paths()) == ["mine"]
     (package / "_presets" / "mine.toml").unlink()
     (package / "_presets").rmdir()

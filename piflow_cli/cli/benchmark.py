@@ -88,7 +88,7 @@ def command(
 ) -> None:
     """Measure students and their teacher's own solvers in one table, on the same noise and classes or prompts."""
     from piflow_cli.engine.benchmark import benchmark
-    from piflow_cli.engine.storage import writable_folder, write_atomic
+    from piflow_cli.io.files import writable_folder, write_atomic
 
     if json_file is not None and str(json_file) != "-":
         writable_folder(json_file.parent)

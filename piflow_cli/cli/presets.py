@@ -21,7 +21,7 @@ def list_presets(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """List the named presets with what they expect and need."""
-    from piflow_cli.preset_files import preset_headers
+    from piflow_cli.io.presets import preset_headers
 
     headers = preset_headers()
     if as_json:

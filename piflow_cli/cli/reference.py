@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from piflow_cli import registry
 from piflow_cli.cli.app import app
+from piflow_cli.io.presets import preset_headers
 from piflow_cli.preset import FAMILIES, Preset
-from piflow_cli.preset_files import preset_headers
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOTICE = "<!-- Written by `python -m piflow_cli.cli.reference`; do not edit. -->\n"

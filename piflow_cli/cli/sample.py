@@ -150,7 +150,7 @@ def _read_prompts(path: Path | None) -> list[str]:
 
 def _check_writable(folder: Path) -> None:
     """Refuse a folder that cannot be written, or made, before anything is loaded; nothing is made yet."""
-    from piflow_cli.engine.storage import writable_folder
+    from piflow_cli.io.files import writable_folder
 
     writable_folder(next(path for path in (folder, *folder.parents) if path.exists()))
 

@@ -17,7 +17,7 @@ from piflow_cli.data.embedding_codec import Storage
 from piflow_cli.data.noise import draw_indices
 from piflow_cli.data.prompt_files import PromptSet, check_prompts, read_prompts
 from piflow_cli.errors import DataError
-from piflow_cli.zoo_files import in_zoo, zoo_entries
+from piflow_cli.io.zoo import in_zoo, zoo_entries
 
 EMBEDDED_LIST = "prompts.jsonl"
 RESOLUTION = re.compile(r"([1-9]\d*)x([1-9]\d*)")

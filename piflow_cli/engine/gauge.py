@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from piflow_cli.core.interfaces import Space
-from piflow_cli.engine.pictures import to_uint8
 from piflow_cli.engine.questions import Questions, Subjects
 from piflow_cli.engine.samplers import Meter, Sampler
+from piflow_cli.io.pictures import to_uint8
 from piflow_cli.metrics.features import Detector, FeatureSet, Reference, extract_features
 from piflow_cli.metrics.metric import Groups, Metric
 

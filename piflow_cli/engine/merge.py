@@ -10,8 +10,8 @@ from piflow_cli.core.student import Student
 from piflow_cli.engine.models import DTYPES, change_teacher
 from piflow_cli.errors import ModelError
 from piflow_cli.formats.student import StoredStudent
-from piflow_cli.teachers.loading import locate, unreachable
-from piflow_cli.weights import check_shapes
+from piflow_cli.io.hub import locate, unreachable
+from piflow_cli.io.weights import check_shapes
 
 STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """As weight files name them."""

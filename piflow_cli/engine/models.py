@@ -9,14 +9,14 @@ from pydantic import ValidationError
 from piflow_cli import registry
 from piflow_cli.core.interfaces import Space, Teacher, TeacherFamily
 from piflow_cli.core.student import Student
-from piflow_cli.engine.storage import atomic_folder, restore_replaced
 from piflow_cli.errors import DeviceError, ModelError
 from piflow_cli.formats.native import read_card
 from piflow_cli.formats.student import Format, Recipe, StoredStudent, StudentCard
+from piflow_cli.io.files import atomic_folder, restore_replaced
+from piflow_cli.io.hub import HUB_ID, unreachable
+from piflow_cli.io.weights import check_shapes
+from piflow_cli.io.zoo import ZOO
 from piflow_cli.preset import Preset, load_preset
-from piflow_cli.teachers.loading import HUB_ID, unreachable
-from piflow_cli.weights import check_shapes
-from piflow_cli.zoo_files import ZOO
 
 DEFAULT_ENTRIES = ("emoji", "digits")
 """Whose students draw and are measured where none is named: the first of what ships that has some."""

@@ -15,9 +15,9 @@ from piflow_cli.core import adapter as adapters
 from piflow_cli.core.interfaces import Backbone
 from piflow_cli.core.student import Student
 from piflow_cli.errors import ModelError
+from piflow_cli.io.hub import locate
+from piflow_cli.io.weights import read_json
 from piflow_cli.preset import Preset
-from piflow_cli.teachers.loading import locate
-from piflow_cli.weights import read_json
 
 LATENT_FACTOR = 8
 """Pixels along the side of a latent position, in the autoencoders of all families."""

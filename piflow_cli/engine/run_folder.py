@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from piflow_cli import __version__
-from piflow_cli.engine.storage import atomic_folder, remove_partials, writable_folder, write_atomic
 from piflow_cli.errors import StorageError
+from piflow_cli.io.files import atomic_folder, remove_partials, writable_folder, write_atomic
 from piflow_cli.preset import Preset, parse_preset
 
 CHECKPOINT = re.compile(r"step-(\d{7})")

@@ -20,10 +20,10 @@ from piflow_cli.core.sampling import Stopwatch, sample_student
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.models import LoadedStudent
 from piflow_cli.engine.open_student import open_student
-from piflow_cli.engine.pictures import grid_picture, png_bytes, to_pictures
-from piflow_cli.engine.storage import writable_folder, write_atomic
 from piflow_cli.engine.text_request import NEGATIVE_SCALE, TextRequest
 from piflow_cli.errors import DataError, PolicyError
+from piflow_cli.io.files import writable_folder, write_atomic
+from piflow_cli.io.pictures import grid_picture, png_bytes, to_pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image

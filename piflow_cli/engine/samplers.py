@@ -21,9 +21,9 @@ from piflow_cli.core.sampling import Stopwatch, sample_student
 from piflow_cli.core.schedule import Shift
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.models import LoadedStudent
-from piflow_cli.engine.pictures import to_uint8
 from piflow_cli.engine.questions import Questions
 from piflow_cli.engine.solvers import num_evaluations, solve
+from piflow_cli.io.pictures import to_uint8
 from piflow_cli.teachers.text_space import TextSpace
 
 

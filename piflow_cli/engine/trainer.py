@@ -27,10 +27,10 @@ from piflow_cli.engine.preview import Preview
 from piflow_cli.engine.run_folder import RunFolder
 from piflow_cli.engine.sharding import whole
 from piflow_cli.engine.signals import StopRequest
-from piflow_cli.engine.storage import PARTIAL
 from piflow_cli.engine.training_state import AverageState, Progress, build_optimizers, build_scheduler, save_only
 from piflow_cli.errors import TrainingError
 from piflow_cli.formats.student import StoredStudent
+from piflow_cli.io.files import PARTIAL
 from piflow_cli.preset import Preset
 
 

@@ -12,12 +12,12 @@ from piflow_cli.data.prompt_lists import PromptList, read_prompt_list
 from piflow_cli.engine.models import LoadedStudent
 from piflow_cli.engine.questions import Classes, Prompts, Subjects
 from piflow_cli.errors import DataError
+from piflow_cli.io.zoo import ZOO
 from piflow_cli.metrics.detectors import load_detector
 from piflow_cli.metrics.features import Detector, Reference
 from piflow_cli.metrics.metric import Metric
 from piflow_cli.metrics.reference import load_reference
 from piflow_cli.teachers.text_space import TextSpace
-from piflow_cli.zoo_files import ZOO
 
 
 @dataclass(frozen=True)

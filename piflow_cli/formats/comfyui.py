@@ -11,7 +11,7 @@ from piflow_cli.formats.lakonlab_heads import HEADS
 from piflow_cli.formats.released import CARD_KEY, LAYOUTS, PREFIX, Layout, head_of, released_network, to_released
 from piflow_cli.formats.released_files import ReleasedFile, is_adapter_file, plain_names
 from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
-from piflow_cli.weights import read_header, read_weights
+from piflow_cli.io.weights import read_header, read_weights
 
 ADAPTED = {family: layout for family, layout in LAYOUTS.items() if layout.block}
 """The families that the loader knows."""

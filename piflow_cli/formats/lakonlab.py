@@ -26,7 +26,7 @@ from piflow_cli.formats.released import (
 )
 from piflow_cli.formats.released_files import ReleasedFile, is_adapter_file, plain_names
 from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
-from piflow_cli.weights import read_header, read_json, read_weights
+from piflow_cli.io.weights import read_header, read_json, read_weights
 
 STOCK_CLASSES = ("FluxTransformer2DModel", "QwenImageTransformer2DModel")
 """Classes of diffusers that released DX students share with their bases: the name alone says nothing."""

@@ -26,7 +26,7 @@ from piflow_cli.formats.released import (
     to_released,
 )
 from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
-from piflow_cli.weights import read_json, read_weights
+from piflow_cli.io.weights import read_json, read_weights
 
 SHARDS = WEIGHTS.replace(".safetensors", "{suffix}.safetensors")
 MAX_SHARD_BYTES = 10_000_000_000

@@ -6,7 +6,7 @@ from pathlib import Path
 from piflow_cli.errors import ModelError
 from piflow_cli.formats.released import has_weights
 from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
-from piflow_cli.weights import read_weights
+from piflow_cli.io.weights import read_weights
 
 CARD, WEIGHTS, VAE = "student.json", "student.safetensors", "vae"
 

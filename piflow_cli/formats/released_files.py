@@ -30,7 +30,7 @@ from piflow_cli.formats.released import (
     split_head,
 )
 from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
-from piflow_cli.weights import check_shapes, read_header
+from piflow_cli.io.weights import check_shapes, read_header
 
 LORA, ALPHA = ".lora_A.", ".alpha"
 OTHER_BASE = "It is a student of another base; pass the one it was trained on (--base)."

@@ -4,11 +4,11 @@
 import torch
 from torch import Tensor
 
+from piflow_cli.io.zoo import ZOO
 from piflow_cli.metrics import digits_net, emoji_net
 from piflow_cli.metrics.embedded import EmbeddedDetector
 from piflow_cli.metrics.features import Detector
 from piflow_cli.metrics.torchscript import load_torchscript
-from piflow_cli.zoo_files import ZOO
 
 DIGITS_NAME = "digits-cnn"
 DIGITS_FOLDER = ZOO / "digits" / "features"

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from piflow_cli.errors import ModelError
+from piflow_cli.io.hub import locate, unreachable
+from piflow_cli.io.weights import check_shapes, read_json, read_weights
 from piflow_cli.teachers.dit_config import FREQ_SHIFT, SHARED, checked_config, infer_config, to_diffusers
-from piflow_cli.teachers.loading import locate, unreachable
-from piflow_cli.weights import check_shapes, read_json, read_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from piflow_cli.errors import MissingExtraError, ModelError
-from piflow_cli.teachers.loading import locate, unreachable
-from piflow_cli.weights import read_json
+from piflow_cli.io.hub import locate, unreachable
+from piflow_cli.io.weights import read_json
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -17,8 +17,8 @@ from safetensors.numpy import save
 from safetensors.torch import load_file
 from torch import Tensor
 
-from piflow_cli.engine.storage import writable_folder, write_atomic
 from piflow_cli.errors import DataError
+from piflow_cli.io.files import writable_folder, write_atomic
 from piflow_cli.zoo.emoji_download import FLUENT, NAMES, NOTO, PACKAGES, TWEMOJI, fetch_package
 
 SIZE_PX = 64

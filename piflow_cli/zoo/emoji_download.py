@@ -13,8 +13,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from piflow_cli.engine.storage import write_atomic
 from piflow_cli.errors import PiflowError
+from piflow_cli.io.files import write_atomic
 
 PUBLIC_REGISTRY = "https://registry.npmjs.org"
 VARIABLE = "npm_config_registry"

@@ -24,8 +24,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from piflow_cli.engine.pictures import grid_picture, to_pictures
-from piflow_cli.engine.storage import atomic_folder, write_atomic
+from piflow_cli.io.files import atomic_folder, write_atomic
+from piflow_cli.io.pictures import grid_picture, to_pictures
 from piflow_cli.metrics.detectors import EMOJI_NAME, EmojiDetector
 from piflow_cli.metrics.emoji_net import FEATURE_DIM, SIZE_PX, EmojiNet
 from piflow_cli.metrics.features import FeatureSet, Reference, extract_features, mean_and_cov

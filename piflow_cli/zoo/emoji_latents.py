@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from piflow_cli.engine.storage import write_atomic
 from piflow_cli.errors import DataError
+from piflow_cli.io.files import write_atomic
 from piflow_cli.zoo.emoji_vae import encode_all
 
 

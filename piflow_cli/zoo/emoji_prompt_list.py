@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from piflow_cli.engine.storage import write_atomic
 from piflow_cli.errors import DataError, PiflowError
+from piflow_cli.io.files import write_atomic
 from piflow_cli.zoo.emoji_captions import KEYWORD_SHARE, NUM_DRAWS, Wording, caption, wording_of
 from piflow_cli.zoo.emoji_data import STYLES, Emoji, Pictures, load_data
 from piflow_cli.zoo.emoji_features import base_emoji

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from piflow_cli.engine.distill import distill
-from piflow_cli.engine.storage import atomic_folder
 from piflow_cli.errors import DataError
+from piflow_cli.io.files import atomic_folder
+from piflow_cli.io.zoo import ZOO
 from piflow_cli.preset import load_preset
 from piflow_cli.zoo.emoji_data import Pictures
 from piflow_cli.zoo.emoji_prompt_list import PROMPT_LIST, build_prompt_list, save_prompt_list
 from piflow_cli.zoo.ship_student import ship
-from piflow_cli.zoo_files import ZOO
 
 ENTRY = "emoji"
 PARTS = {"teacher": "teacher/pipeline", "features": "features/model"}

@@ -20,8 +20,8 @@ from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.guidance import guide
 from piflow_cli.core.sampling import sample_euler
 from piflow_cli.core.schedule import Shift
-from piflow_cli.engine.pictures import grid_picture, to_pictures
-from piflow_cli.engine.storage import atomic_folder, write_atomic
+from piflow_cli.io.files import atomic_folder, write_atomic
+from piflow_cli.io.pictures import grid_picture, to_pictures
 from piflow_cli.teachers.flux import FluxBackbone
 from piflow_cli.zoo.emoji_captions import Wording, draw_captions, wording_of
 from piflow_cli.zoo.emoji_data import Pictures, sampling_weights

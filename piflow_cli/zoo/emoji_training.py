@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from piflow_cli.core.ema import EMA
-from piflow_cli.engine.pictures import png_bytes
 from piflow_cli.engine.signals import StopRequest
-from piflow_cli.engine.storage import write_atomic
 from piflow_cli.errors import StorageError, TrainingError
+from piflow_cli.io.files import write_atomic
+from piflow_cli.io.pictures import png_bytes
 from piflow_cli.zoo.emoji_optimizer import MatrixOptimizer
 from piflow_cli.zoo.emoji_schedule import Budget, Progress, Recipe
 

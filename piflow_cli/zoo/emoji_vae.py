@@ -14,8 +14,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
-from piflow_cli.engine.pictures import grid_picture, to_pictures
-from piflow_cli.engine.storage import atomic_folder, write_atomic
+from piflow_cli.io.files import atomic_folder, write_atomic
+from piflow_cli.io.pictures import grid_picture, to_pictures
 from piflow_cli.zoo.emoji_data import Pictures, sampling_weights
 from piflow_cli.zoo.emoji_latent_metric import use_pixel_metric
 from piflow_cli.zoo.emoji_schedule import Budget, Recipe

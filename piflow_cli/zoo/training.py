@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from piflow_cli.engine.storage import atomic_folder
 from piflow_cli.errors import StorageError
+from piflow_cli.io.files import atomic_folder
 
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> None:

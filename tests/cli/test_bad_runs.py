@@ -16,8 +16,8 @@ from tiny_models import DIGIT_NAMES, save_teacher
 
 from piflow_cli.cli import app, console
 from piflow_cli.engine.events import DistillResult
+from piflow_cli.io.presets import read_header
 from piflow_cli.preset import Preset
-from piflow_cli.preset_files import read_header
 
 TINY = ["training.batch_size=4", "training.preview_every=0", "sampling.total_substeps=16", "data.type=noise"]
 SETTINGS = [part for setting in TINY for part in ("--set", setting)]
@@ -128,7 +128,7 @@ def test_failures_nobody_planned(
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr("piflow_cli.preset_files.preset_headers", fail)
+    monkeypatch.setattr("piflow_cli.io.presets.preset_headers", fail)
     ended = run("presets", "list", cwd=tmp_path)
     assert ended.returncode == 1
     assert message in ended.stderr

@@ -130,7 +130,7 @@ def test_each_mistake_gets_one_message_and_changes_nothing(name: str, tmp_path: 
 def test_bugs_are_reported_without_a_traceback_unless_asked(tmp_path: Path) -> None:
     code = (
         "import sys; sys.argv = ['piflow', 'presets', 'list']\n"
-        "import piflow_cli.preset_files as files\n"
+        "import piflow_cli.io.presets as files\n"
         "files.preset_paths = lambda: 1 / 0\n"
         "from piflow_cli.cli.app import main; main()"
     )

@@ -211,7 +211,7 @@ def test_foreign_folder_full_disk_and_missing_device_are_refused(
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError, match="finds no CUDA"):
             distill(tiny(), out=tmp_path / "run", device="cuda")
-    from piflow_cli.engine import storage
+    from piflow_cli.io import files as storage
 
     usage = type("Usage", (), {"free": 10})
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: usage)

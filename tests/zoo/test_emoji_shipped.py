@@ -8,9 +8,9 @@ import torch
 
 from piflow_cli.engine.models import default_student, embedded_students
 from piflow_cli.engine.sample import sample
+from piflow_cli.io.zoo import ZOO
 from piflow_cli.metrics.detectors import load_detector
 from piflow_cli.teachers.flux import Flux
-from piflow_cli.zoo_files import ZOO
 
 ENTRY = ZOO / "emoji"
 STUDENTS = ("emoji-1nfe", "emoji-2nfe", "emoji-4nfe", "emoji-4nfe-dx")

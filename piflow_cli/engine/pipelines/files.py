@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from piflow_cli.core.adapter import STUDENT
 from piflow_cli.engine.models import LoadedStudent, assemble, find_student, read_student, resolve_device, write_student
 from piflow_cli.engine.pipelines.lora_layers import lora_layers
-from piflow_cli.engine.storage import atomic_folder
 from piflow_cli.errors import ModelError, PiflowError, StorageError
 from piflow_cli.formats.native import CARD, NativeFormat
 from piflow_cli.formats.student import StoredStudent
+from piflow_cli.io.files import atomic_folder
+from piflow_cli.io.hub import locate
+from piflow_cli.io.weights import read_json
 from piflow_cli.preset import load_preset
-from piflow_cli.teachers.loading import locate
-from piflow_cli.weights import read_json
 
 if TYPE_CHECKING:
     from piflow_cli.engine.pipelines.student import StudentPipeline

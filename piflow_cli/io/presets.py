@@ -21,7 +21,7 @@ class PresetHeader:
 
 def preset_folders() -> list[Path]:
     """Where named presets are: inside the installed package, or beside it in a source checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     return [folder for folder in (package / "_presets", package.parent / "presets") if folder.is_dir()]
 
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from piflow_cli.errors import ModelError
-from piflow_cli.zoo_files import in_zoo, zoo_entries
+from piflow_cli.io.zoo import in_zoo, zoo_entries
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")

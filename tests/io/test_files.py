@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from tiny_models import gmflow, stored_student
 
-from piflow_cli.engine import storage
 from piflow_cli.engine.models import load_student, save_student
-from piflow_cli.engine.storage import (
+from piflow_cli.errors import StorageError
+from piflow_cli.io import files as storage
+from piflow_cli.io.files import (
     PARTIAL,
     REPLACED,
     atomic_folder,
@@ -22,7 +23,6 @@ from piflow_cli.engine.storage import (
     writable_folder,
     write_atomic,
 )
-from piflow_cli.errors import StorageError
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -107,7 +107,7 @@ KILLED = """
         import safetensors.torch
         safetensors.torch.save_file = lambda weights, path, **_: (Path(path).write_bytes(b"half"), wait())
     else:
-        import piflow_cli.engine.storage as storage
+        import piflow_cli.io.files as storage
         storage.os.fsync = wait
     save_student(stored, target)
 """
