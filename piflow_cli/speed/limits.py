@@ -1,6 +1,6 @@
 """What limits a student: its network, or what a policy can say?
 
-python -m piflow_cli.benchmarks.limits [STUDENT] [--samples 32] [--iterations 240]
+python -m piflow_cli.speed.limits [STUDENT] [--samples 32] [--iterations 240]
 
 For every segment of the teacher's own trajectories it compares where the segment ends after one Euler step of the
 teacher, by the student's policy, and by a static policy a sample, fitted to the teacher by the loss that students are

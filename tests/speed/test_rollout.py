@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from piflow_cli.benchmarks import rollout as benchmark
-from piflow_cli.benchmarks.rollout import MIXTURES, TARGETS, Result, Target, Workload, extra_peak_bytes, met, run
+from piflow_cli.speed import rollout as benchmark
+from piflow_cli.speed.rollout import MIXTURES, TARGETS, Result, Target, Workload, extra_peak_bytes, met, run
 
 TINY_MIXTURES = (
     Workload("more channels", batch=2, num_parts=3, channels=5, size=4, substeps=4, span=0.25),

@@ -1,6 +1,6 @@
 """Peak memory of a training step with one copy of the base for teacher and student, and with two.
 
-python -m piflow_cli.benchmarks.sharing [--width 1024] [--blocks 8]
+python -m piflow_cli.speed.sharing [--width 1024] [--blocks 8]
 Each case runs in a process of its own, whose peak resident memory is read at its end.
 """
 

@@ -4,7 +4,7 @@ from queue import Queue
 
 import pytest
 
-from piflow_cli.benchmarks.sharing import measure
+from piflow_cli.speed.sharing import measure
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -275,9 +275,7 @@ def describe(target: Target, *, is_met: bool) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; the exit status is 1 where a target is missed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m piflow_cli.benchmarks.rollout", description="Time policy rollouts."
-    )
+    parser = argparse.ArgumentParser(prog="python -m piflow_cli.speed.rollout", description="Time policy rollouts.")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--repeats", type=int, default=9, help="timed rounds (default 9)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")

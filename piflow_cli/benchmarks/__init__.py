@@ -1,1 +1,0 @@
-"""Speed and memory of the hot loops against their plain forms: `python -m piflow_cli.benchmarks.rollout`."""

@@ -1,0 +1,1 @@
+"""Speed and memory of the hot loops against their plain forms: `python -m piflow_cli.speed.rollout`."""
