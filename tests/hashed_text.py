@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.data.cache_building import CacheReport, build_shards
-from piflow_cli.data.embedding_cache import CachePlan
-from piflow_cli.data.prompt_files import PromptSet
+from piflow_cli.data.embeddings.building import CacheReport, build_shards
+from piflow_cli.data.embeddings.cache import CachePlan
+from piflow_cli.data.files.prompts import PromptSet
 
 WIDTH = 24
 POOLED = 5

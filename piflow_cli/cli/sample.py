@@ -142,7 +142,7 @@ def _lora(text: str) -> tuple[str, float]:
 def _read_prompts(path: Path | None) -> list[str]:
     if path is None:
         return []
-    from piflow_cli.data.prompt_files import read_prompts
+    from piflow_cli.data.files.prompts import read_prompts
 
     found = read_prompts(str(path))
     return [found[i] for i in range(len(found))]

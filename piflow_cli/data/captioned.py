@@ -17,11 +17,11 @@ from torch import Tensor
 
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.settings import Settings
-from piflow_cli.data.embedding_cache import CacheReader
-from piflow_cli.data.embedding_codec import Storage
+from piflow_cli.data.embeddings.cache import CacheReader
+from piflow_cli.data.embeddings.codec import Storage
+from piflow_cli.data.files.pictures import Pictures, decode_picture, open_pictures, shards_of
+from piflow_cli.data.files.prompts import PromptSet
 from piflow_cli.data.noise import draw_indices
-from piflow_cli.data.picture_sets import Pictures, decode_picture, open_pictures, shards_of
-from piflow_cli.data.prompt_files import PromptSet
 from piflow_cli.data.prompts import Resolution, TextRows, check_space, draw_size, open_texts, parse_resolution
 from piflow_cli.errors import DataError
 

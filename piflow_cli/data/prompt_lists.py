@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from piflow_cli.data.prompt_files import PromptSet, is_on_hub, prompt_shards, read_json_lines, read_prompts, text_of
+from piflow_cli.data.files.prompts import PromptSet, is_on_hub, prompt_shards, read_json_lines, read_prompts, text_of
 from piflow_cli.errors import DataError
 
 LABEL = "label"

@@ -12,10 +12,10 @@ from pydantic import AfterValidator, Field
 from piflow_cli.core.conditions import TextCondition, join_conditions
 from piflow_cli.core.interfaces import DataSource
 from piflow_cli.core.settings import Settings
-from piflow_cli.data.embedding_cache import CacheReader, open_if_complete
-from piflow_cli.data.embedding_codec import Storage
+from piflow_cli.data.embeddings.cache import CacheReader, open_if_complete
+from piflow_cli.data.embeddings.codec import Storage
+from piflow_cli.data.files.prompts import PromptSet, check_prompts, read_prompts
 from piflow_cli.data.noise import draw_indices
-from piflow_cli.data.prompt_files import PromptSet, check_prompts, read_prompts
 from piflow_cli.errors import DataError
 from piflow_cli.io.zoo import in_zoo, zoo_entries
 

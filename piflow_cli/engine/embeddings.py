@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from piflow_cli.data.cache_building import CacheReport, build_shards
-from piflow_cli.data.embedding_cache import CachePlan, check_same, missing_shards, open_cache, read_index
+from piflow_cli.data.embeddings.building import CacheReport, build_shards
+from piflow_cli.data.embeddings.cache import CachePlan, check_same, missing_shards, open_cache, read_index
 from piflow_cli.engine.models import resolve_device, resolve_dtype
 from piflow_cli.errors import PresetError
 from piflow_cli.io.files import writable_folder

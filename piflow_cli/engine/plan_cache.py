@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from piflow_cli.data.embedding_codec import BYTES
-from piflow_cli.data.prompt_files import PromptSet
+from piflow_cli.data.embeddings.codec import BYTES
+from piflow_cli.data.files.prompts import PromptSet
 from piflow_cli.engine.plan_model import ModelFacts
 from piflow_cli.preset import Preset
 
@@ -115,7 +115,7 @@ def _local_prompts(preset: Preset) -> PromptSet | None:
     """The preset's prompts or captions where they are on this machine; the hub is not asked."""
     data = preset.data
     if data.type == "prompts":
-        from piflow_cli.data.prompt_files import read_prompts
+        from piflow_cli.data.files.prompts import read_prompts
         from piflow_cli.data.prompts import locate_prompts
 
         prompts = locate_prompts(data.path)
@@ -123,7 +123,7 @@ def _local_prompts(preset: Preset) -> PromptSet | None:
         return read_prompts(prompts, column=data.column, limit=data.limit) if local else None
     path = Path(getattr(data, "path", "") or "").expanduser()
     if data.type == "captioned" and path.is_dir():
-        from piflow_cli.data.picture_sets import open_pictures, shards_of
+        from piflow_cli.data.files.pictures import open_pictures, shards_of
 
         if not shards_of(path, ".safetensors"):
             return open_pictures(path, column=data.column, image_column=data.image_column).captions

@@ -12,9 +12,9 @@ from pixel_space import PixelSpace
 from safetensors.torch import save_file
 
 from piflow_cli.core.conditions import join_conditions
-from piflow_cli.data.cache_building import build_shards
 from piflow_cli.data.captioned import Captioned, CaptionedLatents, PictureSource
-from piflow_cli.data.embedding_cache import CachePlan
+from piflow_cli.data.embeddings.building import build_shards
+from piflow_cli.data.embeddings.cache import CachePlan
 from piflow_cli.errors import DataError
 
 COUNT = 6

@@ -9,8 +9,8 @@ from pixel_space import PixelSpace
 from pydantic import ValidationError
 
 from piflow_cli.core.conditions import TextCondition, join_conditions
-from piflow_cli.data.cache_building import build_shards
-from piflow_cli.data.embedding_cache import open_cache, shard_path
+from piflow_cli.data.embeddings.building import build_shards
+from piflow_cli.data.embeddings.cache import open_cache, shard_path
 from piflow_cli.data.prompts import Prompts, PromptSource, locate_prompts
 from piflow_cli.errors import DataError
 

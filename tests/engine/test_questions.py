@@ -8,7 +8,7 @@ from tiny_models import DIGIT_NAMES, save_teacher, tiny_flux, tiny_qwen
 from torch import Tensor
 
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.data.prompt_files import PromptSet
+from piflow_cli.data.files.prompts import PromptSet
 from piflow_cli.data.prompt_lists import PromptList
 from piflow_cli.engine import questions
 from piflow_cli.engine.questions import Classes, Prompts, Questions

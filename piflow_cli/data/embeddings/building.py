@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.data.embedding_cache import (
+from piflow_cli.data.embeddings.cache import (
     CacheIndex,
     CachePlan,
     ShardCard,
@@ -26,7 +26,7 @@ from piflow_cli.data.embedding_cache import (
     read_index,
     shard_path,
 )
-from piflow_cli.data.embedding_codec import PackedRow, pack, shard_tensors
+from piflow_cli.data.embeddings.codec import PackedRow, pack, shard_tensors
 from piflow_cli.errors import DataError, StorageError
 
 BATCH_SIZE = 16

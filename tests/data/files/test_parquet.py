@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from piflow_cli.data.parquet_files import ParquetPictures
+from piflow_cli.data.files.parquet import ParquetPictures
 from piflow_cli.errors import DataError
 
 CONTENTS = [bytes([i]) * (i + 1) for i in range(7)]
@@ -39,7 +39,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['pyarrow'] = None\n"
-        "from piflow_cli.data.prompt_files import read_prompts\n"
+        "from piflow_cli.data.files.prompts import read_prompts\n"
         f"read_prompts({str(write(tmp_path / 'a.parquet', CONTENTS, as_struct=False))!r})"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

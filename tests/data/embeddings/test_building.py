@@ -15,11 +15,11 @@ from filelock import FileLock
 from hashed_text import WIDTH, encode, encode_one, fill, fill_and_report, plan_of, prompt_set
 
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.data.cache_building import build_shards
-from piflow_cli.data.embedding_cache import missing_shards, open_cache, shard_path
+from piflow_cli.data.embeddings.building import build_shards
+from piflow_cli.data.embeddings.cache import missing_shards, open_cache, shard_path
 from piflow_cli.errors import DataError, StorageError
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.data.embedding_codec import FP8_MAX, MIN_SCALE, Storage, pack, quantise, read_row, shard_tensors
+from piflow_cli.data.embeddings.codec import FP8_MAX, MIN_SCALE, Storage, pack, quantise, read_row, shard_tensors
 
 
 def round_trip(

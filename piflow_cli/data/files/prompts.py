@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from piflow_cli.data.parquet_files import parquet_texts
+from piflow_cli.data.files.parquet import parquet_texts
 from piflow_cli.errors import DataError, MissingExtraError
 
 COLUMNS = ("prompt", "caption", "text")

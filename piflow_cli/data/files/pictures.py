@@ -13,9 +13,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from piflow_cli.data.files.parquet import ParquetPictures
+from piflow_cli.data.files.prompts import PromptSet, read_json_lines, read_parquet_column, text_of
 from piflow_cli.data.images import SUFFIXES
-from piflow_cli.data.parquet_files import ParquetPictures
-from piflow_cli.data.prompt_files import PromptSet, read_json_lines, read_parquet_column, text_of
 from piflow_cli.errors import DataError
 
 CAPTION_SUFFIXES = {".txt", ".json"}

@@ -22,8 +22,8 @@ from pydantic import ValidationError
 
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.settings import Settings
-from piflow_cli.data.embedding_codec import Storage, read_row
-from piflow_cli.data.prompt_files import PromptSet
+from piflow_cli.data.embeddings.codec import Storage, read_row
+from piflow_cli.data.files.prompts import PromptSet
 from piflow_cli.errors import DataError
 
 SHARD_SIZE = 256

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from piflow_cli.data.prompt_files import PromptSet, read_prompts
+from piflow_cli.data.files.prompts import PromptSet, read_prompts
 from piflow_cli.errors import DataError, MissingExtraError
 
 TEXTS = ["a red bicycle", "ein grünes Blatt", "山の上の猫", "a sign that says “open”"]

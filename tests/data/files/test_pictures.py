@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from piflow_cli.data.picture_sets import CaptionedPictures, decode_picture, open_pictures
+from piflow_cli.data.files.pictures import CaptionedPictures, decode_picture, open_pictures
 from piflow_cli.errors import DataError
 
 COUNT = 5

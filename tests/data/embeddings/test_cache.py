@@ -8,7 +8,7 @@ import torch
 from hashed_text import encode_one, fill, plan_of, prompt_set
 
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.data.embedding_cache import CacheReader, missing_shards, open_cache, open_if_complete, shard_path
+from piflow_cli.data.embeddings.cache import CacheReader, missing_shards, open_cache, open_if_complete, shard_path
 from piflow_cli.errors import DataError
 
 COUNT = 10
