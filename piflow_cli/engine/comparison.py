@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from piflow_cli.metrics.features import FeatureSet, mean_and_cov
+from piflow_cli.metrics.detectors.features import FeatureSet, mean_and_cov
 from piflow_cli.metrics.fid import fid
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from piflow_cli.core.interfaces import Space
 from piflow_cli.engine.questions import Questions, Subjects
 from piflow_cli.engine.samplers import Meter, Sampler
 from piflow_cli.io.pictures import to_uint8
-from piflow_cli.metrics.features import Detector, FeatureSet, Reference, extract_features
+from piflow_cli.metrics.detectors.features import Detector, FeatureSet, Reference, extract_features
 from piflow_cli.metrics.metric import Groups, Metric
 
 REHEARSAL_SAMPLES = 8

@@ -13,10 +13,10 @@ from piflow_cli.engine.models import LoadedStudent
 from piflow_cli.engine.questions import Classes, Prompts, Subjects
 from piflow_cli.errors import DataError
 from piflow_cli.io.zoo import ZOO
-from piflow_cli.metrics.detectors import load_detector
-from piflow_cli.metrics.features import Detector, Reference
+from piflow_cli.metrics.detectors.features import Detector, Reference
+from piflow_cli.metrics.detectors.load import load_detector
+from piflow_cli.metrics.detectors.reference import load_reference
 from piflow_cli.metrics.metric import Metric
-from piflow_cli.metrics.reference import load_reference
 from piflow_cli.teachers.text_space import TextSpace
 
 

@@ -4,7 +4,7 @@
 from torch import Tensor
 
 from piflow_cli.errors import DataError
-from piflow_cli.metrics.features import FeatureSet, Reference
+from piflow_cli.metrics.detectors.features import FeatureSet, Reference
 from piflow_cli.metrics.metric import Metric
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from piflow_cli.errors import DataError
-from piflow_cli.metrics.features import FeatureSet, Reference
+from piflow_cli.metrics.detectors.features import FeatureSet, Reference
 from piflow_cli.metrics.metric import Groups, Metric
 
 GROUPS = Groups(num_groups=64, group_size=8)

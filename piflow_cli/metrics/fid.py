@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor
 
-from piflow_cli.metrics.features import FeatureSet, Reference, mean_and_cov
+from piflow_cli.metrics.detectors.features import FeatureSet, Reference, mean_and_cov
 from piflow_cli.metrics.metric import Metric, require_same_dim
 
 

@@ -6,7 +6,7 @@ import warnings
 from torch import Tensor, nn
 
 from piflow_cli.errors import DataError
-from piflow_cli.metrics.features import FeatureSet, Reference
+from piflow_cli.metrics.detectors.features import FeatureSet, Reference
 from piflow_cli.metrics.metric import Metric, require_reference_features, require_same_dim, with_seed
 
 NUM_SUBSETS = 100

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from piflow_cli.errors import DataError
-from piflow_cli.metrics.features import FeatureSet, Reference
+from piflow_cli.metrics.detectors.features import FeatureSet, Reference
 
 
 class Compute(Protocol):

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from piflow_cli.io.files import atomic_folder, write_atomic
 from piflow_cli.io.pictures import grid_picture, to_pictures
-from piflow_cli.metrics.detectors import EMOJI_NAME, EmojiDetector
-from piflow_cli.metrics.emoji_net import FEATURE_DIM, SIZE_PX, EmojiNet
-from piflow_cli.metrics.features import FeatureSet, Reference, extract_features, mean_and_cov
-from piflow_cli.metrics.reference import save_reference
+from piflow_cli.metrics.detectors.emoji_net import FEATURE_DIM, SIZE_PX, EmojiNet
+from piflow_cli.metrics.detectors.features import FeatureSet, Reference, extract_features, mean_and_cov
+from piflow_cli.metrics.detectors.load import EMOJI_NAME, EmojiDetector
+from piflow_cli.metrics.detectors.reference import save_reference
 from piflow_cli.zoo.emoji_data import Emoji, Pictures, sampling_weights
 from piflow_cli.zoo.emoji_schedule import Budget, Recipe
 from piflow_cli.zoo.emoji_training import Habits, Run

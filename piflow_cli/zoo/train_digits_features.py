@@ -22,10 +22,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from piflow_cli.metrics.detectors import DIGITS_FOLDER, DIGITS_NAME, DigitsDetector
-from piflow_cli.metrics.digits_net import FEATURE_DIM, SIZE_PX, DigitsNet
-from piflow_cli.metrics.features import Reference, mean_and_cov
-from piflow_cli.metrics.reference import save_reference
+from piflow_cli.metrics.detectors.digits_net import FEATURE_DIM, SIZE_PX, DigitsNet
+from piflow_cli.metrics.detectors.features import Reference, mean_and_cov
+from piflow_cli.metrics.detectors.load import DIGITS_FOLDER, DIGITS_NAME, DigitsDetector
+from piflow_cli.metrics.detectors.reference import save_reference
 from piflow_cli.zoo.digits_data import load_digits_images
 from piflow_cli.zoo.training import ProgressLine, exit_interrupted, replace_folder
 

@@ -20,8 +20,8 @@ from piflow_cli.engine.questions import Classes, Questions
 from piflow_cli.engine.samplers import Meter, Sampler, student_sampler
 from piflow_cli.errors import DataError, ModelError, PiflowError, PolicyError
 from piflow_cli.io.pictures import to_pictures
-from piflow_cli.metrics.detectors import load_detector
-from piflow_cli.metrics.reference import load_reference, reference_from_folder
+from piflow_cli.metrics.detectors.load import load_detector
+from piflow_cli.metrics.detectors.reference import load_reference, reference_from_folder
 from piflow_cli.teachers.dit import DiT
 
 SAMPLES = 30

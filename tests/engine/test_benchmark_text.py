@@ -25,11 +25,11 @@ from piflow_cli.engine.models import LoadedStudent, assemble
 from piflow_cli.engine.samplers import Sampler
 from piflow_cli.engine.yardsticks import Yardstick
 from piflow_cli.errors import DataError
-from piflow_cli.metrics.detectors import load_detector
+from piflow_cli.metrics.detectors.features import mean_and_cov
+from piflow_cli.metrics.detectors.load import load_detector
+from piflow_cli.metrics.detectors.reference import load_reference
 from piflow_cli.metrics.diversity import diversity
-from piflow_cli.metrics.features import mean_and_cov
 from piflow_cli.metrics.fid import fid
-from piflow_cli.metrics.reference import load_reference
 from piflow_cli.teachers.dit import DiT
 
 TEXTS = ["a cat", "a red cat and a dog", "a dog"]

@@ -9,7 +9,7 @@ from torch import nn
 from piflow_cli.engine.comparison import Anchor, gap_closed, with_gaps
 from piflow_cli.engine.gauge import BenchmarkRow
 from piflow_cli.engine.samplers import Sampler
-from piflow_cli.metrics.features import FeatureSet
+from piflow_cli.metrics.detectors.features import FeatureSet
 
 
 def made(kind: str, method: str, steps: int, *, teacher: str = "t", **scores: float) -> tuple[Sampler, BenchmarkRow]:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from piflow_cli.errors import DataError
+from piflow_cli.metrics.detectors.features import FeatureSet
 from piflow_cli.metrics.diversity import GROUPS, METRIC, diversity
-from piflow_cli.metrics.features import FeatureSet
 
 
 def test_diversity_is_the_mean_distance_of_pairs_within_groups_written_out() -> None:

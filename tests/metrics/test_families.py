@@ -9,7 +9,7 @@ from torch import Tensor
 
 from piflow_cli.errors import DataError
 from piflow_cli.metrics import accuracy, inception_score, kid, precision_recall
-from piflow_cli.metrics.features import FeatureSet, Reference, mean_and_cov
+from piflow_cli.metrics.detectors.features import FeatureSet, Reference, mean_and_cov
 from piflow_cli.metrics.metric import Metric
 from piflow_cli.registry import names, resolve
 

@@ -8,7 +8,7 @@ from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from piflow_cli.errors import DataError
-from piflow_cli.metrics.features import FeatureSet, Reference, mean_and_cov
+from piflow_cli.metrics.detectors.features import FeatureSet, Reference, mean_and_cov
 from piflow_cli.metrics.fid import METRIC, fid, frechet_distance
 
 

@@ -8,8 +8,8 @@ import torch
 from diffusers import DiTPipeline, DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler
 
 from piflow_cli.errors import StorageError
-from piflow_cli.metrics.detectors import DIGITS_NAME, DigitsDetector
-from piflow_cli.metrics.reference import load_reference
+from piflow_cli.metrics.detectors.load import DIGITS_NAME, DigitsDetector
+from piflow_cli.metrics.detectors.reference import load_reference
 from piflow_cli.zoo import train_digits, train_digits_features, training
 from piflow_cli.zoo.digits_data import CLASS_NAMES, load_digits_images
 from piflow_cli.zoo.train_digits import TEACHER_FOLDER

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from piflow_cli.errors import StorageError
-from piflow_cli.metrics.detectors import EmojiDetector
-from piflow_cli.metrics.emoji_net import EmojiNet
-from piflow_cli.metrics.features import mean_and_cov
-from piflow_cli.metrics.reference import load_reference
+from piflow_cli.metrics.detectors.emoji_net import EmojiNet
+from piflow_cli.metrics.detectors.features import mean_and_cov
+from piflow_cli.metrics.detectors.load import EmojiDetector
+from piflow_cli.metrics.detectors.reference import load_reference
 from piflow_cli.zoo.emoji_data import Emoji, Pictures, sampling_weights
 from piflow_cli.zoo.emoji_features import (
     FeaturesTask,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from piflow_cli.errors import DataError
-from piflow_cli.metrics.detectors import EMOJI_FOLDER
+from piflow_cli.metrics.detectors.load import EMOJI_FOLDER
 from piflow_cli.zoo.emoji_captions import KEYWORD_SHARE
 from piflow_cli.zoo.emoji_data import STYLES, Emoji, Pictures
 from piflow_cli.zoo.emoji_prompt_list import (

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from piflow_cli.errors import DataError, ModelError
-from piflow_cli.metrics.features import FeatureSet
-from piflow_cli.metrics.torchscript import INCEPTION_URL
+from piflow_cli.metrics.detectors.features import FeatureSet
+from piflow_cli.metrics.detectors.torchscript import INCEPTION_URL
 
 
 class EmbeddedDetector:

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from piflow_cli.errors import DataError
-from piflow_cli.metrics.features import FeatureSet, Reference, extract_features, mean_and_cov
-from piflow_cli.metrics.reference import load_reference, read_image, save_reference
+from piflow_cli.metrics.detectors.features import FeatureSet, Reference, extract_features, mean_and_cov
+from piflow_cli.metrics.detectors.reference import load_reference, read_image, save_reference
 
 
 class PixelDetector:

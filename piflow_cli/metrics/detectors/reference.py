@@ -11,7 +11,7 @@ from torch import Tensor
 
 from piflow_cli.errors import DataError, StorageError
 from piflow_cli.io.zoo import ZOO
-from piflow_cli.metrics.features import Detector, Reference, extract_features, mean_and_cov
+from piflow_cli.metrics.detectors.features import Detector, Reference, extract_features, mean_and_cov
 
 EMBEDDED_REFERENCES = {name: ZOO / name / "features" / "reference.safetensors" for name in ("digits", "emoji")}
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})

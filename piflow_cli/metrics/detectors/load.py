@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from piflow_cli.io.zoo import ZOO
-from piflow_cli.metrics import digits_net, emoji_net
-from piflow_cli.metrics.embedded import EmbeddedDetector
-from piflow_cli.metrics.features import Detector
-from piflow_cli.metrics.torchscript import load_torchscript
+from piflow_cli.metrics.detectors import digits_net, emoji_net
+from piflow_cli.metrics.detectors.embedded import EmbeddedDetector
+from piflow_cli.metrics.detectors.features import Detector
+from piflow_cli.metrics.detectors.torchscript import load_torchscript
 
 DIGITS_NAME = "digits-cnn"
 DIGITS_FOLDER = ZOO / "digits" / "features"

@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from piflow_cli.errors import DataError, ModelError
-from piflow_cli.metrics.detectors import EMOJI_FOLDER, EmojiDetector, load_detector
-from piflow_cli.metrics.features import Reference, mean_and_cov
+from piflow_cli.metrics.detectors.features import Reference, mean_and_cov
+from piflow_cli.metrics.detectors.load import EMOJI_FOLDER, EmojiDetector, load_detector
+from piflow_cli.metrics.detectors.reference import load_reference, read_images
 from piflow_cli.metrics.fid import fid
 from piflow_cli.metrics.kid import kid
-from piflow_cli.metrics.reference import load_reference, read_images
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from PIL import Image
 
 from piflow_cli.errors import DataError, ModelError
 from piflow_cli.metrics.accuracy import accuracy
-from piflow_cli.metrics.detectors import DigitsDetector, load_detector
+from piflow_cli.metrics.detectors.load import DigitsDetector, load_detector
+from piflow_cli.metrics.detectors.reference import load_reference, read_images
 from piflow_cli.metrics.fid import fid
-from piflow_cli.metrics.reference import load_reference, read_images
 from piflow_cli.zoo.digits_data import load_digits_images
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from piflow_cli.errors import ModelError
-from piflow_cli.metrics.features import FeatureSet
+from piflow_cli.metrics.detectors.features import FeatureSet
 
 INCEPTION_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from piflow_cli.errors import ModelError
-from piflow_cli.metrics import torchscript
-from piflow_cli.metrics.detectors import load_detector
-from piflow_cli.metrics.torchscript import INCEPTION_NAME, INCEPTION_SHA256
+from piflow_cli.metrics.detectors import torchscript
+from piflow_cli.metrics.detectors.load import load_detector
+from piflow_cli.metrics.detectors.torchscript import INCEPTION_NAME, INCEPTION_SHA256
 
 
 class TinyInception(nn.Module):
