@@ -26,9 +26,9 @@ ENTRIES: dict[str, dict[str, str]] = {
     },
     "format": {
         "native": "piflow_cli.formats.native:NativeFormat",
-        "lakonlab": "piflow_cli.formats.lakonlab:LakonlabFormat",
-        "comfyui": "piflow_cli.formats.comfyui:ComfyUIFormat",
-        "merged": "piflow_cli.formats.merged:MergedFormat",
+        "lakonlab": "piflow_cli.formats.released.lakonlab:LakonlabFormat",
+        "comfyui": "piflow_cli.formats.released.comfyui:ComfyUIFormat",
+        "merged": "piflow_cli.formats.released.merged:MergedFormat",
     },
     "metric": {
         "fid": "piflow_cli.metrics.fid:METRIC",

@@ -11,7 +11,7 @@ from piflow_cli.engine.merge import base_is_here, merge, on_base
 from piflow_cli.engine.models import DTYPES, assemble, find_student, read_student, resolve_device, write_student
 from piflow_cli.engine.verify import Difference, check_same, difference_on_base
 from piflow_cli.errors import ModelError, PiflowError, StorageError
-from piflow_cli.formats.released_files import check_fits
+from piflow_cli.formats.released.files import check_fits
 from piflow_cli.formats.student import Format, Recipe, StoredStudent
 from piflow_cli.io.files import atomic_file, atomic_folder, writable_folder
 from piflow_cli.preset import load_preset

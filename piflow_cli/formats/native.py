@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from piflow_cli.errors import ModelError
-from piflow_cli.formats.released import has_weights
+from piflow_cli.formats.released.layouts import has_weights
 from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
 from piflow_cli.io.weights import read_weights
 

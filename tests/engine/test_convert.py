@@ -200,7 +200,7 @@ def test_teacher_is_no_student(tmp_path: Path) -> None:
 
 
 def test_failed_verification_leaves_nothing(native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from piflow_cli.formats.lakonlab import LakonlabFormat
+    from piflow_cli.formats.released.lakonlab import LakonlabFormat
 
     def damaged(*_: object, **__: object) -> None:
         raise ModelError("does not read back")

@@ -18,8 +18,8 @@ from piflow_cli.engine.merge import base_dtype, merge
 from piflow_cli.engine.models import assemble, load_student, read_student, save_student
 from piflow_cli.engine.verify import check_same
 from piflow_cli.errors import ModelError, StorageError
-from piflow_cli.formats.comfyui import ComfyUIFormat
 from piflow_cli.formats.native import NativeFormat
+from piflow_cli.formats.released.comfyui import ComfyUIFormat
 from piflow_cli.formats.student import StoredStudent
 
 ADAPTERS = [(family, kind) for family in TEACHERS for kind in TEXT_POLICIES]

@@ -8,7 +8,7 @@ from torch import nn
 
 from piflow_cli.core.student import Student
 from piflow_cli.engine.plan import plan
-from piflow_cli.formats.released import to_released
+from piflow_cli.formats.released.layouts import to_released
 from piflow_cli.formats.student import StoredStudent, StudentCard
 from piflow_cli.preset import Preset, load_preset
 from piflow_cli.teachers.text_pipeline import config_hash, plain_config

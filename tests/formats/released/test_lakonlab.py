@@ -17,8 +17,8 @@ from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.core.student import Student
 from piflow_cli.engine.models import assemble, load_student, read_student
 from piflow_cli.errors import ModelError, PolicyError
-from piflow_cli.formats.lakonlab import LakonlabFormat
-from piflow_cli.formats.released import CARD_KEY, CONFIG, POLICY_KEY, WEIGHTS, to_released
+from piflow_cli.formats.released.lakonlab import LakonlabFormat
+from piflow_cli.formats.released.layouts import CARD_KEY, CONFIG, POLICY_KEY, WEIGHTS, to_released
 from piflow_cli.formats.student import StoredStudent, StudentCard
 from piflow_cli.policies.dx import DX
 from piflow_cli.policies.gmflow import GMFlow

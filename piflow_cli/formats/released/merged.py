@@ -12,7 +12,7 @@ from torch import Tensor
 
 from piflow_cli.errors import ModelError
 from piflow_cli.formats.native import CARD, read_card, write_card
-from piflow_cli.formats.released import (
+from piflow_cli.formats.released.layouts import (
     CARD_KEY,
     CONFIG,
     INDEX,

@@ -17,8 +17,8 @@ from piflow_cli.core.adapter import AdapterSettings, lora_layout
 from piflow_cli.core.interfaces import PolicyFamily
 from piflow_cli.core.student import Student
 from piflow_cli.errors import ModelError
-from piflow_cli.formats.lakonlab_heads import HEAD_KEYS, HeadLayout
-from piflow_cli.formats.released import (
+from piflow_cli.formats.released.heads import HEAD_KEYS, HeadLayout
+from piflow_cli.formats.released.layouts import (
     CARD_KEY,
     CONFIG,
     POLICY_KEY,

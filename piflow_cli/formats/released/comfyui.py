@@ -7,9 +7,17 @@ are: what has "lora" in its name is LoRA, all else replaces or extends the base,
 from pathlib import Path
 
 from piflow_cli.errors import ModelError
-from piflow_cli.formats.lakonlab_heads import HEADS
-from piflow_cli.formats.released import CARD_KEY, LAYOUTS, PREFIX, Layout, head_of, released_network, to_released
-from piflow_cli.formats.released_files import ReleasedFile, is_adapter_file, plain_names
+from piflow_cli.formats.released.files import ReleasedFile, is_adapter_file, plain_names
+from piflow_cli.formats.released.heads import HEADS
+from piflow_cli.formats.released.layouts import (
+    CARD_KEY,
+    LAYOUTS,
+    PREFIX,
+    Layout,
+    head_of,
+    released_network,
+    to_released,
+)
 from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
 from piflow_cli.io.weights import read_header, read_weights
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from piflow_cli.engine.models import assemble, change_teacher, read_student
 from piflow_cli.errors import ModelError
-from piflow_cli.formats.comfyui import ComfyUIFormat
-from piflow_cli.formats.lakonlab import LakonlabFormat
-from piflow_cli.formats.released import CARD_KEY, POLICY_KEY, WEIGHTS
+from piflow_cli.formats.released.comfyui import ComfyUIFormat
+from piflow_cli.formats.released.lakonlab import LakonlabFormat
+from piflow_cli.formats.released.layouts import CARD_KEY, POLICY_KEY, WEIGHTS
 from piflow_cli.formats.student import Recipe, StudentCard
 from piflow_cli.policies.gmflow import GMFlow
 from piflow_cli.preset import Preset, load_preset

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from piflow_cli.core.interfaces import Backbone, PolicyFamily
 from piflow_cli.errors import ModelError
-from piflow_cli.formats.lakonlab_heads import HEADS, HeadLayout
+from piflow_cli.formats.released.heads import HEADS, HeadLayout
 from piflow_cli.formats.student import StoredStudent, StudentCard
 
 CONFIG, WEIGHTS, VAE = "config.json", "diffusion_pytorch_model.safetensors", "vae"

@@ -12,9 +12,9 @@ from tiny_models import dx, gmflow, stored_student, tiny_flux
 
 from piflow_cli.engine.models import read_student, save_student
 from piflow_cli.errors import ModelError
-from piflow_cli.formats import merged
-from piflow_cli.formats.merged import MergedFormat
-from piflow_cli.formats.released import CONFIG, INDEX, WEIGHTS
+from piflow_cli.formats.released import merged
+from piflow_cli.formats.released.layouts import CONFIG, INDEX, WEIGHTS
+from piflow_cli.formats.released.merged import MergedFormat
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from typing import Any
 
 from piflow_cli.errors import ModelError
 from piflow_cli.formats.native import CARD
-from piflow_cli.formats.released import (
+from piflow_cli.formats.released.files import ReleasedFile, is_adapter_file, plain_names
+from piflow_cli.formats.released.layouts import (
     CARD_KEY,
     CONFIG,
     LAYOUTS,
@@ -24,7 +25,6 @@ from piflow_cli.formats.released import (
     released_network,
     to_released,
 )
-from piflow_cli.formats.released_files import ReleasedFile, is_adapter_file, plain_names
 from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
 from piflow_cli.io.weights import read_header, read_json, read_weights
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from piflow_cli.core.adapter import AdapterSettings
 from piflow_cli.engine.models import assemble, read_student
 from piflow_cli.errors import ModelError
-from piflow_cli.formats.lakonlab import LakonlabFormat
-from piflow_cli.formats.released import CARD_KEY, CONFIG, POLICY_KEY, WEIGHTS
+from piflow_cli.formats.released.lakonlab import LakonlabFormat
+from piflow_cli.formats.released.layouts import CARD_KEY, CONFIG, POLICY_KEY, WEIGHTS
 from piflow_cli.preset import load_preset
 
 ADAPTERS = [(family, kind) for family in TEACHERS for kind in TEXT_POLICIES]
