@@ -12,7 +12,7 @@ ENTRIES: dict[str, dict[str, str]] = {
         "dx": "piflow_cli.policies.dx:DX",
     },
     "teacher": {
-        "dit": "piflow_cli.teachers.dit:DiT",
+        "dit": "piflow_cli.teachers.dit.family:DiT",
         "flux": "piflow_cli.teachers.flux:Flux",
         "qwen_image": "piflow_cli.teachers.qwen_image:QwenImage",
     },

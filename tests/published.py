@@ -9,9 +9,9 @@ from torch import Tensor
 from piflow_cli.core.student import Student
 from piflow_cli.policies.dx import DX
 from piflow_cli.policies.gmflow import GMFlow
-from piflow_cli.teachers.dit import DiTBackbone
-from piflow_cli.teachers.dit_config import FREQ_SHIFT, to_diffusers
-from piflow_cli.teachers.dit_weights import build, load_weights
+from piflow_cli.teachers.dit.backbone import DiTBackbone
+from piflow_cli.teachers.dit.config import FREQ_SHIFT, to_diffusers
+from piflow_cli.teachers.dit.weights import build, load_weights
 
 DIT_XL_2: dict[str, Any] = {
     "num_attention_heads": 16,

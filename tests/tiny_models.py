@@ -18,9 +18,9 @@ from piflow_cli.engine.models import LoadedStudent
 from piflow_cli.formats.student import StoredStudent, StudentCard
 from piflow_cli.policies.dx import DX
 from piflow_cli.policies.gmflow import GMFlow
-from piflow_cli.teachers.dit import DiT
-from piflow_cli.teachers.dit_config import FREQ_SHIFT, to_released
-from piflow_cli.teachers.dit_weights import build
+from piflow_cli.teachers.dit.config import FREQ_SHIFT, to_released
+from piflow_cli.teachers.dit.family import DiT
+from piflow_cli.teachers.dit.weights import build
 from piflow_cli.teachers.flux import Flux
 from piflow_cli.teachers.qwen_image import QwenImage
 

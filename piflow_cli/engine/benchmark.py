@@ -28,7 +28,7 @@ from piflow_cli.engine.solvers import SOLVERS
 from piflow_cli.engine.yardsticks import choose_detector, choose_reference, choose_subjects
 from piflow_cli.errors import DataError, PiflowError
 from piflow_cli.metrics.metric import Metric
-from piflow_cli.teachers.text_space import TextSpace
+from piflow_cli.teachers.text.space import TextSpace
 
 SMALL_BATCH = 500
 """Pictures a forward pass where none is asked for, up to `SMALL_POSITIONS` latent positions; larger ones go singly."""

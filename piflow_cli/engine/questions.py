@@ -17,7 +17,7 @@ from piflow_cli.core.conditions import TextCondition, join_conditions
 from piflow_cli.core.interfaces import Condition, Space
 from piflow_cli.data.prompt_lists import PromptList
 from piflow_cli.metrics.metric import Groups
-from piflow_cli.teachers.text_space import TextSpace
+from piflow_cli.teachers.text.space import TextSpace
 
 ENCODED_AT_ONCE = 32
 KEPT_BYTES = 1_000_000_000

@@ -24,7 +24,7 @@ from piflow_cli.engine.models import LoadedStudent
 from piflow_cli.engine.questions import Questions
 from piflow_cli.engine.solvers import num_evaluations, solve
 from piflow_cli.io.pictures import to_uint8
-from piflow_cli.teachers.text_space import TextSpace
+from piflow_cli.teachers.text.space import TextSpace
 
 
 @dataclass

@@ -15,7 +15,7 @@ from piflow_cli.core.interfaces import Condition, Policy
 from piflow_cli.core.student import make_policy
 from piflow_cli.engine.models import LoadedStudent
 from piflow_cli.errors import DataError, PolicyError
-from piflow_cli.teachers.text_space import TextSpace
+from piflow_cli.teachers.text.space import TextSpace
 
 NEGATIVE_SCALE = 1.5
 """Guidance against a negative prompt where none is asked for: the student's own guidance is in it already."""

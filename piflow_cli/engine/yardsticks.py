@@ -17,7 +17,7 @@ from piflow_cli.metrics.detectors.features import Detector, Reference
 from piflow_cli.metrics.detectors.load import load_detector
 from piflow_cli.metrics.detectors.reference import load_reference
 from piflow_cli.metrics.metric import Metric
-from piflow_cli.teachers.text_space import TextSpace
+from piflow_cli.teachers.text.space import TextSpace
 
 
 @dataclass(frozen=True)

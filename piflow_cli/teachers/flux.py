@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.teachers.text_space import TextSpace
-from piflow_cli.teachers.text_teacher import TextSettings
-from piflow_cli.teachers.tokens import PATCH, TokenBackbone, pack, unpack
+from piflow_cli.teachers.text.family import TextFamily
+from piflow_cli.teachers.text.space import TextSpace
+from piflow_cli.teachers.text.tokens import PATCH, TokenBackbone, pack, unpack
 
 DOUBLE_TARGETS = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
 SINGLE_TARGETS = ("proj_mlp", "proj_out")
@@ -93,7 +93,7 @@ class FluxSpace(TextSpace):
         return (posterior.sample(generator).float() - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
 
 
-class Flux(TextSettings):
+class Flux(TextFamily):
     """A FLUX.1 pipeline."""
 
     type: Literal["flux"] = "flux"

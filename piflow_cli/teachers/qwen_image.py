@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.teachers.text_space import TextSpace
-from piflow_cli.teachers.text_teacher import TextSettings
-from piflow_cli.teachers.tokens import PATCH, TokenBackbone, pack, unpack
+from piflow_cli.teachers.text.family import TextFamily
+from piflow_cli.teachers.text.space import TextSpace
+from piflow_cli.teachers.text.tokens import PATCH, TokenBackbone, pack, unpack
 
 IMAGE_TARGETS, TEXT_TARGETS = ("img_mlp.net.0.proj", "img_mlp.net.2"), ("txt_mlp.net.0.proj", "txt_mlp.net.2")
 TIME_TARGETS = ("time_text_embed.timestep_embedder.linear_1", "time_text_embed.timestep_embedder.linear_2")
@@ -91,7 +91,7 @@ class QwenImageSpace(TextSpace):
         return ((posterior.sample(generator).float() - mean) / std)[:, :, 0]
 
 
-class QwenImage(TextSettings):
+class QwenImage(TextFamily):
     """A Qwen-Image pipeline."""
 
     type: Literal["qwen_image"] = "qwen_image"

@@ -18,7 +18,7 @@ from piflow_cli.core.student import Student
 from piflow_cli.errors import PolicyError
 from piflow_cli.policies.dx import DX
 from piflow_cli.policies.gmflow import GMFlow
-from piflow_cli.teachers.dit import DiTBackbone
+from piflow_cli.teachers.dit.backbone import DiTBackbone
 
 NETS = {"gmdit": "gmdit_v2", "dxdit": "dxdit"}
 RUNS = [(name, run) for name in NETS for run in parity.load(f"class_sampling/{name}")[1]["runs"]["v0_1_2"]]

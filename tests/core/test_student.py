@@ -12,9 +12,9 @@ from torch import Tensor
 from piflow_cli.core.student import Student, make_policy
 from piflow_cli.policies.dx import DX
 from piflow_cli.policies.gmflow import GMFlow
-from piflow_cli.teachers.dit import DiTBackbone
-from piflow_cli.teachers.dit_config import to_diffusers
-from piflow_cli.teachers.dit_weights import build, load_weights
+from piflow_cli.teachers.dit.backbone import DiTBackbone
+from piflow_cli.teachers.dit.config import to_diffusers
+from piflow_cli.teachers.dit.weights import build, load_weights
 
 BACKBONE = DiTBackbone(latent_channels=4, patch_size=2, timestep_scale=1.0)
 
@@ -155,7 +155,7 @@ def test_gradients_reach_head_and_body_but_not_the_embedding_through_the_log_std
 
 def test_student_of_a_diffusion_teacher_starts_with_its_noise_prediction() -> None:
     """In the place of its velocity, which the noise determines but 157 times larger at the last noise level."""
-    from piflow_cli.teachers.vp import VariancePreserving
+    from piflow_cli.teachers.dit.vp import VariancePreserving
 
     backbone = DiTBackbone(4, 2, 1.0, diffusion=VariancePreserving.from_config({}))
     x, sigma, labels = inputs()

@@ -22,7 +22,7 @@ from piflow_cli.errors import DataError, ModelError, PiflowError, PolicyError
 from piflow_cli.io.pictures import to_pictures
 from piflow_cli.metrics.detectors.load import load_detector
 from piflow_cli.metrics.detectors.reference import load_reference, reference_from_folder
-from piflow_cli.teachers.dit import DiT
+from piflow_cli.teachers.dit.family import DiT
 
 SAMPLES = 30
 CPU = torch.device("cpu")

@@ -30,7 +30,7 @@ from piflow_cli.metrics.detectors.load import load_detector
 from piflow_cli.metrics.detectors.reference import load_reference
 from piflow_cli.metrics.diversity import diversity
 from piflow_cli.metrics.fid import fid
-from piflow_cli.teachers.dit import DiT
+from piflow_cli.teachers.dit.family import DiT
 
 TEXTS = ["a cat", "a red cat and a dog", "a dog"]
 SAMPLES = 8

@@ -145,7 +145,7 @@ def test_gradient_accumulation_keeps_the_effective_batch(tmp_path: Path) -> None
 
 
 def test_non_finite_steps_are_skipped_counted_and_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from piflow_cli.teachers.dit import DiTTeacher
+    from piflow_cli.teachers.dit.teacher import DiTTeacher
 
     good = DiTTeacher.velocity
     calls = {"count": 0}

@@ -26,7 +26,7 @@ from piflow_cli.engine.models import (
     save_student,
 )
 from piflow_cli.errors import DeviceError, ModelError, StorageError
-from piflow_cli.teachers.dit import DiT
+from piflow_cli.teachers.dit.family import DiT
 
 
 @pytest.fixture

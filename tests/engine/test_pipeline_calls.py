@@ -25,7 +25,7 @@ from piflow_cli.engine.pipelines.flux import PiFluxPipeline
 from piflow_cli.engine.pipelines.qwen_image import PiQwenImagePipeline
 from piflow_cli.engine.pipelines.student import StudentPipeline
 from piflow_cli.errors import DataError, DeviceError, ModelError, PolicyError
-from piflow_cli.teachers.tokens import pack, unpack
+from piflow_cli.teachers.text.tokens import pack, unpack
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*was trained on black-forest-labs", "ignore:.*was trained on Qwen/")
 

@@ -13,8 +13,8 @@ from piflow_cli.data.prompt_lists import PromptList
 from piflow_cli.engine import questions
 from piflow_cli.engine.questions import Classes, Prompts, Questions
 from piflow_cli.metrics.metric import Groups
-from piflow_cli.teachers.dit import DiT
-from piflow_cli.teachers.text_space import TextSpace
+from piflow_cli.teachers.dit.family import DiT
+from piflow_cli.teachers.text.space import TextSpace
 
 TEXTS = ["a cat", "a red cat and a dog", "a dog", "a cat", "dog"]
 TEACHERS = {"flux": tiny_flux, "qwen": tiny_qwen}

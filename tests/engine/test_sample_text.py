@@ -13,7 +13,7 @@ from piflow_cli.engine.models import LoadedStudent, load_student, resolve_dtype
 from piflow_cli.engine.open_student import add_loras, open_student
 from piflow_cli.engine.sample import sample, save_samples
 from piflow_cli.errors import DataError, DeviceError, MissingExtraError, ModelError, PolicyError
-from piflow_cli.teachers.text_pipeline import config_differences
+from piflow_cli.teachers.text.parts import config_differences
 
 FLUX, QWEN = PARITY / "e2e_flux", PARITY / "e2e_qwen"
 SMALL = {"width": 48, "height": 64}

@@ -11,7 +11,7 @@ from piflow_cli.core.schedule import Shift
 from piflow_cli.engine.models import LoadedStudent
 from piflow_cli.engine.questions import Classes, Questions
 from piflow_cli.engine.samplers import Meter, Sampler, student_sampler, teacher_key, teacher_sampler
-from piflow_cli.teachers.dit import DiT
+from piflow_cli.teachers.dit.family import DiT
 
 SAMPLES = 30
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ from piflow_cli.engine.pipelines.evaluation import evaluate
 from piflow_cli.engine.pipelines.loop import Generators, denoise
 from piflow_cli.engine.pipelines.student import Callback, StudentPipeline
 from piflow_cli.errors import ModelError
-from piflow_cli.teachers.dit_space import PICTURE_CHANNELS
+from piflow_cli.teachers.dit.space import PICTURE_CHANNELS
 
 
 class PiDiTPipeline(StudentPipeline, DiffusionPipeline):

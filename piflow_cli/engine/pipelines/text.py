@@ -23,7 +23,7 @@ from piflow_cli.engine.pipelines.loop import Generators, OnStepEnd, denoise
 from piflow_cli.engine.pipelines.lora import StyleLoras
 from piflow_cli.engine.pipelines.lora_layers import styles_scaled
 from piflow_cli.engine.pipelines.student import Callback, StudentPipeline
-from piflow_cli.teachers.tokens import pack, unpack
+from piflow_cli.teachers.text.tokens import pack, unpack
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from piflow_cli.core.sampling import sample_euler
 from piflow_cli.core.schedule import Shift
 from piflow_cli.errors import ModelError
-from piflow_cli.teachers.dit import DiT, DiTBackbone, DiTTeacher
-from piflow_cli.teachers.dit_space import DiTSpace
-from piflow_cli.teachers.vp import VariancePreserving
+from piflow_cli.teachers.dit.backbone import DiTBackbone
+from piflow_cli.teachers.dit.family import DiT
+from piflow_cli.teachers.dit.space import DiTSpace
+from piflow_cli.teachers.dit.teacher import DiTTeacher
+from piflow_cli.teachers.dit.vp import VariancePreserving
 
 MEAN, STD = 0.7, 0.4
 SCHEDULERS = {

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from piflow_cli.errors import ModelError
 from piflow_cli.io.hub import locate, unreachable
 from piflow_cli.io.weights import check_shapes, read_json, read_weights
-from piflow_cli.teachers.dit_config import FREQ_SHIFT, SHARED, checked_config, infer_config, to_diffusers
+from piflow_cli.teachers.dit.config import FREQ_SHIFT, SHARED, checked_config, infer_config, to_diffusers
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-    from piflow_cli.teachers.dit import DiT
+    from piflow_cli.teachers.dit.settings import DiTSettings
 
 CONFIG_KEYS = (
     "num_attention_heads",
@@ -92,7 +92,7 @@ def _materialise(module: nn.Module, device: str) -> nn.Module:
     return module.to(device)
 
 
-def load(settings: DiT, *, dtype: torch.dtype) -> Parts:
+def load(settings: DiTSettings, *, dtype: torch.dtype) -> Parts:
     """Load everything a teacher needs onto the CPU."""
     config, scheduler, labels = read_config(settings)
     weights = _read_module_weights(settings)
@@ -121,7 +121,7 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], *, source: objec
     share_embedding(module)
 
 
-def read_config(settings: DiT) -> tuple[dict[str, Any], dict[str, Any] | None, dict[int, str] | None]:
+def read_config(settings: DiTSettings) -> tuple[dict[str, Any], dict[str, Any] | None, dict[int, str] | None]:
     """The module's config, its scheduler's config and the class names, without reading weights where configs say it.
 
     Raises:
@@ -138,7 +138,7 @@ def read_config(settings: DiT) -> tuple[dict[str, Any], dict[str, Any] | None, d
     return config, read_json(path) if path.exists() else None, _labels(index)
 
 
-def _fetch(settings: DiT, files: Sequence[str]) -> Path:
+def _fetch(settings: DiTSettings, files: Sequence[str]) -> Path:
     """The source's folder or file; of a hub id those files are downloaded that match, or found where they were before.
 
     Raises:
@@ -165,7 +165,7 @@ def _labels(index: dict[str, Any]) -> dict[int, str] | None:
     return {int(i): str(name) for i, name in labels.items()} if labels else None
 
 
-def _read_module_weights(settings: DiT) -> dict[str, Tensor]:
+def _read_module_weights(settings: DiTSettings) -> dict[str, Tensor]:
     """All weights of the module, from one file or several; pickled ones only where there are no others."""
     for pattern in WEIGHT_FILES:
         source = _fetch(settings, (*CONFIG_FILES, pattern, f"transformer/{pattern}"))
@@ -175,7 +175,7 @@ def _read_module_weights(settings: DiT) -> dict[str, Tensor]:
     raise ModelError(f"{settings.source} has no weights ({' or '.join(WEIGHT_FILES)})")
 
 
-def _find_vae(settings: DiT, dtype: torch.dtype) -> AutoencoderKL | None:
+def _find_vae(settings: DiTSettings, dtype: torch.dtype) -> AutoencoderKL | None:
     """The autoencoder that the settings name, else the source's own, else None."""
     if settings.vae is not None:
         return load_vae(locate(settings.vae), dtype=dtype)
@@ -185,7 +185,7 @@ def _find_vae(settings: DiT, dtype: torch.dtype) -> AutoencoderKL | None:
     return load_vae(locate(settings.source), subfolder="vae", revision=settings.revision, dtype=dtype)
 
 
-def student_vae(settings: DiT, folder: Path | None) -> AutoencoderKL | None:
+def student_vae(settings: DiTSettings, folder: Path | None) -> AutoencoderKL | None:
     """The autoencoder inside a student's folder, else the one that the teacher's settings name, else None."""
     if folder is not None and (folder / "vae").is_dir():
         return load_vae(folder / "vae")

@@ -1,7 +1,4 @@
-"""What text-to-image teachers share: their settings, their guidance, and how they are loaded and described.
-
-Shapes: B batch, C latent channels, H, W latent size.
-"""
+"""What families of text-to-image teachers share: how they are loaded, described and fitted to a student."""
 
 from __future__ import annotations
 
@@ -13,16 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from piflow_cli.core.conditions import TextCondition, join_conditions
-from piflow_cli.core.guidance import guide
 from piflow_cli.core.interfaces import Backbone
-from piflow_cli.core.settings import Settings
 from piflow_cli.errors import ModelError
-from piflow_cli.teachers.text_pipeline import (
-    Quantization,
+from piflow_cli.teachers.text.parts import (
     config_differences,
     config_hash,
     load_pipeline_parts,
@@ -30,43 +22,9 @@ from piflow_cli.teachers.text_pipeline import (
     read_encoder_configs,
     read_index,
 )
-from piflow_cli.teachers.text_space import TextSpace
-
-Network = Callable[[Tensor, Tensor, TextCondition], Tensor]
-"""(x (B, C, H, W), sigma (B,), condition) -> the network's output (B, C, H, W)."""
-
-
-@dataclass
-class TextTeacher:
-    """A loaded text-to-image teacher: a guided velocity field."""
-
-    name: str
-    module: nn.Module
-    backbone: Backbone
-    space: TextSpace
-    settings: TextSettings
-    network: dict[str, Any]
-
-    @torch.no_grad()
-    def velocity(self, x: Tensor, sigma: Tensor, condition: TextCondition, *, network: Network | None = None) -> Tensor:
-        """Guided velocity (B, C, H, W) in float32 at x (B, C, H, W), sigma (B,).
-
-        Guidance is embedded where the network takes it, else by a second pass with the negative prompt.
-
-        Args:
-            network: evaluates the teacher's network in place of its own module, as a student that holds it does.
-        """
-        evaluate = network or self._evaluate
-        scale, interval = self.settings.guidance_scale, self.settings.guidance_interval
-        inside = (sigma >= interval[0]) & (sigma <= interval[1])
-        if condition.guidance is not None or scale == 1 or not bool(inside.any()):
-            return evaluate(x, sigma, condition).float()
-        both = join_conditions([condition, self.space.null_condition(len(condition))])
-        u_cond, u_uncond = evaluate(torch.cat([x, x]), torch.cat([sigma, sigma]), both).float().chunk(2)
-        return guide(u_cond, u_uncond, sigma, scale=scale, interval=interval)
-
-    def _evaluate(self, x: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
-        return self.backbone.predict(self.module, x, sigma, condition)
+from piflow_cli.teachers.text.settings import TextSettings
+from piflow_cli.teachers.text.space import TextSpace
+from piflow_cli.teachers.text.teacher import TextTeacher
 
 
 @dataclass(frozen=True)
@@ -78,30 +36,9 @@ class ReleasedText:
     caveats: tuple[str, ...] = ()
 
 
-class TextSettings(Settings, ABC):
+class TextFamily(TextSettings, ABC):
     """A diffusers text-to-image pipeline: its folder or hub id, and how it is used."""
 
-    source: str = Field(description="pipeline's folder or hub id, or zoo:NAME")
-    transformer: str | None = Field(
-        None, description="another transformer for it: a folder, or a .safetensors or .gguf file"
-    )
-    variant: str | None = Field(None, description="weight variant, such as fp16")
-    revision: str | None = Field(None, description="hub revision")
-    local_files_only: bool = Field(False, description="never ask the hub")
-    quantization: Quantization = Field("none", description="of the transformer, for sampling")
-    device_map: str | None = Field(None, description="diffusers' device map over several devices, such as balanced")
-    offload_encoders: bool = Field(False, description="keep text encoders and autoencoder off the device while unused")
-    guidance_scale: float = Field(ge=0, le=100, description="embedded where the network takes it, else by two passes")
-    guidance_interval: tuple[float, float] = Field((0.0, 1.0), description="noise levels where two-pass guidance acts")
-    negative_prompt: str = Field("", description="of two-pass guidance")
-    width: int = Field(1024, ge=16, description="pixels")
-    height: int = Field(1024, ge=16, description="pixels")
-    max_sequence_length: int = Field(512, ge=1, description="text tokens a prompt is cut to")
-    architecture: str | None = Field(None, description="lets --plan reckon while the source is not on this machine")
-
-    students_need_base: ClassVar[bool] = True
-    pipeline_class: ClassVar[str]
-    transformer_class: ClassVar[str]
     space_class: ClassVar[Callable[..., TextSpace]]
     architectures: ClassVar[dict[str, dict[str, Any]]]
     """Transformer configs by name, beyond diffusers' defaults."""

@@ -7,21 +7,19 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from piflow_cli.errors import MissingExtraError, ModelError
 from piflow_cli.io.hub import locate, unreachable
 from piflow_cli.io.weights import read_json
+from piflow_cli.teachers.text.settings import Quantization, TextSettings
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import nn
 
-    from piflow_cli.teachers.text_teacher import TextSettings
-
-Quantization = Literal["none", "bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-fp8"]
 ENCODER_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 INDEX, TRANSFORMER = "model_index.json", "transformer"
 KEPT_IN_FULL = ("norm_out", "proj_out")

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from piflow_cli.core.flow import velocity_to_x0
 from piflow_cli.errors import DataError, ModelError
-from piflow_cli.teachers.dit import DiT, DiTBackbone, DiTTeacher
-from piflow_cli.teachers.dit_config import FREQ_SHIFT, to_diffusers
-from piflow_cli.teachers.dit_space import DiTSpace
-from piflow_cli.teachers.dit_weights import build, load_weights
+from piflow_cli.teachers.dit.backbone import DiTBackbone
+from piflow_cli.teachers.dit.config import FREQ_SHIFT, to_diffusers
+from piflow_cli.teachers.dit.family import DiT
+from piflow_cli.teachers.dit.space import DiTSpace
+from piflow_cli.teachers.dit.teacher import DiTTeacher
+from piflow_cli.teachers.dit.weights import build, load_weights
 
 
 @pytest.fixture

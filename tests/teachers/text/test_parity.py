@@ -23,8 +23,8 @@ from piflow_cli.core.student import Student
 from piflow_cli.engine.models import LoadedStudent, load_student
 from piflow_cli.policies.dx import DX
 from piflow_cli.policies.gmflow import GMFlow
-from piflow_cli.teachers.text_pipeline import plain_config
-from piflow_cli.teachers.tokens import pack
+from piflow_cli.teachers.text.parts import plain_config
+from piflow_cli.teachers.text.tokens import pack
 
 FAMILIES = {"flux": tiny_flux, "qwen": tiny_qwen}
 MIXTURE = GMFlow(num_components=4, logstd_inner_dim=12)

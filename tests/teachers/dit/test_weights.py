@@ -15,8 +15,8 @@ from tiny_models import CONFIG, DIGIT_NAMES, released_weights, save_released, sa
 from torch import Tensor
 
 from piflow_cli.errors import ModelError
-from piflow_cli.teachers.dit import DiT
-from piflow_cli.teachers.dit_config import FREQ_SHIFT, to_diffusers, to_released
+from piflow_cli.teachers.dit.config import FREQ_SHIFT, to_diffusers, to_released
+from piflow_cli.teachers.dit.family import DiT
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 RELEASED = {"prediction": "flow", "timestep_scale": 1000.0, "sample_size": 8, "num_attention_heads": 2}

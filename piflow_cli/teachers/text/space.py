@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.errors import DataError, ModelError
-from piflow_cli.teachers.tokens import PATCH
+from piflow_cli.teachers.text.tokens import PATCH
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from piflow_cli.teachers.text_teacher import TextSettings
+    from piflow_cli.teachers.text.settings import TextSettings
 
 PREVIEW_PROMPTS = (
     "a cat",

@@ -13,7 +13,7 @@ from torch import Tensor
 from piflow_cli.errors import ModelError
 
 if TYPE_CHECKING:
-    from piflow_cli.teachers.dit import DiT
+    from piflow_cli.teachers.dit.settings import DiTSettings
 
 CLASS_NAMES = ("DiTTransformer2DModel", "DiTTransformer2DModelMod")
 LEGACY_CLASS_NAME = "Transformer2DModel"
@@ -44,7 +44,7 @@ def checked_config(config: dict[str, Any], source: object) -> dict[str, Any]:
     return defaults | {FREQ_SHIFT: 1 if name == CLASS_NAMES[0] else 0} | config | {"_class_name": CLASS_NAMES[0]}
 
 
-def named_config(settings: DiT) -> dict[str, Any]:
+def named_config(settings: DiTSettings) -> dict[str, Any]:
     """The config of `settings.architecture` in its original form: what is known before any file is read."""
     layers, heads, width = ARCHITECTURES[settings.architecture]
     config = {"num_layers": layers, "num_attention_heads": heads, "attention_head_dim": width}
@@ -53,7 +53,7 @@ def named_config(settings: DiT) -> dict[str, Any]:
     )
 
 
-def infer_config(settings: DiT, weights: dict[str, Tensor]) -> dict[str, Any]:
+def infer_config(settings: DiTSettings, weights: dict[str, Tensor]) -> dict[str, Any]:
     """The config of released weights without one: widths from shapes, the rest from the settings.
 
     Raises:
@@ -135,7 +135,9 @@ def released_network(weights: dict[str, Tensor], network: dict[str, Any], *, dif
     return ReleasedNetwork(weights=to_released(weights), config=config, caveats=tuple(caveats))
 
 
-def describe_released(settings: DiT, weights: dict[str, Tensor], config: dict[str, Any] | None) -> dict[str, Any]:
+def describe_released(
+    settings: DiTSettings, weights: dict[str, Tensor], config: dict[str, Any] | None
+) -> dict[str, Any]:
     """The description of a module whose released weights, and config if any, are given: the inverse of the above.
 
     Raises:

@@ -1,0 +1,145 @@
+"""Class-conditional DiT teachers (arXiv 2212.09748) in diffusers' DiTTransformer2DModel layout, flow or diffusion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from piflow_cli.errors import ModelError
+from piflow_cli.teachers.dit import config as dit_config
+from piflow_cli.teachers.dit import weights as dit_weights
+from piflow_cli.teachers.dit.space import DiTSpace
+from piflow_cli.teachers.dit.vp import VariancePreserving
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+from piflow_cli.teachers.dit.backbone import DiTBackbone
+from piflow_cli.teachers.dit.settings import DiTSettings
+from piflow_cli.teachers.dit.teacher import DiTTeacher
+
+
+class DiT(DiTSettings):
+    """A class-conditional DiT: a diffusers folder, a hub id, or a released weight file."""
+
+    def load(
+        self,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        encoders: bool = True,  # noqa: ARG002
+    ) -> DiTTeacher:
+        """Load the frozen teacher in eval mode; it has no text encoders to leave out.
+
+        Raises:
+            ModelError: missing, of another family, damaged, or with settings that nothing gives.
+        """
+        parts = dit_weights.load(self, dtype=dtype)
+        module = parts.module.requires_grad_(False).eval().to(device)
+        if parts.vae is not None:
+            parts.vae.requires_grad_(False).eval().to(device)
+        backbone = self.backbone(parts.config, parts.scheduler)
+        space = self.space(parts.config, parts.labels, parts.vae, device=device)
+        labels = {str(i): name for i, name in parts.labels.items()} if parts.labels else None  # keys as in JSON
+        network = {"config": parts.config, "scheduler": parts.scheduler, "labels": labels}
+        return DiTTeacher(
+            name=self.source, module=module, backbone=backbone, space=space, settings=self, network=network
+        )
+
+    def rebuild(
+        self,
+        network: dict[str, Any],
+        *,
+        folder: Path | None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,  # noqa: ARG002
+    ) -> tuple[nn.Module, DiTBackbone, DiTSpace]:
+        """The parts of a student from what `DiTTeacher.network` said: module (on meta), backbone and space.
+
+        Args:
+            network: the teacher's own description, as a student's card keeps it.
+            folder: the student's folder, which holds the autoencoder as `vae` where there is one.
+            device: where the space works.
+
+        Raises:
+            ModelError: the description is not one of this family.
+        """
+        try:
+            config, scheduler, labels = network["config"], network["scheduler"], network["labels"]
+        except KeyError as error:
+            raise ModelError(f"this student's card says nothing of {error.args[0]}; it is no DiT student") from None
+        labels = {int(i): name for i, name in labels.items()} if labels else None
+        vae = dit_weights.student_vae(self, folder)
+        space = self.space(config, labels, vae.to(device) if vae is not None else None, device=device)
+        return self.build(config, device="meta"), self.backbone(config, scheduler), space
+
+    def to_released(self, weights: dict[str, Tensor], network: dict[str, Any]) -> dit_config.ReleasedNetwork:
+        """A student's weights (its head aside) and description as the authors' files hold them."""
+        diffusion = self.backbone(network["config"], network["scheduler"]).diffusion is not None
+        return dit_config.released_network(weights, network, diffusion=diffusion)
+
+    def from_released(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of the authors' files by diffusers' names."""
+        return dit_config.to_diffusers(weights)
+
+    def describe_released(self, weights: dict[str, Tensor], config: dict[str, Any] | None) -> dict[str, Any]:
+        """The description that `rebuild` takes, from the authors' files; without a config shapes and settings say it.
+
+        Raises:
+            ModelError: these are no DiT weights.
+        """
+        return dit_config.describe_released(self, weights, config)
+
+    def check_base(self, network: dict[str, Any], teacher: DiTTeacher) -> None:  # noqa: ARG002
+        """Raise ModelError: no DiT student is an adapter."""
+        raise ModelError("DiT students hold all their weights; they take no base")
+
+    def check_source(self) -> None:
+        """Raise ModelError where it can be said without loading weights that `load` will fail."""
+        dit_weights.read_config(self)
+
+    def describe(self) -> tuple[nn.Module, DiTBackbone]:
+        """The module on the meta device and its backbone, for planning; reads a config at most."""
+        if self.architecture is not None:
+            config, scheduler = dit_config.named_config(self), None
+        else:
+            config, scheduler, _ = dit_weights.read_config(self)
+        return self.build(config, device="meta"), self.backbone(config, scheduler)
+
+    @staticmethod
+    def build(config: dict[str, Any], *, device: str = "cpu") -> nn.Module:
+        """An uninitialised module of a diffusers config; on "meta" it costs no memory."""
+        return dit_weights.build(config, device=device)
+
+    def backbone(self, config: dict[str, Any], scheduler: dict[str, Any] | None) -> DiTBackbone:
+        """The backbone of a module's config and its scheduler's config."""
+        prediction = self.prediction or dit_config.prediction_of(scheduler)
+        if prediction is None:
+            raise ModelError(f"nothing says what {self.source} predicts; set teacher.prediction to flow or epsilon")
+        scale = self.timestep_scale
+        if scale is None and prediction == "flow":
+            if scheduler is None or "num_train_timesteps" not in scheduler:
+                raise ModelError(
+                    f"nothing says what time the network of {self.source} takes; set teacher.timestep_scale "
+                    "(1 where it takes sigma, 1000 where it takes 1000 sigma)"
+                )
+            scale = float(scheduler["num_train_timesteps"])
+        diffusion = VariancePreserving.from_config(scheduler or {}) if prediction == "epsilon" else None
+        return DiTBackbone(
+            latent_channels=config["in_channels"],
+            patch_size=config["patch_size"],
+            timestep_scale=scale or 1.0,
+            diffusion=diffusion,
+        )
+
+    @staticmethod
+    def space(
+        config: dict[str, Any], labels: dict[int, str] | None, vae: AutoencoderKL | None, *, device: torch.device | str
+    ) -> DiTSpace:
+        """Labels and latent space of a module's config."""
+        labels = labels or {i: str(i) for i in range(config["num_embeds_ada_norm"])}
+        size = config["sample_size"]
+        shape = (config["in_channels"], size, size)
+        return DiTSpace(labels=labels, latent_shape=shape, vae=vae, device=torch.device(device))

@@ -1,0 +1,61 @@
+"""A loaded DiT teacher: its guided velocity.
+
+Shapes: B batch, C latent channels, H, W latent size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from piflow_cli.core.guidance import guide
+from piflow_cli.teachers.dit.space import DiTSpace
+
+if TYPE_CHECKING:
+    pass
+from piflow_cli.teachers.dit.backbone import DiTBackbone
+from piflow_cli.teachers.dit.settings import DiTSettings
+
+
+@dataclass
+class DiTTeacher:
+    """A loaded DiT teacher: a guided velocity field."""
+
+    name: str
+    module: nn.Module
+    backbone: DiTBackbone
+    space: DiTSpace
+    settings: DiTSettings
+    network: dict[str, Any]
+
+    @torch.no_grad()
+    def velocity(
+        self, x: Tensor, sigma: Tensor, condition: Tensor, *, network: Callable[..., Tensor] | None = None
+    ) -> Tensor:
+        """Guided velocity (B, C, H, W) in float32 at x (B, C, H, W), sigma (B,), labels (B,).
+
+        Args:
+            network: evaluates the teacher's network in place of its own module.
+        """
+        evaluate = network or self._evaluate
+        scale, interval = self.settings.guidance_scale, self.settings.guidance_interval
+        inside = (sigma >= interval[0]) & (sigma <= interval[1])
+        if scale == 1 or not bool(inside.any()):
+            return self._unguided(evaluate, x, sigma, condition)
+        null = torch.full_like(condition, self.space.num_classes)
+        both = self._unguided(evaluate, torch.cat([x, x]), torch.cat([sigma, sigma]), torch.cat([condition, null]))
+        u_cond, u_uncond = both.chunk(2)
+        orthogonal = self.settings.orthogonal
+        return guide(u_cond, u_uncond, sigma, scale=scale, interval=interval, orthogonal=orthogonal, x_t=x)
+
+    def _evaluate(self, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
+        return self.backbone.predict(self.module, x, sigma, condition)
+
+    def _unguided(self, evaluate: Callable[..., Tensor], x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
+        output = evaluate(x, sigma, condition).float()
+        output = output[:, : self.backbone.latent_channels]  # without a predicted variance
+        return self.backbone.diffusion.velocity(output, x, sigma) if self.backbone.diffusion else output

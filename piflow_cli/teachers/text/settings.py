@@ -1,0 +1,35 @@
+"""What a preset says of a text-to-image teacher: the leaf that its other files import."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from piflow_cli.core.settings import Settings
+
+Quantization = Literal["none", "bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-fp8"]
+
+
+class TextSettings(Settings):
+    """The keys of a diffusers text-to-image pipeline: its folder or hub id, and how it is used."""
+
+    source: str = Field(description="pipeline's folder or hub id, or zoo:NAME")
+    transformer: str | None = Field(
+        None, description="another transformer for it: a folder, or a .safetensors or .gguf file"
+    )
+    variant: str | None = Field(None, description="weight variant, such as fp16")
+    revision: str | None = Field(None, description="hub revision")
+    local_files_only: bool = Field(False, description="never ask the hub")
+    quantization: Quantization = Field("none", description="of the transformer, for sampling")
+    device_map: str | None = Field(None, description="diffusers' device map over several devices, such as balanced")
+    offload_encoders: bool = Field(False, description="keep text encoders and autoencoder off the device while unused")
+    guidance_scale: float = Field(ge=0, le=100, description="embedded where the network takes it, else by two passes")
+    guidance_interval: tuple[float, float] = Field((0.0, 1.0), description="noise levels where two-pass guidance acts")
+    negative_prompt: str = Field("", description="of two-pass guidance")
+    width: int = Field(1024, ge=16, description="pixels")
+    height: int = Field(1024, ge=16, description="pixels")
+    max_sequence_length: int = Field(512, ge=1, description="text tokens a prompt is cut to")
+    architecture: str | None = Field(None, description="lets --plan reckon while the source is not on this machine")
+
+    students_need_base: ClassVar[bool] = True
+    pipeline_class: ClassVar[str]
+    transformer_class: ClassVar[str]
