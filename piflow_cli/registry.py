@@ -8,7 +8,7 @@ from piflow_cli.errors import PiflowError
 
 ENTRIES: dict[str, dict[str, str]] = {
     "policy": {
-        "gmflow": "piflow_cli.policies.gmflow:GMFlow",
+        "gmflow": "piflow_cli.policies.gmflow.family:GMFlow",
         "dx": "piflow_cli.policies.dx:DX",
     },
     "teacher": {

@@ -18,7 +18,7 @@ from piflow_cli.core.interfaces import Policy
 from piflow_cli.core.rollout import count_substeps
 from piflow_cli.core.schedule import Shift, dynamic_shift
 from piflow_cli.policies.dx import DX, DXPolicy, points_policy
-from piflow_cli.policies.gmflow import GMFlowPolicy, mixture_policy
+from piflow_cli.policies.gmflow.policy import GMFlowPolicy, mixture_policy
 
 
 class Stepped:

@@ -12,7 +12,7 @@ from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.core.student import Student
 from piflow_cli.formats.student import StoredStudent, StudentCard
 from piflow_cli.policies.dx import DX
-from piflow_cli.policies.gmflow import GMFlow
+from piflow_cli.policies.gmflow.family import GMFlow
 from piflow_cli.teachers.flux import Flux
 from piflow_cli.teachers.qwen_image import QwenImage
 

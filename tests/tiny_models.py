@@ -17,7 +17,7 @@ from piflow_cli.core.student import Student
 from piflow_cli.engine.models import LoadedStudent
 from piflow_cli.formats.student import StoredStudent, StudentCard
 from piflow_cli.policies.dx import DX
-from piflow_cli.policies.gmflow import GMFlow
+from piflow_cli.policies.gmflow.family import GMFlow
 from piflow_cli.teachers.dit.config import FREQ_SHIFT, to_released
 from piflow_cli.teachers.dit.family import DiT
 from piflow_cli.teachers.dit.weights import build

@@ -28,7 +28,7 @@ from piflow_cli.core.flow import match_dims
 from piflow_cli.core.rollout import euler_rollout, substep_sigmas
 from piflow_cli.core.schedule import Shift
 from piflow_cli.policies.dx import DX, DXPolicy, points_policy
-from piflow_cli.policies.gmflow import GMFlowPolicy, mixture_policy
+from piflow_cli.policies.gmflow.policy import GMFlowPolicy, mixture_policy
 
 SHIFT = Shift(3.2)
 

@@ -20,7 +20,7 @@ from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.imitation import ImitationSettings, data_free_losses
 from piflow_cli.core.schedule import Segments, Shift
 from piflow_cli.core.student import Student
-from piflow_cli.policies.gmflow import GMFlow
+from piflow_cli.policies.gmflow.family import GMFlow
 from piflow_cli.teachers.flux import FluxBackbone
 
 RANK, TEXT_TOKENS, LATENT = 16, 32, (16, 16, 16)

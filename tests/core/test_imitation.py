@@ -25,7 +25,7 @@ from piflow_cli.core.imitation import (
 )
 from piflow_cli.core.interfaces import Policy
 from piflow_cli.core.schedule import Segments, Shift
-from piflow_cli.policies.gmflow import GMFlow
+from piflow_cli.policies.gmflow.family import GMFlow
 
 
 class LinearNetwork(nn.Module):

@@ -17,7 +17,7 @@ from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.core.student import Student
 from piflow_cli.errors import PolicyError
 from piflow_cli.policies.dx import DX
-from piflow_cli.policies.gmflow import GMFlow
+from piflow_cli.policies.gmflow.family import GMFlow
 from piflow_cli.teachers.dit.backbone import DiTBackbone
 
 NETS = {"gmdit": "gmdit_v2", "dxdit": "dxdit"}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from piflow_cli.core.student import Student, make_policy
 from piflow_cli.policies.dx import DX
-from piflow_cli.policies.gmflow import GMFlow
+from piflow_cli.policies.gmflow.family import GMFlow
 from piflow_cli.teachers.dit.backbone import DiTBackbone
 from piflow_cli.teachers.dit.config import to_diffusers
 from piflow_cli.teachers.dit.weights import build, load_weights

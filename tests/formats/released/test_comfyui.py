@@ -17,7 +17,7 @@ from piflow_cli.formats.released.comfyui import ComfyUIFormat
 from piflow_cli.formats.released.lakonlab import LakonlabFormat
 from piflow_cli.formats.released.layouts import CARD_KEY, POLICY_KEY, WEIGHTS
 from piflow_cli.formats.student import Recipe, StudentCard
-from piflow_cli.policies.gmflow import GMFlow
+from piflow_cli.policies.gmflow.family import GMFlow
 from piflow_cli.preset import Preset, load_preset
 
 ADAPTERS = [(family, kind) for family in TEACHERS for kind in TEXT_POLICIES]

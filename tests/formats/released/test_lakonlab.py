@@ -21,7 +21,7 @@ from piflow_cli.formats.released.lakonlab import LakonlabFormat
 from piflow_cli.formats.released.layouts import CARD_KEY, CONFIG, POLICY_KEY, WEIGHTS, to_released
 from piflow_cli.formats.student import StoredStudent, StudentCard
 from piflow_cli.policies.dx import DX
-from piflow_cli.policies.gmflow import GMFlow
+from piflow_cli.policies.gmflow.family import GMFlow
 from piflow_cli.teachers.dit.config import FREQ_SHIFT
 from piflow_cli.teachers.dit.family import DiT
 from piflow_cli.teachers.dit.weights import build

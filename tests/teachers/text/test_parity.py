@@ -22,7 +22,7 @@ from piflow_cli.core.schedule import dynamic_shift
 from piflow_cli.core.student import Student
 from piflow_cli.engine.models import LoadedStudent, load_student
 from piflow_cli.policies.dx import DX
-from piflow_cli.policies.gmflow import GMFlow
+from piflow_cli.policies.gmflow.family import GMFlow
 from piflow_cli.teachers.text.parts import plain_config
 from piflow_cli.teachers.text.tokens import pack
 

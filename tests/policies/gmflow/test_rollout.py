@@ -13,8 +13,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from piflow_cli.core.rollout import euler_rollout
 from piflow_cli.core.schedule import Shift
-from piflow_cli.policies import gmflow_rollout
-from piflow_cli.policies.gmflow import GMFlowPolicy
+from piflow_cli.policies.gmflow import rollout as gmflow_rollout
+from piflow_cli.policies.gmflow.policy import GMFlowPolicy
 
 FORMS = {"direct": {"num_components": 5, "channels": 3}, "gram": {"num_components": 3, "channels": 5}}
 SPATIAL = {"4d": (4, 5), "5d": (2, 4, 5)}

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -39,9 +39,7 @@ from torch.utils.checkpoint import checkpoint
 from piflow_cli.core.flow import as_like, float64
 from piflow_cli.core.rollout import count_substeps, substep_sigmas
 from piflow_cli.core.schedule import Shift
-
-if TYPE_CHECKING:
-    from piflow_cli.policies.gmflow import GMFlowPolicy
+from piflow_cli.policies.gmflow.mixture import Mixture
 
 T = TypeVar("T")
 
@@ -68,7 +66,7 @@ class Coefficients:
     source: Tensor
 
     @classmethod
-    def of(cls, policy: GMFlowPolicy, sigma: Tensor, length: Tensor) -> Coefficients:
+    def of(cls, policy: Mixture, sigma: Tensor, length: Tensor) -> Coefficients:
         """Coefficients of substeps of `length` from noise levels `sigma`, (n, B) both, in float64."""
         sigma = sigma.clamp(min=policy.eps)
         sigma_src = float64(policy.sigma_src).clamp(min=policy.eps)
@@ -105,7 +103,7 @@ class Coefficients:
         ]
 
 
-def mixture_velocity(policy: GMFlowPolicy, x: Tensor, sigma: Tensor) -> Tensor:
+def mixture_velocity(policy: Mixture, x: Tensor, sigma: Tensor) -> Tensor:
     """Return the policy's velocity at x (B, C, *S), sigma (B,): the increment of a substep of length 1."""
     sigma = float64(sigma)[None]
     scalars = Coefficients.of(policy, sigma, torch.ones_like(sigma)).steps[0]
@@ -115,7 +113,7 @@ def mixture_velocity(policy: GMFlowPolicy, x: Tensor, sigma: Tensor) -> Tensor:
 
 
 def rollout_mixture(
-    policy: GMFlowPolicy, x: Tensor, tau_from: Tensor, tau_to: Tensor, *, shift: Shift, total_substeps: int
+    policy: Mixture, x: Tensor, tau_from: Tensor, tau_to: Tensor, *, shift: Shift, total_substeps: int
 ) -> Tensor:
     """Return the state at tau_to, equal to `euler_rollout` up to rounding.
 
@@ -162,7 +160,7 @@ def rollout_mixture(
     return policy.x_src + y.view_as(policy.x_src)
 
 
-def _flatten(policy: GMFlowPolicy, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _flatten(policy: Mixture, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y = x - x_src and x_src (B, C, L), offsets (B, K, C, L), log-weights (B, K, L)."""
     y = (x.to(policy.x_src.dtype) - policy.x_src).flatten(2)
     return y, policy.x_src.flatten(2), policy.offsets.flatten(3), policy.logweights.flatten(2)

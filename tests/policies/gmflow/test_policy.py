@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from piflow_cli.core.interfaces import PatchLayout
 from piflow_cli.core.schedule import Segments
-from piflow_cli.policies.gmflow import GMFlow, GMFlowPolicy, mixture_policy
+from piflow_cli.policies.gmflow.family import GMFlow
+from piflow_cli.policies.gmflow.policy import GMFlowPolicy, mixture_policy
 
 EPS = ["1e-06", "1e-04"]
 
