@@ -1,18 +1,17 @@
 """piflow: distil slow flow-matching image models into students of 1 to 8 network evaluations (arXiv 2510.14974)."""
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from piflow_cli.engine.pipelines import load_pipeline
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+OFFERED = {"load_pipeline": "piflow_cli.engine.pipelines"}
+"""What the package offers by itself, and where it is: imported when asked for, so that the package stays light."""
 __all__ = ["load_pipeline"]
 
 
 def __getattr__(name: str) -> Any:
-    """What the package offers, imported when it is asked for: the package itself stays light."""
-    if name not in __all__:
+    """An attribute that is offered, from where it is."""
+    if name not in OFFERED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from piflow_cli.engine import pipelines
-
-    return getattr(pipelines, name)
+    return getattr(import_module(OFFERED[name]), name)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from piflow_cli.engine.events import DistillEvent
+from piflow_cli.engine.distill.events import DistillEvent
 
 
 def assert_same(a: object, b: object) -> None:

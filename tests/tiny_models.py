@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.core.student import Student
-from piflow_cli.engine.models import LoadedStudent
+from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.formats.student import StoredStudent, StudentCard
 from piflow_cli.policies.dx import DX
 from piflow_cli.policies.gmflow.family import GMFlow

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from piflow_cli import load_pipeline
 from piflow_cli.core.adapter import merged_weights
-from piflow_cli.engine.models import load_student, save_student
 from piflow_cli.engine.pipelines.student import StudentPipeline
+from piflow_cli.engine.students.load import load_student
+from piflow_cli.engine.students.save import save_student
 from piflow_cli.formats.student import StoredStudent
 
 FAMILIES = ("flux", "qwen")

@@ -11,8 +11,8 @@ import typer
 from piflow_cli.cli import console
 
 if TYPE_CHECKING:
-    from piflow_cli.engine.benchmark import BenchmarkResult
-    from piflow_cli.engine.gauge import BenchmarkRow
+    from piflow_cli.engine.benchmark.benchmark import BenchmarkResult
+    from piflow_cli.engine.benchmark.gauge import BenchmarkRow
 
 EXAMPLES = console.examples(
     ("the embedded students beside their teacher's solvers", "piflow benchmark --metric fid"),
@@ -201,6 +201,6 @@ def _optional(heading: str, values: Sequence[float | None], form: str) -> list[t
 
 def _name(key: str) -> str:
     """A score's name in a heading: FID, KID and IS in capitals. The detector, where it is not Inception, goes below."""
-    from piflow_cli.engine.benchmark import heading
+    from piflow_cli.engine.benchmark.benchmark import heading
 
     return heading(key)

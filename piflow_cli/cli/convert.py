@@ -11,7 +11,7 @@ import typer
 from piflow_cli.cli import console
 
 if TYPE_CHECKING:
-    from piflow_cli.engine.convert import ConvertResult
+    from piflow_cli.engine.convert.convert import ConvertResult
 
 EXAMPLES = console.examples(
     ("the authors' layout, proved by outputs", "piflow convert runs/dit-1nfe released/ --to lakonlab --verify"),

@@ -16,7 +16,7 @@ from piflow_cli.cli import console
 from piflow_cli.errors import PiflowError
 
 if TYPE_CHECKING:
-    from piflow_cli.engine.events import DistillEvent, DistillResult
+    from piflow_cli.engine.distill.events import DistillEvent, DistillResult
     from piflow_cli.preset import Preset
 
 EXAMPLES = console.examples(
@@ -91,8 +91,8 @@ def command(
 
 
 def _plan(recipe: Preset, *, gpus: int | None, as_json: bool) -> None:
-    from piflow_cli.engine.plan import plan
-    from piflow_cli.engine.plan_report import report
+    from piflow_cli.engine.plan.plan import plan
+    from piflow_cli.engine.plan.report import report
 
     estimate = plan(recipe, gpus=gpus)
     if as_json:
@@ -111,7 +111,7 @@ def _plan(recipe: Preset, *, gpus: int | None, as_json: bool) -> None:
 
 
 def _cache(recipe: Preset, *, device: str, as_json: bool) -> None:
-    from piflow_cli.engine.embeddings import cache_embeddings
+    from piflow_cli.engine.distill.embeddings import cache_embeddings
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     countdown = console.Countdown()

@@ -10,7 +10,7 @@ import typer
 from piflow_cli.cli import console
 
 if TYPE_CHECKING:
-    from piflow_cli.engine.sample import SampleResult
+    from piflow_cli.engine.sample.sample import SampleResult
 
 EXAMPLES = console.examples(
     ("a cat with the embedded student of 4 evaluations, anywhere", 'piflow sample "a cat" --nfe 4'),
@@ -85,8 +85,9 @@ def command(
     chosen_seeds = _seeds(seeds)
     loras = [_lora(text) for text in lora or ()]
     _check_writable(out.parent if out.suffix else out)
-    from piflow_cli.engine.open_student import open_student
-    from piflow_cli.engine.sample import sample, save_samples
+    from piflow_cli.engine.sample import sample
+    from piflow_cli.engine.sample.open import open_student
+    from piflow_cli.engine.sample.save import save_samples
 
     texts = [*(prompts or ()), *_read_prompts(prompt_file)]
     student = open_student(

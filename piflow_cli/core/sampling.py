@@ -1,4 +1,4 @@
-"""Sampling: the student's loop of one evaluation and one rollout a segment, and the teacher's Euler loop.
+"""Sampling: the one loop of evaluations and rollouts that all students share, and the teacher's Euler loop.
 
 Shapes: B batch, C latent channels, S spatial dims.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from piflow_cli.core.flow import Generators, euler_step, randn_like_seeded
 from piflow_cli.core.interfaces import Condition, Policy, PolicyFamily
-from piflow_cli.core.schedule import Shift, flow_map_steps
+from piflow_cli.core.schedule import FlowMapStep, Shift, flow_map_steps
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.core.student import make_policy
 
@@ -38,6 +38,52 @@ def _timed(function: Callable[[], T], device: torch.device) -> tuple[T, float]:
 
 
 @torch.no_grad()
+def sample_policies(
+    policy_at: Callable[[Tensor, Tensor, Condition], Policy],
+    noise: Tensor,
+    condition: Condition,
+    *,
+    settings: SamplingSettings,
+    fresh_noise: Callable[[Tensor], Tensor],
+    stopwatch: Stopwatch | None = None,
+    begin_step: Callable[[int, FlowMapStep], bool] | None = None,
+    end_step: Callable[[int, Tensor, Condition], tuple[Tensor, Condition]] | None = None,
+) -> Tensor:
+    """Return latents x_0, (B, C, *S), from noise by `settings.nfe` policies, each rolled out over its segment.
+
+    The one loop of every way to sample a student. Temperature sharpens every policy but the last: on the final step it
+    hurts texture (pi-Flow, appendix B.1).
+
+    Args:
+        policy_at: (x, sigma (B,), condition) -> the policy made there: one network evaluation, or two where guided.
+        noise: standard normal, (B, C, *S).
+        condition: what the batch is conditioned on.
+        settings: NFE, shift, substeps, temperature and h.
+        fresh_noise: state -> standard normal noise of its shape; asked between segments where h > 0.
+        stopwatch: if given, the time of network and policy is added to it.
+        begin_step: called with the index and the step; False leaves the evaluation out.
+        end_step: called with the index, latents and condition after each segment; gives those to go on with.
+    """
+    stopwatch = stopwatch if stopwatch is not None else Stopwatch()
+    x, shift, temperature = noise.float(), settings.time_shift, settings.resolved_temperature()
+    steps = flow_map_steps(settings.segments, shift, h=settings.h)
+    for i, step in enumerate(steps):
+        if begin_step is not None and not begin_step(i, step):
+            continue
+        sigma = x.new_full((x.shape[0],), step.sigma_src)
+        policy, seconds = _timed(lambda at=(x, sigma, condition): policy_at(*at), x.device)
+        stopwatch.network_s += seconds
+        if i < len(steps) - 1:
+            policy = policy.with_temperature(temperature)
+        x, seconds = _timed(lambda p=policy, x=x, s=step: _roll(p, x, s.tau_src, s.sigma_dst, settings), x.device)
+        stopwatch.policy_s += seconds
+        if step.m != 1:
+            x = step.renoise(x, torch.zeros_like(x) if step.sigma_to == 0 else fresh_noise(x))
+        if end_step is not None:
+            x, condition = end_step(i, x, condition)
+    return x
+
+
 def sample_student(
     network: nn.Module,
     family: PolicyFamily,
@@ -50,57 +96,45 @@ def sample_student(
     on_step: Callable[[int, Tensor], None] | None = None,
     policy_at: Callable[[Tensor, Tensor], Policy] | None = None,
 ) -> Tensor:
-    """Return latents x_0, (B, C, *S), from noise by `settings.nfe` evaluations of the student.
-
-    Temperature sharpens every policy but the last: on the final step it hurts texture (pi-Flow, appendix B.1).
+    """Return latents x_0, (B, C, *S), from noise by `settings.nfe` evaluations of the student; see `sample_policies`.
 
     Args:
         network: a Student, or what a distributed wrapper made of it.
         family: its policy family.
-        noise: standard normal, (B, C, *S), float32.
-        condition: what the batch is conditioned on.
-        settings: NFE, shift, substeps, temperature and h.
+        noise, condition, settings, stopwatch: as `sample_policies`.
         generator: source of the noise between segments where h > 0, in another state than `noise` was drawn in: that
             noise would come again.
-        stopwatch: if given, the time of network and policy is added to it.
         on_step: called with (evaluations done, latents) after each segment.
         policy_at: (x, sigma (B,)) -> the policy made there, in place of the network's own.
 
     Raises:
         PolicyError: the policy cannot serve these segments.
+        ValueError: h > 0 without a generator.
     """
     family.check_sampling(segments=settings.segments, shift=settings.shift)
-    shift, temperature = settings.time_shift, settings.resolved_temperature()
-    stopwatch = stopwatch if stopwatch is not None else Stopwatch()
-    x = noise.float()
-    steps = flow_map_steps(settings.segments, shift, h=settings.h)
-    policy_at = policy_at or (lambda x, sigma: make_policy(network, family, x, sigma, condition))
-    for i, step in enumerate(steps):
-        sigma = x.new_full((x.shape[0],), step.sigma_src)
-        policy, seconds = _timed(lambda x=x, sigma=sigma: policy_at(x, sigma), x.device)
-        stopwatch.network_s += seconds
-        if i < len(steps) - 1:
-            policy = policy.with_temperature(temperature)
-        x, seconds = _timed(lambda p=policy, x=x, s=step: _roll(p, x, s.tau_src, s.sigma_dst, settings), x.device)
-        stopwatch.policy_s += seconds
-        if step.m != 1:
-            fresh = None if step.sigma_to == 0 else randn_like_seeded(tuple(x.shape), _required(generator), x.device)
-            x = step.renoise(x, fresh if fresh is not None else torch.zeros_like(x))
+
+    def make(x: Tensor, sigma: Tensor, condition: Condition) -> Policy:
+        return make_policy(network, family, x, sigma, condition) if policy_at is None else policy_at(x, sigma)
+
+    def fresh_noise(x: Tensor) -> Tensor:
+        if generator is None:
+            raise ValueError("sampling with h > 0 needs a generator")
+        return randn_like_seeded(tuple(x.shape), generator, x.device)
+
+    def report(i: int, x: Tensor, condition: Condition) -> tuple[Tensor, Condition]:
         if on_step is not None:
             on_step(i + 1, x)
-    return x
+        return x, condition
+
+    return sample_policies(
+        make, noise, condition, settings=settings, fresh_noise=fresh_noise, stopwatch=stopwatch, end_step=report
+    )
 
 
 def _roll(policy: Policy, x: Tensor, tau_src: float, sigma_dst: float, settings: SamplingSettings) -> Tensor:
     shift = settings.time_shift
     tau_from, tau_to = x.new_full((x.shape[0],), tau_src), x.new_full((x.shape[0],), shift.tau(sigma_dst))
     return policy.rollout(x, tau_from, tau_to, shift=shift, total_substeps=settings.total_substeps)
-
-
-def _required(generator: Generators | None) -> Generators:
-    if generator is None:
-        raise ValueError("sampling with h > 0 needs a generator")
-    return generator
 
 
 @torch.no_grad()

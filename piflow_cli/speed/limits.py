@@ -21,9 +21,10 @@ from torch import Tensor
 from piflow_cli.core.imitation import ImitationSettings, imitate_segment
 from piflow_cli.core.interfaces import Policy
 from piflow_cli.core.sampling import sample_euler
-from piflow_cli.engine.models import LoadedStudent, default_student, load_student
-from piflow_cli.engine.questions import Questions
-from piflow_cli.engine.yardsticks import choose_subjects
+from piflow_cli.engine.benchmark.questions import Questions
+from piflow_cli.engine.benchmark.yardsticks import choose_subjects
+from piflow_cli.engine.students.find import default_student
+from piflow_cli.engine.students.load import LoadedStudent, load_student
 
 TEACHER_SUBSTEPS = 16
 """Euler steps of the teacher in a segment, against whose end the others are held."""

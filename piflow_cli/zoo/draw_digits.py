@@ -10,7 +10,7 @@ import torch
 
 from piflow_cli.core.sampling import sample_euler, sample_student
 from piflow_cli.core.schedule import Shift
-from piflow_cli.engine.models import load_student
+from piflow_cli.engine.students.load import load_student
 from piflow_cli.io.pictures import grid_picture, to_pictures
 
 PICTURE = Path(__file__).parents[2] / "docs" / "images" / "digits.png"

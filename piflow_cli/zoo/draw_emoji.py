@@ -18,8 +18,9 @@ from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.interfaces import Teacher
 from piflow_cli.core.sampling import sample_euler, sample_student
 from piflow_cli.core.schedule import Shift
-from piflow_cli.engine.models import find_student, load_student
-from piflow_cli.engine.sample import seeded_noise
+from piflow_cli.engine.sample.sample import seeded_noise
+from piflow_cli.engine.students.find import find_student
+from piflow_cli.engine.students.load import load_student
 from piflow_cli.formats.native import read_card
 from piflow_cli.io.pictures import grid_picture, to_pictures
 from piflow_cli.zoo.emoji_prompts import PROMPTS

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from piflow_cli.core.ema import EMA
-from piflow_cli.engine.signals import StopRequest
+from piflow_cli.engine.distill.signals import StopRequest
 from piflow_cli.errors import StorageError, TrainingError
 from piflow_cli.io.files import write_atomic
 from piflow_cli.io.pictures import png_bytes

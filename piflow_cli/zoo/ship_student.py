@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from piflow_cli.engine.models import find_student, read_student, save_student
+from piflow_cli.engine.students.find import find_student
+from piflow_cli.engine.students.load import read_student
+from piflow_cli.engine.students.save import save_student
 from piflow_cli.formats.student import StoredStudent
 
 ZOO = Path(__file__).parent

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tiny_models import DIGIT_NAMES, save_teacher
 
 from piflow_cli.cli import app, console
-from piflow_cli.engine.events import DistillResult
+from piflow_cli.engine.distill.events import DistillResult
 from piflow_cli.io.presets import read_header
 from piflow_cli.preset import Preset
 

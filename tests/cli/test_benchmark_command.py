@@ -11,9 +11,9 @@ from tiny_models import gmflow, tiny_flux
 
 from piflow_cli.cli import benchmark as command
 from piflow_cli.core.settings import SamplingSettings
-from piflow_cli.engine.benchmark import BenchmarkResult
-from piflow_cli.engine.gauge import BenchmarkRow
-from piflow_cli.engine.models import save_student
+from piflow_cli.engine.benchmark.benchmark import BenchmarkResult
+from piflow_cli.engine.benchmark.gauge import BenchmarkRow
+from piflow_cli.engine.students.save import save_student
 
 STUDENT = BenchmarkRow(
     model="emoji-4nfe",

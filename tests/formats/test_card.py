@@ -9,7 +9,8 @@ from text_students import FOUR_STEPS, text_student
 from tiny_models import dx, gmflow, stored_student, tiny_flux, tiny_qwen
 
 from piflow_cli.core.settings import SamplingSettings
-from piflow_cli.engine.models import embedded_students, load_student
+from piflow_cli.engine.students.find import embedded_students
+from piflow_cli.engine.students.load import load_student
 from piflow_cli.formats.native import CARD, NativeFormat
 from piflow_cli.formats.student import DERIVED, MAX_NFE, StoredStudent, StudentCard
 

@@ -8,8 +8,8 @@ from text_students import STUDENTS
 from tiny_models import POLICIES, tiny_vae
 
 from piflow_cli import registry
-from piflow_cli.engine.models import assemble
-from piflow_cli.engine.verify import largest_difference
+from piflow_cli.engine.convert.verify import largest_difference
+from piflow_cli.engine.students.load import assemble
 from piflow_cli.errors import ModelError
 from piflow_cli.formats.student import Format, StoredStudent
 

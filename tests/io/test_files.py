@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from tiny_models import gmflow, stored_student
 
-from piflow_cli.engine.models import load_student, save_student
+from piflow_cli.engine.students.load import load_student
+from piflow_cli.engine.students.save import save_student
 from piflow_cli.errors import StorageError
 from piflow_cli.io import files as storage
 from piflow_cli.io.files import (
@@ -93,7 +94,7 @@ KILLED = """
     from pathlib import Path
     import torch
     import piflow_cli.formats.native as native
-    from piflow_cli.engine.models import read_student, save_student
+    from piflow_cli.engine.students.load import read_student, save_student
 
     target, moment = Path(sys.argv[1]), sys.argv[2]
     stored, _ = read_student(target)

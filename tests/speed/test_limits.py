@@ -4,7 +4,7 @@ import torch
 
 from piflow_cli.core.imitation import ImitationSettings
 from piflow_cli.core.schedule import Shift
-from piflow_cli.engine.models import load_student
+from piflow_cli.engine.students.load import load_student
 from piflow_cli.policies.dx import DX
 from piflow_cli.speed.limits import find_limits, fit_policy
 

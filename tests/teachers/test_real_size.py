@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from piflow_cli.core.student import Student
-from piflow_cli.engine.plan import plan
+from piflow_cli.engine.plan.plan import plan
 from piflow_cli.formats.released.layouts import to_released
 from piflow_cli.formats.student import StoredStudent, StudentCard
 from piflow_cli.preset import Preset, load_preset

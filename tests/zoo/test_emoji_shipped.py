@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from piflow_cli.engine.models import default_student, embedded_students
 from piflow_cli.engine.sample import sample
+from piflow_cli.engine.students.find import default_student, embedded_students
 from piflow_cli.io.zoo import ZOO
 from piflow_cli.metrics.detectors.load import load_detector
 from piflow_cli.teachers.flux import Flux

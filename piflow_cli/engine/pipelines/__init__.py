@@ -6,8 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from piflow_cli.engine.models import LoadedStudent
 from piflow_cli.engine.pipelines.files import LoadOptions, load_for_pipeline
+from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.errors import ModelError
 
 if TYPE_CHECKING:

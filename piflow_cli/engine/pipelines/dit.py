@@ -14,10 +14,10 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
 from torch import Tensor
 
-from piflow_cli.engine.models import LoadedStudent
 from piflow_cli.engine.pipelines.evaluation import evaluate
 from piflow_cli.engine.pipelines.loop import Generators, denoise
 from piflow_cli.engine.pipelines.student import Callback, StudentPipeline
+from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.errors import ModelError
 from piflow_cli.teachers.dit.space import PICTURE_CHANNELS
 

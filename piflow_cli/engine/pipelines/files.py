@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from piflow_cli.core.adapter import STUDENT
-from piflow_cli.engine.models import LoadedStudent, assemble, find_student, read_student, resolve_device, write_student
+from piflow_cli.engine.pipelines.interfaces import HoldsStudent
 from piflow_cli.engine.pipelines.lora_layers import lora_layers
+from piflow_cli.engine.students.device import resolve_device
+from piflow_cli.engine.students.find import find_student
+from piflow_cli.engine.students.load import LoadedStudent, assemble, read_student
+from piflow_cli.engine.students.save import write_student
 from piflow_cli.errors import ModelError, PiflowError, StorageError
 from piflow_cli.formats.native import CARD, NativeFormat
 from piflow_cli.formats.student import StoredStudent
@@ -23,9 +27,6 @@ from piflow_cli.io.files import atomic_folder
 from piflow_cli.io.hub import locate
 from piflow_cli.io.weights import read_json
 from piflow_cli.preset import load_preset
-
-if TYPE_CHECKING:
-    from piflow_cli.engine.pipelines.student import StudentPipeline
 
 NOTE, BASE = "pipeline.json", "base"
 TRANSFORMER = "transformer"
@@ -103,7 +104,7 @@ def _noted_base(folder: Path) -> str | None:
         return None
 
 
-def save_student_of(pipeline: StudentPipeline, target: Path, *, save_base: bool) -> None:
+def save_student_of(pipeline: HoldsStudent, target: Path, *, save_base: bool) -> None:
     """Write what `StudentPipeline.save_pretrained` says, whole or not at all."""
     student = pipeline.student
     if student is None:
@@ -154,7 +155,7 @@ def _check_target(target: Path, student: LoadedStudent, *, save_base: bool) -> N
         raise StorageError(f"{target} holds the base of this pipeline; choose another folder, or save_base=True")
 
 
-def _save_base(pipeline: StudentPipeline, folder: Path) -> None:
+def _save_base(pipeline: HoldsStudent, folder: Path) -> None:
     """Write the base as an ordinary diffusers pipeline, without weights of the transformer where the student has all.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The loop of the diffusers pipelines: `core.sampling.sample_student`, with what diffusers' users may do to it.
+"""The sampling loop as the diffusers pipelines run it: with a progress bar, callbacks and interruption.
 
 Shapes: B batch, C latent channels, S spatial dims.
 """
@@ -6,17 +6,15 @@ Shapes: B batch, C latent channels, S spatial dims.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from piflow_cli.core.interfaces import Condition, Policy
-from piflow_cli.core.schedule import flow_map_steps
+from piflow_cli.core.sampling import sample_policies
+from piflow_cli.core.schedule import FlowMapStep
 from piflow_cli.core.settings import SamplingSettings
-
-if TYPE_CHECKING:
-    from piflow_cli.engine.pipelines.student import StudentPipeline
+from piflow_cli.engine.pipelines.interfaces import RunsLoop
 
 TIMESTEP_SCALE = 1000
 """Callbacks get 1000 sigma, as flow pipelines of diffusers give it."""
@@ -29,7 +27,7 @@ OnStepEnd = Callable[[int, Tensor, Tensor, Condition], tuple[Tensor, Condition]]
 
 @torch.no_grad()
 def denoise(
-    pipeline: StudentPipeline,
+    pipeline: RunsLoop,
     noise: Tensor,
     condition: Condition,
     *,
@@ -38,9 +36,7 @@ def denoise(
     generator: Generators = None,
     on_step_end: OnStepEnd | None = None,
 ) -> Tensor:
-    """Return latents x_0, (B, C, *S), from noise by `settings.nfe` policies, each rolled out over its segment.
-
-    Temperature sharpens every policy but the last: on the final step it hurts texture (pi-Flow, appendix B.1).
+    """Return latents x_0, (B, C, *S), by `sample_policies`, with what diffusers' users may do to the loop.
 
     Args:
         pipeline: shows progress, and its `interrupt` leaves out the evaluations that are left.
@@ -53,28 +49,29 @@ def denoise(
     """
     from diffusers.utils.torch_utils import randn_tensor
 
-    x, shift, temperature = noise, settings.time_shift, settings.resolved_temperature()
-    steps = flow_map_steps(settings.segments, shift, h=settings.h)
-    pipeline._num_timesteps = len(steps)
-    with pipeline.progress_bar(total=len(steps)) as progress:
-        for i, step in enumerate(steps):
+    pipeline._num_timesteps = settings.nfe
+    with pipeline.progress_bar(total=settings.nfe) as progress:
+
+        def begin_step(_i: int, step: FlowMapStep) -> bool:
             if pipeline.interrupt:
-                continue
-            sigma = x.new_full((len(x),), step.sigma_src)
-            timestep = x.new_tensor(step.sigma_src * TIMESTEP_SCALE)
-            pipeline._current_timestep = timestep
-            policy = policy_at(x, sigma, condition)
-            if i < len(steps) - 1:
-                policy = policy.with_temperature(temperature)
-            tau_from, tau_to = (x.new_full((len(x),), tau) for tau in (step.tau_src, shift.tau(step.sigma_dst)))
-            x = policy.rollout(x, tau_from, tau_to, shift=shift, total_substeps=settings.total_substeps)
-            if step.m != 1:
-                fresh = (
-                    torch.zeros_like(x) if step.sigma_to == 0 else randn_tensor(x.shape, generator, x.device, x.dtype)
-                )
-                x = step.renoise(x, fresh)
+                return False
+            pipeline._current_timestep = noise.new_tensor(step.sigma_src * TIMESTEP_SCALE)
+            return True
+
+        def end_step(i: int, x: Tensor, condition: Condition) -> tuple[Tensor, Condition]:
             if on_step_end is not None:
-                x, condition = on_step_end(i, timestep, x, condition)
+                x, condition = on_step_end(i, pipeline._current_timestep, x, condition)
             progress.update()
+            return x, condition
+
+        x = sample_policies(
+            policy_at,
+            noise,
+            condition,
+            settings=settings,
+            fresh_noise=lambda x: randn_tensor(x.shape, generator, x.device, x.dtype),
+            begin_step=begin_step,
+            end_step=end_step,
+        )
     pipeline._current_timestep = None
     return x

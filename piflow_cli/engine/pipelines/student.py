@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal, Self, Unpack
 from torch import Tensor
 
 from piflow_cli.core.settings import SamplingSettings
-from piflow_cli.engine.models import LoadedStudent
 from piflow_cli.engine.pipelines.files import LoadOptions, load_for_pipeline, save_student_of
-from piflow_cli.engine.sample import sampling_settings
+from piflow_cli.engine.students.load import LoadedStudent
+from piflow_cli.engine.students.settings import sampling_settings
 from piflow_cli.errors import ModelError
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")

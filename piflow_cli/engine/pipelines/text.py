@@ -17,12 +17,12 @@ from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.guided_policy import GuidedPolicy
 from piflow_cli.core.interfaces import Policy
 from piflow_cli.core.settings import SamplingSettings
-from piflow_cli.engine.models import LoadedStudent
 from piflow_cli.engine.pipelines.evaluation import evaluate
 from piflow_cli.engine.pipelines.loop import Generators, OnStepEnd, denoise
 from piflow_cli.engine.pipelines.lora import StyleLoras
 from piflow_cli.engine.pipelines.lora_layers import styles_scaled
 from piflow_cli.engine.pipelines.student import Callback, StudentPipeline
+from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.teachers.text.tokens import pack, unpack
 
 

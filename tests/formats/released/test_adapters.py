@@ -12,7 +12,7 @@ from tiny_models import dx, gmflow, tiny_flux, tiny_qwen
 from torch import Tensor
 
 from piflow_cli.core.adapter import AdapterSettings
-from piflow_cli.engine.models import assemble, read_student
+from piflow_cli.engine.students.load import assemble, read_student
 from piflow_cli.errors import ModelError
 from piflow_cli.formats.released.lakonlab import LakonlabFormat
 from piflow_cli.formats.released.layouts import CARD_KEY, CONFIG, POLICY_KEY, WEIGHTS

@@ -11,7 +11,7 @@ from text_students import BASES, TEACHERS, TEXT_POLICIES, adapter_folder, text_s
 from tiny_models import dx, gmflow, stored_student, tiny_flux
 from torch import Tensor
 
-from piflow_cli.engine.models import assemble, change_teacher, read_student
+from piflow_cli.engine.students.load import assemble, change_teacher, read_student
 from piflow_cli.errors import ModelError
 from piflow_cli.formats.released.comfyui import ComfyUIFormat
 from piflow_cli.formats.released.lakonlab import LakonlabFormat

@@ -15,7 +15,7 @@ from tiny_models import dx, gmflow, save_released, stored_student
 
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.core.student import Student
-from piflow_cli.engine.models import assemble, load_student, read_student
+from piflow_cli.engine.students.load import assemble, load_student, read_student
 from piflow_cli.errors import ModelError, PolicyError
 from piflow_cli.formats.released.lakonlab import LakonlabFormat
 from piflow_cli.formats.released.layouts import CARD_KEY, CONFIG, POLICY_KEY, WEIGHTS, to_released

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from text_students import STUDENTS, TEACHERS, TEXT_POLICIES, text_student
 from tiny_models import dx, gmflow, stored_student, tiny_flux
 
-from piflow_cli.engine.models import read_student, save_student
+from piflow_cli.engine.students.load import read_student
+from piflow_cli.engine.students.save import save_student
 from piflow_cli.errors import ModelError
 from piflow_cli.formats.released import merged
 from piflow_cli.formats.released.layouts import CONFIG, INDEX, WEIGHTS

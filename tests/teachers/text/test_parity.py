@@ -20,7 +20,7 @@ from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.sampling import sample_student
 from piflow_cli.core.schedule import dynamic_shift
 from piflow_cli.core.student import Student
-from piflow_cli.engine.models import LoadedStudent, load_student
+from piflow_cli.engine.students.load import LoadedStudent, load_student
 from piflow_cli.policies.dx import DX
 from piflow_cli.policies.gmflow.family import GMFlow
 from piflow_cli.teachers.text.parts import plain_config

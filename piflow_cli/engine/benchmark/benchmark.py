@@ -1,0 +1,298 @@
+"""Measuring students beside their teacher: every sampler starts from the same noise and the same classes or prompts.
+
+FID falls with the number of pictures and means nothing across detectors, so that a result always says how many, which
+detector and which reference. Pictures are measured with the rounding that a saved file would have.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import TypeVar
+
+import torch
+
+from piflow_cli import __version__, registry
+from piflow_cli.core.interfaces import Space
+from piflow_cli.data.prompt_lists import read_prompt_list
+from piflow_cli.engine.benchmark.comparison import Anchor, with_gaps
+from piflow_cli.engine.benchmark.gauge import BenchmarkRow, Gauge
+from piflow_cli.engine.benchmark.samplers import Sampler, student_sampler, teacher_key, teacher_of, teacher_sampler
+from piflow_cli.engine.benchmark.solvers import SOLVERS
+from piflow_cli.engine.benchmark.yardsticks import choose_detector, choose_reference, choose_subjects
+from piflow_cli.engine.sample.open import Dtype, open_student
+from piflow_cli.engine.sample.sample import SMALL_POSITIONS
+from piflow_cli.engine.students.device import DTYPES, resolve_device
+from piflow_cli.engine.students.find import default_students
+from piflow_cli.engine.students.load import LoadedStudent
+from piflow_cli.engine.students.settings import sampling_settings
+from piflow_cli.errors import DataError, PiflowError
+from piflow_cli.metrics.metric import Metric
+from piflow_cli.teachers.text.space import TextSpace
+
+SMALL_BATCH = 500
+"""Pictures a forward pass where none is asked for, up to `SMALL_POSITIONS` latent positions; larger ones go singly."""
+N = TypeVar("N", int, float)
+Progress = Callable[[int, int, str], None]
+"""(done, total, what): both in pictures times evaluations, so that they grow evenly with time."""
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """A table and all that its numbers depend on.
+
+    Args:
+        rows: students first, then teachers.
+        titles: heading of each column of scores, which names the detector where it is not the papers' Inception.
+        better: "lower" or "higher", by column.
+        samples: pictures a row; scores of different numbers do not compare.
+        seed: of noise and subsets.
+        prompts, num_prompts: the list that pictures were asked from in turn, and how many of it; None for class models,
+            which are asked for their classes in turn.
+        reference, reference_samples: what pictures are compared to; 0 where the statistics do not say how many.
+        detector: what features are of.
+        teacher_rows: the rows that `fid_to_teacher`, ratios and gaps refer to, in words.
+        warnings: what a user should know.
+    """
+
+    rows: tuple[BenchmarkRow, ...]
+    titles: dict[str, str]
+    better: dict[str, str]
+    samples: int
+    seed: int
+    reference: str
+    reference_samples: int
+    detector: str
+    teacher_rows: tuple[str, ...]
+    warnings: tuple[str, ...]
+    device: str
+    prompts: str | None = None
+    num_prompts: int | None = None
+    piflow_version: str = __version__
+
+    def to_json(self) -> str:
+        """Everything, for programs."""
+        return json.dumps(asdict(self), indent=2)
+
+
+def benchmark(
+    *,
+    metrics: Sequence[str] = ("fid",),
+    models: Sequence[str | LoadedStudent] | None = None,
+    nfe: Sequence[int] | None = None,
+    h: Sequence[float] | None = None,
+    samples: int = 5000,
+    prompts: str | None = None,
+    reference: str | None = None,
+    detector: str | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+    teacher_steps: Sequence[int] = (),
+    solvers: Sequence[str] = ("euler",),
+    on_progress: Progress | None = None,
+) -> BenchmarkResult:
+    """Measure students, and their teachers where asked for; all that can fail is checked before the first picture.
+
+    Args:
+        metrics: registered metrics, such as fid, kid, is, precision-recall, accuracy, diversity.
+        models: students as `open_student` takes them, or loaded ones; None is `default_students`.
+        nfe: evaluations to sample every student with; None is what each was trained for.
+        h: stochasticity between segments to sample every student with; None is what each was trained for.
+        samples: pictures a row; picture i shows class i % num_classes, or prompt i % the number of prompts.
+        prompts: of text-to-image students: a .txt, .jsonl (with a whole number `label`, for accuracy), .parquet, a
+            folder of these or a data set of the hub; None is the embedded list for students of the embedded teacher.
+        reference: digits, emoji, an .npz or .safetensors with statistics, or a folder of pictures; None is the embedded
+            one for students of the embedded teacher.
+        detector: digits-cnn, emoji-cnn, or a TorchScript file or URL; None as for `reference`.
+        seed: of the noise, which is the same for every row.
+        batch_size: pictures a forward pass; it does not change the noise. None is 500 small pictures, or one large one.
+        device: auto, cpu, cuda, cuda:N or mps.
+        dtype: of the networks; auto is that of `open_student`. Times, policies and solvers stay float32.
+        teacher_steps: steps to sample the teacher with; empty leaves the teacher out and unloaded.
+        solvers: the teacher's solvers: euler, heun, unipc, dpmsolver++.
+        on_progress: called after each batch.
+
+    Raises:
+        DataError: a number out of range; prompts, a reference or a detector that are missing or do not fit.
+        PolicyError: a student that cannot be sampled at an NFE.
+        ModelError, DeviceError: as `open_student`.
+        PiflowError: an unknown metric or solver.
+    """
+    chosen = _check_request(metrics, solvers, samples=samples, batch_size=batch_size, seed=seed, steps=teacher_steps)
+    listed = read_prompt_list(prompts) if prompts is not None else None
+    target = resolve_device(device)
+    chosen_models = default_students() if models is None else models
+    students = [
+        m if isinstance(m, LoadedStudent) else open_student(m, device=device, dtype=dtype) for m in chosen_models
+    ]
+    _check_comparable(students)
+    subjects = choose_subjects(listed, students)
+    samplers, warnings = _student_samplers(students, nfe, h, seed=seed)
+    gauge_detector = choose_detector(detector, students, chosen, device=target)
+    gauge = Gauge(
+        metrics=chosen,
+        detector=gauge_detector,
+        reference=choose_reference(reference, students, gauge_detector),
+        subjects=subjects,
+        samples=samples,
+        batch_size=batch_size or _usual_batch(students[0].space),
+        seed=seed,
+        device=target,
+    )
+    gauge.rehearse(students[0].space)
+    warnings += gauge.doubts()
+    if teacher_steps:
+        samplers += _teacher_samplers(students, teacher_steps, solvers, device=target, dtype=DTYPES.get(dtype))
+    rows, anchors = _measure_all(gauge, samplers, on_progress)
+    return _result(gauge, rows, anchors, warnings)
+
+
+def _result(
+    gauge: Gauge, rows: Sequence[BenchmarkRow], anchors: Sequence[BenchmarkRow], warnings: Sequence[str]
+) -> BenchmarkResult:
+    """The table of measured rows, with what they were measured by."""
+    columns = {column: metric for metric in gauge.metrics for column in metric.columns}
+    listed = gauge.subjects.name is not None
+    return BenchmarkResult(
+        rows=tuple(rows),
+        titles={column: gauge.detector.title(heading(column)) for column in columns},
+        better={column: metric.better for column, metric in columns.items()},
+        samples=gauge.samples,
+        seed=gauge.seed,
+        reference=gauge.reference.name,
+        reference_samples=gauge.reference.num_samples,
+        detector=gauge.detector.name,
+        teacher_rows=tuple(f"{row.model} {row.method} {row.steps} steps" for row in anchors),
+        warnings=tuple(dict.fromkeys(warnings)),
+        device=str(gauge.device),
+        prompts=gauge.subjects.name,
+        num_prompts=min(len(gauge.subjects), gauge.samples) if listed else None,
+    )
+
+
+def _usual_batch(space: Space) -> int:
+    return SMALL_BATCH if math.prod(space.latent_shape[-2:]) <= SMALL_POSITIONS else 1
+
+
+def _check_request(
+    metrics: Sequence[str],
+    solvers: Sequence[str],
+    *,
+    samples: int,
+    batch_size: int | None,
+    seed: int,
+    steps: Sequence[int],
+) -> list[Metric]:
+    """The metrics asked for; everything that needs no model is checked."""
+    if not metrics:
+        raise DataError(f"no metric was asked for; known are {', '.join(registry.names('metric'))}")
+    for solver in solvers:
+        if solver not in SOLVERS:
+            raise PiflowError(registry.unknown_name("solver", solver, list(SOLVERS)))
+    limits = [("samples", samples, 2), ("batch_size", 1 if batch_size is None else batch_size, 1), ("seed", seed, 0)]
+    for name, value, least in limits + [("teacher_steps", count, 1) for count in steps]:
+        if value < least:
+            raise DataError(f"{name} is {value}; it must be at least {least}")
+    return [registry.resolve("metric", name) for name in dict.fromkeys(metrics)]
+
+
+def _check_comparable(students: Sequence[LoadedStudent]) -> None:
+    """Refuse students that cannot start from the same noise and classes or prompts."""
+    if not students:
+        raise DataError("no model to measure was given")
+    first = students[0]
+    for student in students[1:]:
+        (what, here), (other, there) = _asked_of(first.space), _asked_of(student.space)
+        if (what, here) != (other, there):
+            raise DataError(
+                f"{first.name} has {what} {here}, {student.name} has {other} {there}: they cannot share noise and "
+                "labels. Benchmark them one by one."
+            )
+
+
+def _asked_of(space: Space) -> tuple[str, tuple[object, ...]]:
+    """What decides the noise and the conditions of a space, in words and in values."""
+    latent_shape = tuple(space.latent_shape)
+    if isinstance(space, TextSpace):
+        return "latents, text encoders", (latent_shape, space.settings.encoder_fingerprint())
+    return "latents, classes and picture size", (latent_shape, space.num_classes, space.image_size_px)
+
+
+def _student_samplers(
+    students: Sequence[LoadedStudent], nfe: Sequence[int] | None, h: Sequence[float] | None, *, seed: int
+) -> tuple[list[Sampler], list[str]]:
+    """A sampler for each student, NFE and h, and warnings; policies that cannot do it are refused here."""
+    samplers, warnings = [], []
+    for student, evaluations, own_h in product(students, _distinct(nfe), _distinct(h)):
+        settings, found = sampling_settings(student, nfe=evaluations, h=own_h)
+        warnings += found
+        samplers.append(student_sampler(student, settings, seed=seed))
+    return samplers, warnings
+
+
+def _distinct(values: Sequence[N] | None) -> Sequence[N | None]:
+    """Each value once, in order; None for what a student was trained for."""
+    return list(dict.fromkeys(values)) if values else [None]
+
+
+def _teacher_samplers(
+    students: Sequence[LoadedStudent],
+    steps: Sequence[int],
+    solvers: Sequence[str],
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> list[Sampler]:
+    """Samplers of each teacher of the students, on each time grid of theirs, for every solver and number of steps.
+
+    A teacher is loaded apart from its students, whose modules hold their adapters and heads, and in their dtype where
+    none is given.
+    """
+    grids = {teacher_key(teacher_of(s), s.card.sampling.time_shift): s for s in students}
+    samplers = []
+    for student in grids.values():
+        settings, shift = teacher_of(student), student.card.sampling.time_shift
+        teacher = settings.load(device=device, dtype=dtype or student.dtype)
+        for solver in dict.fromkeys(solvers):
+            for count in dict.fromkeys(steps):
+                samplers.append(teacher_sampler(teacher, solver, count, settings=settings, shift=shift))
+    return samplers
+
+
+def heading(column: str) -> str:
+    """A column's name as a table writes it: FID, KID and IS in capitals."""
+    return column.upper() if len(column) <= 3 else column
+
+
+def _measure_all(
+    gauge: Gauge, samplers: Sequence[Sampler], on_progress: Progress | None
+) -> tuple[list[BenchmarkRow], list[BenchmarkRow]]:
+    """Rows in the order of the samplers, and those that the others are compared to: each teacher's of most steps."""
+    done, total = 0, gauge.pictures_a_row * sum(sampler.nfe for sampler in samplers)
+    longest: dict[str, Sampler] = {}
+    for sampler in samplers:
+        if sampler.kind == "teacher" and sampler.steps > getattr(longest.get(sampler.teacher), "steps", 0):
+            longest[sampler.teacher] = sampler
+    anchors: dict[str, Anchor] = {}
+    rows: dict[Sampler, BenchmarkRow] = {}
+    for sampler in [*longest.values(), *(s for s in samplers if s not in longest.values())]:
+
+        def advance(pictures: int, sampler: Sampler = sampler) -> None:
+            nonlocal done
+            done += pictures * sampler.nfe
+            if on_progress is not None:
+                on_progress(done, total, f"{sampler.model} {sampler.method} {sampler.nfe} NFE")
+
+        row, features = gauge.measure(sampler, advance)
+        if sampler in longest.values():
+            anchors[sampler.teacher] = Anchor.of(row, features)
+        elif sampler.teacher in anchors:
+            row = anchors[sampler.teacher].compare(row, features)
+        rows[sampler] = row
+    rows = with_gaps(rows, longest)
+    return [rows[sampler] for sampler in samplers], [anchor.row for anchor in anchors.values()]

@@ -1,0 +1,168 @@
+"""One row of a benchmark: what a sampler's pictures score, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from piflow_cli.core.interfaces import Space
+from piflow_cli.engine.benchmark.questions import Questions, Subjects
+from piflow_cli.engine.benchmark.samplers import Meter, Sampler
+from piflow_cli.io.pictures import to_uint8
+from piflow_cli.metrics.detectors.features import Detector, FeatureSet, Reference, extract_features
+from piflow_cli.metrics.metric import Groups, Metric
+
+REHEARSAL_SAMPLES = 8
+GROUPS_SEED = 1 << 32
+"""Added to the seed for the noise of grouped pictures, so that it is none of the row's own."""
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """One sampler's cost and scores.
+
+    Args:
+        model: name of the student or teacher.
+        kind: which of them.
+        method: the policy of a student, the solver of a teacher.
+        steps: segments of a student, steps of a solver.
+        nfe: evaluations a picture, of the student or of the teacher's (guided) velocity; Heun takes two a step.
+        network_calls: pictures put through the network for each picture made; guidance doubles it where it acts.
+        shift: m of the time grid.
+        network_s, policy_s: seconds a picture in the network, and in the policy's rollout or the solver.
+        scores: by column of the metrics asked for.
+        fid_to_teacher: FID to the pictures of the teacher's row of most steps; None for that row, and without one.
+        fid_ratio: FID divided by the FID of that row, None likewise.
+        diversity_ratio: diversity divided by that of that row, None likewise, and where it was not measured.
+        gap_closed: of students, where FID was measured, the part of the way from the teacher's Euler row of as many
+            steps to its row of most steps; None where those rows are missing or the latter is no better.
+        h: stochasticity between a student's segments; 0 is the ODE.
+    """
+
+    model: str
+    kind: Literal["student", "teacher"]
+    method: str
+    steps: int
+    nfe: int
+    network_calls: float
+    shift: float
+    network_s: float
+    policy_s: float
+    scores: dict[str, float]
+    fid_to_teacher: float | None = None
+    fid_ratio: float | None = None
+    diversity_ratio: float | None = None
+    gap_closed: float | None = None
+    h: float = 0.0
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """What every row of a benchmark is asked and measured with, and how much of it."""
+
+    metrics: Sequence[Metric]
+    detector: Detector
+    reference: Reference
+    subjects: Subjects
+    samples: int
+    batch_size: int
+    seed: int
+    device: torch.device
+
+    @property
+    def questions(self) -> Questions:
+        """Of a row's own pictures."""
+        return Questions.in_turn(self.subjects, self.samples)
+
+    @property
+    def grouped(self) -> dict[Groups, Questions]:
+        """Of the pictures that metrics of groups ask for besides."""
+        wanted = dict.fromkeys(metric.groups for metric in self.metrics if metric.groups is not None)
+        return {groups: Questions.grouped(self.subjects, groups) for groups in wanted}
+
+    @property
+    def pictures_a_row(self) -> int:
+        """All that is sampled for one row."""
+        return self.samples + sum(map(len, self.grouped.values()))
+
+    def rehearse(self, space: Space) -> None:
+        """Go through everything but the network with a few pictures of noise.
+
+        Raises:
+            DataError, ModelError: what would otherwise go wrong after the sampling.
+        """
+        count, questions = min(REHEARSAL_SAMPLES, self.samples), self.questions
+        questions.condition(space, 0, count)
+        noise = torch.randn((count, *space.latent_shape), generator=torch.Generator().manual_seed(self.seed))
+        parts = [space.decode(part.to(self.device)) for part in noise.split(self.batch_size)]
+        features = extract_features(self.detector, [to_uint8(part).cpu().float() / 255 for part in parts])
+        self._scores(features, _spread(questions.labels, count))
+        for groups in self.grouped:
+            self._scores(features, torch.zeros(count), groups=groups)
+
+    def doubts(self) -> list[str]:
+        """What makes its numbers doubtful."""
+        dim = self.detector.feature_dim
+        if self.samples > dim or not any("fid" in metric.columns for metric in self.metrics):
+            return []
+        return [
+            f"FID of {self.samples} pictures in {dim} features is far too large: its covariance needs many more "
+            "pictures than features"
+        ]
+
+    def measure(self, sampler: Sampler, on_pictures: Callable[[int], None]) -> tuple[BenchmarkRow, FeatureSet]:
+        """Sample, score and time one row; grouped pictures are sampled in passes of their own, which are not timed.
+
+        Args:
+            sampler: what to measure.
+            on_pictures: called with the number of pictures of each batch.
+        """
+        meter, questions = Meter(), self.questions
+        features = self._features(sampler, questions, on_pictures, seed=self.seed, meter=meter)
+        scores = self._scores(features, questions.labels)
+        for groups, asked in self.grouped.items():
+            found = self._features(sampler, asked, on_pictures, seed=self.seed + GROUPS_SEED, meter=Meter())
+            scores |= self._scores(found, asked.numbers, groups=groups)
+        row = BenchmarkRow(
+            model=sampler.model,
+            kind=sampler.kind,
+            method=sampler.method,
+            steps=sampler.steps,
+            nfe=sampler.nfe,
+            network_calls=meter.network_rows / self.samples,
+            shift=sampler.shift,
+            network_s=meter.stopwatch.network_s / self.samples,
+            policy_s=meter.stopwatch.policy_s / self.samples,
+            scores={column: scores[column] for metric in self.metrics for column in metric.columns},
+            h=sampler.h,
+        )
+        return row, features
+
+    def _features(
+        self, sampler: Sampler, questions: Questions, on_pictures: Callable[[int], None], *, seed: int, meter: Meter
+    ) -> FeatureSet:
+        batches = sampler.pictures(questions, batch_size=self.batch_size, seed=seed, device=self.device, meter=meter)
+        return extract_features(self.detector, _watched(batches, on_pictures))
+
+    def _scores(self, features: FeatureSet, labels: Tensor | None, *, groups: Groups | None = None) -> dict[str, float]:
+        """Scores by the metrics of these groups, or by those of a row's own pictures."""
+        scores: dict[str, float] = {}
+        for metric in self.metrics:
+            if metric.groups == groups:
+                scores |= metric.compute(features, self.reference, labels=labels, seed=self.seed)
+        return scores
+
+
+def _spread(labels: Tensor | None, count: int) -> Tensor | None:
+    """A few of the labels (N,) from the least to the largest, so that one out of range is among them."""
+    return None if labels is None else labels.sort().values[torch.linspace(0, len(labels) - 1, count).long()]
+
+
+def _watched(batches: Iterator[Tensor], on_pictures: Callable[[int], None]) -> Iterator[Tensor]:
+    for batch in batches:
+        yield batch
+        on_pictures(len(batch))

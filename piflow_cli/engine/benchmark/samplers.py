@@ -1,0 +1,182 @@
+"""What a benchmark compares, as one kind of thing: a student at some NFE, or a teacher with one of its solvers.
+
+Shapes: B batch, C latent channels, S spatial dims, N pictures.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from piflow_cli.core.flow import generators_of
+from piflow_cli.core.interfaces import Space, Teacher, TeacherFamily
+from piflow_cli.core.sampling import Stopwatch, sample_student
+from piflow_cli.core.schedule import Shift
+from piflow_cli.core.settings import SamplingSettings
+from piflow_cli.engine.benchmark.questions import Questions
+from piflow_cli.engine.benchmark.solvers import num_evaluations, solve
+from piflow_cli.engine.students.load import LoadedStudent
+from piflow_cli.io.pictures import to_uint8
+from piflow_cli.teachers.text.space import TextSpace
+
+
+@dataclass
+class Meter:
+    """What sampling cost: wall time by what spent it, and pictures that went through the network."""
+
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    network_rows: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Sampler:
+    """One row of a benchmark before it is measured.
+
+    Args:
+        model: name of the student or teacher.
+        kind: which of them.
+        method: the policy of a student, the solver of a teacher.
+        steps: segments of a student, steps of a solver.
+        nfe: evaluations a picture, of the student or of the teacher's (guided) velocity.
+        shift: m of the time grid.
+        module: the network whose calls are counted.
+        space: conditions and decoder.
+        draw: (noise (B, C, *S), condition, index of the first picture, stopwatch) -> latents (B, C, *S).
+        teacher: of the teacher and its time grid; a student's rows compare to the teacher rows of the same value.
+        h: stochasticity between a student's segments.
+    """
+
+    model: str
+    kind: Literal["student", "teacher"]
+    method: str
+    steps: int
+    nfe: int
+    shift: float
+    module: nn.Module
+    space: Space
+    draw: Callable[[Tensor, object, int, Stopwatch], Tensor]
+    teacher: str
+    h: float = 0.0
+
+    def pictures(
+        self, questions: Questions, *, batch_size: int, seed: int, device: torch.device, meter: Meter
+    ) -> Iterator[Tensor]:
+        """Batches (B, 1 or 3, H, W) in [0, 1], rounded to the 256 levels of a file, on the CPU.
+
+        Picture i answers question i from the i-th noise of the seed, whatever the batch size and the model.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for start in range(0, len(questions), batch_size):
+            count = min(batch_size, len(questions) - start)
+            noise = torch.stack([torch.randn(self.space.latent_shape, generator=generator) for _ in range(count)])
+            condition = questions.condition(self.space, start, start + count)
+            with _counted(self.module, meter):
+                latents = self.draw(noise.to(device), condition, start, meter.stopwatch)
+            yield to_uint8(self.space.decode(latents)).cpu().float() / 255
+
+
+def teacher_of(student: LoadedStudent) -> TeacherFamily:
+    """The settings of the teacher that a student is measured beside: those of the base it was loaded onto, if any."""
+    return student.space.settings if isinstance(student.space, TextSpace) else student.card.teacher
+
+
+def student_sampler(student: LoadedStudent, settings: SamplingSettings, *, seed: int) -> Sampler:
+    """A student sampled with `settings`; what is drawn between its segments depends on seed and picture alone."""
+
+    def draw(noise: Tensor, condition: object, start: int, stopwatch: Stopwatch) -> Tensor:
+        return sample_student(
+            student.network,
+            student.card.policy,
+            noise,
+            condition,
+            settings=settings,
+            generator=generators_of(picture_seed(seed, start + i) for i in range(len(noise))),
+            stopwatch=stopwatch,
+        )
+
+    return Sampler(
+        model=student.name,
+        kind="student",
+        method=student.card.policy.type,
+        steps=settings.nfe,
+        nfe=settings.nfe,
+        shift=settings.shift,
+        module=student.network.module,
+        space=student.space,
+        draw=draw,
+        teacher=teacher_key(teacher_of(student), settings.time_shift),
+        h=settings.h,
+    )
+
+
+def picture_seed(seed: int, picture: int) -> int:
+    """Seed of what one picture draws on its way: 32 bits, all that PyTorch's generator on the CPU uses."""
+    return random.Random(f"{seed} {picture}").getrandbits(32)
+
+
+def teacher_sampler(teacher: Teacher, solver: str, num_steps: int, *, settings: TeacherFamily, shift: Shift) -> Sampler:
+    """A teacher, loaded by `settings`, sampled with `num_steps` steps of a solver on the time grid of its students."""
+
+    def draw(noise: Tensor, condition: object, start: int, stopwatch: Stopwatch) -> Tensor:  # noqa: ARG001
+        begun, network_s = time.perf_counter(), 0.0
+
+        def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+            nonlocal network_s
+            asked = time.perf_counter()
+            u = teacher.velocity(x, sigma, condition)
+            _wait_for(x.device)
+            network_s += time.perf_counter() - asked
+            return u
+
+        latents = solve(solver, velocity, noise, num_steps=num_steps, shift=shift)
+        _wait_for(latents.device)
+        stopwatch.network_s += network_s
+        stopwatch.policy_s += time.perf_counter() - begun - network_s
+        return latents
+
+    return Sampler(
+        model=teacher.name,
+        kind="teacher",
+        method=solver,
+        steps=num_steps,
+        nfe=num_evaluations(solver, num_steps),
+        shift=shift.m,
+        module=teacher.module,
+        space=teacher.space,
+        draw=draw,
+        teacher=teacher_key(settings, shift),
+    )
+
+
+def teacher_key(settings: TeacherFamily, shift: Shift) -> str:
+    """Equal for samplers that should agree as steps grow: one teacher, guided alike, on one time grid."""
+    return f"{settings.model_dump_json()} shift {shift.m:g}"
+
+
+@contextmanager
+def _counted(module: nn.Module, meter: Meter) -> Iterator[None]:
+    """Within the context, the rows of every batch the module is run on are added to the meter."""
+
+    def count(_module: nn.Module, args: tuple, kwargs: dict) -> None:
+        meter.network_rows += next(a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)).shape[0]
+
+    handle = module.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _wait_for(device: torch.device) -> None:
+    """Wait until the device has done what it was asked, so that time is charged to what spent it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,104 @@
+"""What students are measured by: prompts, detector and reference, the user's or those that ship for a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from piflow_cli.data.prompt_lists import PromptList, read_prompt_list
+from piflow_cli.engine.benchmark.questions import Classes, Prompts, Subjects
+from piflow_cli.engine.students.load import LoadedStudent
+from piflow_cli.errors import DataError
+from piflow_cli.io.zoo import ZOO
+from piflow_cli.metrics.detectors.features import Detector, Reference
+from piflow_cli.metrics.detectors.load import load_detector
+from piflow_cli.metrics.detectors.reference import load_reference
+from piflow_cli.metrics.metric import Metric
+from piflow_cli.teachers.text.space import TextSpace
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What ships for an embedded teacher: names of a reference and a detector, and prompts for text-to-image ones."""
+
+    reference: str
+    detector: str
+    prompts: Path | None = None
+
+
+EMBEDDED_TEACHERS = {
+    "zoo:digits": Yardstick("digits", "digits-cnn"),
+    "zoo:emoji": Yardstick("emoji", "emoji-cnn", ZOO / "emoji" / "prompts.jsonl"),
+}
+"""By the source of the teacher."""
+
+
+def embedded(students: Sequence[LoadedStudent]) -> Yardstick | None:
+    """The embedded yardstick where every student's teacher is the embedded one it belongs to."""
+    found = {EMBEDDED_TEACHERS.get(student.card.teacher.source) for student in students}
+    return found.pop() if len(found) == 1 else None
+
+
+def choose_subjects(listed: PromptList | None, students: Sequence[LoadedStudent]) -> Subjects:
+    """What students are asked for: their classes, or the prompts given, or those that ship.
+
+    Args:
+        listed: the user's prompts, if any.
+        students: at least one; all share classes, or text encoders.
+
+    Raises:
+        DataError: prompts for class models, or none for text-to-image students whose teacher has none of its own.
+    """
+    first = students[0]
+    if not isinstance(first.space, TextSpace):
+        if listed is not None:
+            raise DataError(
+                f"{first.name} draws classes and takes no prompts; leave them out: its classes are asked for in turn"
+            )
+        return Classes(first.space.num_classes)
+    if listed is None:
+        yardstick = embedded(students)
+        if yardstick is None or yardstick.prompts is None:
+            raise DataError(
+                "these students need prompts to be measured by: pass --prompts with a .txt, .jsonl or .parquet file, "
+                "or a folder of these"
+            )
+        listed = read_prompt_list(yardstick.prompts, name=yardstick.reference)
+    return Prompts(listed, first.space)
+
+
+def choose_detector(
+    detector: str | None, students: Sequence[LoadedStudent], metrics: Sequence[Metric], *, device: torch.device
+) -> Detector:
+    """The detector named, or the one that ships.
+
+    Raises:
+        DataError: neither.
+        ModelError: it cannot be loaded.
+    """
+    yardstick = embedded(students)
+    if detector is None and yardstick is None:
+        raise DataError(
+            "these students need a detector: pass --detector with the TorchScript Inception network of the papers "
+            "(inception-2015-12-05.pt), as a file or URL"
+        )
+    name = detector if detector is not None else yardstick.detector
+    return load_detector(name, device=device, with_logits=any(metric.needs_logits for metric in metrics))
+
+
+def choose_reference(reference: str | None, students: Sequence[LoadedStudent], detector: Detector) -> Reference:
+    """The reference named, or the one that ships.
+
+    Raises:
+        DataError: neither, or one that does not fit the detector.
+    """
+    yardstick = embedded(students)
+    if reference is None and yardstick is None:
+        raise DataError(
+            "these students need a reference: pass --reference with a folder of real pictures, or statistics as .npz "
+            "(mu and sigma, as ADM publishes them for ImageNet) or .safetensors"
+        )
+    return load_reference(reference if reference is not None else yardstick.reference, detector=detector)

@@ -1,0 +1,5 @@
+"""Writing a student in another format."""
+
+from piflow_cli.engine.convert.convert import convert
+
+__all__ = ["convert"]

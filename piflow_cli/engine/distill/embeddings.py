@@ -1,0 +1,116 @@
+"""Encoding the prompts of a preset once: the trainer then streams embeddings and loads no text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from piflow_cli.data.embeddings.building import CacheReport, build_shards
+from piflow_cli.data.embeddings.cache import CachePlan, check_same, missing_shards, open_cache, read_index
+from piflow_cli.engine.students.device import resolve_device, resolve_dtype
+from piflow_cli.errors import PresetError
+from piflow_cli.io.files import writable_folder
+from piflow_cli.preset import Preset
+
+
+def cache_folder(preset: Preset) -> Path | None:
+    """Where the preset's embeddings are cached, None where it caches none."""
+    folder = getattr(preset.data, "cache", None)  # only text-to-image data has the key
+    return Path(folder).expanduser() if folder else None
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The text side of a teacher, loaded without its transformer, and what it is to encode."""
+
+    source: Any
+    plan: CachePlan
+    encode: Callable[[list[str]], Any]
+
+
+def cache_embeddings(
+    preset: Preset,
+    *,
+    device: str | torch.device = "auto",
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    verify: bool = True,
+) -> CacheReport:
+    """Encode every prompt of a preset into its cache; what is there and whole is kept.
+
+    Any number of processes may do it at once, and a stopped one leaves whole shards behind.
+
+    Args:
+        preset: names the prompts (data.path), the cache (data.cache) and the teacher whose encoders to use.
+        device: auto, cpu, cuda, cuda:N, mps, or a torch device.
+        on_progress: called with the prompts done and the prompts of the whole cache.
+        verify: compare the checksums of all shards that are there, not only their sizes.
+
+    Raises:
+        PresetError: the preset caches nothing.
+        DataError: the prompts cannot be read, or the cache is of something else.
+        ModelError: the text encoders cannot be loaded.
+        StorageError: the folder cannot be written.
+    """
+    folder = cache_folder(preset)
+    if folder is None:
+        raise PresetError("data.cache names no folder; set it to cache embeddings: --set data.cache=FOLDER")
+    preset.data.check_source()
+    writable_folder(folder)
+    target = device if isinstance(device, torch.device) else resolve_device(device)
+    space = preset.teacher.load_space(device=target, dtype=resolve_dtype(preset.training.teacher_dtype, target))
+    _ = space.latent_shape  # refuses a size that the autoencoder cannot do, before hours of encoding
+    plan = _plan(preset, preset.data.open(space))
+
+    def encode(prompts: list[str]) -> Any:
+        return replace(space.encode_prompts(prompts), guidance=None)
+
+    return build_shards(folder, plan, encode, on_progress, verify=verify)
+
+
+def is_cached(preset: Preset) -> bool:
+    """Whether every prompt of a preset is in its cache, by the sizes of what is there; no text encoder is loaded.
+
+    Raises:
+        DataError: the prompts cannot be read, or the cache is of something else.
+        ModelError: the teacher's configs or its autoencoder cannot be had.
+    """
+    folder = cache_folder(preset)
+    if folder is None:
+        return False
+    index = read_index(folder)
+    if index is None:
+        return False
+    plan = _plan(preset, preset.data.open(preset.teacher.load_space(encoders=False)))
+    return not missing_shards(folder, plan, verify=False) and set(plan.specials) <= set(index.specials)
+
+
+def open_with_cache(preset: Preset, space: Any) -> Any:
+    """The preset's data with its complete cache, and the space given the embedding of its negative prompt.
+
+    Raises:
+        DataError: the cache is incomplete, or of other prompts or another encoder.
+    """
+    source = preset.data.open(space)
+    folder = cache_folder(preset)
+    if folder is None:
+        return source
+    reader = open_cache(folder)
+    check_same(folder, reader.index, _plan(preset, source))
+    for text in reader.index.specials:
+        if text == preset.teacher.negative_prompt:
+            space.set_null_condition(reader.special(text))
+    return source.with_cache(reader)
+
+
+def _plan(preset: Preset, source: Any) -> CachePlan:
+    """What the preset's cache holds: its prompts, and the negative one."""
+    return CachePlan(
+        source.prompts,
+        preset.teacher.encoder_fingerprint(),
+        storage=preset.data.cache_storage,
+        specials=(preset.teacher.negative_prompt,),
+    )

@@ -1,0 +1,154 @@
+"""What a run must remember besides its weights, and what moves them: counters, draws, optimisers and schedules."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from piflow_cli.core.ema import EMA
+from piflow_cli.engine.distill.sharding import fill, whole
+from piflow_cli.errors import MissingExtraError
+from piflow_cli.preset import OptimizerSettings
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+OWN_WEIGHTS = "student.safetensors"
+COUNTERS = ("step", "updates", "skipped", "bad_in_a_row")
+MUON_MOMENTUM = 0.95
+
+
+class Progress:
+    """Counters, saved with every checkpoint, and the random draws of one process.
+
+    The draws of a step depend on the seed, the process and the step alone: a resumed run needs no random state, and
+    each process has its own.
+
+    Args:
+        seed: of the run.
+        process: index of the process.
+    """
+
+    def __init__(self, *, seed: int, process: int = 0) -> None:
+        self.seed, self.process = seed, process
+        self.generator = torch.Generator()
+        self.step = 0
+        self.updates = 0
+        self.skipped = 0
+        self.bad_in_a_row = 0
+
+    def begin_step(self) -> None:
+        """Seed the draws of the next step, and torch's own generators, which a layer's dropout draws from."""
+        words = f"{self.seed}/{self.process}/{self.step}".encode()
+        seed = int.from_bytes(hashlib.sha256(words).digest()[:8]) >> 1
+        self.generator.manual_seed(seed)
+        torch.manual_seed(seed)
+
+    def state_dict(self) -> dict[str, int]:
+        """The counters."""
+        return {name: getattr(self, name) for name in COUNTERS}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Restore what `state_dict` gave."""
+        for name in COUNTERS:
+            setattr(self, name, int(state[name]))
+
+
+def save_only(accelerator: Accelerator, own: dict[str, nn.Parameter]) -> None:
+    """Make checkpoints hold these parameters alone, and not the frozen base that the module also has."""
+
+    def save(_models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
+        from safetensors.torch import save_file
+
+        weights.clear()  # of the whole module; accelerate writes what is left in the list
+        tensors = {name: whole(parameter.detach()).cpu().contiguous() for name, parameter in own.items()}
+        if accelerator.is_main_process:
+            save_file(tensors, Path(folder) / OWN_WEIGHTS)
+
+    def load(models: list[nn.Module], folder: str) -> None:
+        from safetensors.torch import load_file
+
+        models.clear()
+        for name, tensor in load_file(Path(folder) / OWN_WEIGHTS).items():
+            fill(own[name], tensor)
+
+    accelerator.register_save_state_pre_hook(save)
+    accelerator.register_load_state_pre_hook(load)
+
+
+class AverageState:
+    """An EMA as accelerate checkpoints it: whole averages, also where the parameters are sharded."""
+
+    def __init__(self, ema: EMA) -> None:
+        self.ema = ema
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averages by name."""
+        return {name: whole(average).cpu() for name, average in self.ema.averages.items()}
+
+    def load_state_dict(self, averages: dict[str, Tensor]) -> None:
+        """Copy the averages in; names and shapes must be those of the parameters."""
+        for name, average in self.ema.averages.items():
+            fill(average, averages[name])
+
+
+def build_optimizers(
+    student: nn.Module, settings: OptimizerSettings, *, device: torch.device, sharded: bool = False
+) -> list[torch.optim.Optimizer]:
+    """The optimisers of the trainable parameters: AdamW, and before it Muon for the blocks' matrices if asked for.
+
+    Args:
+        sharded: whether parameters will be sharded, which bitsandbytes does not take; `auto` is then AdamW.
+
+    Raises:
+        MissingExtraError: 8-bit AdamW was asked for and bitsandbytes is not installed.
+    """
+    eight_bit = settings.name == "adamw8bit" or (settings.name == "auto" and device.type == "cuda" and not sharded)
+    named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
+    if settings.name != "muon":
+        return [_adamw([p for _, p in named], settings, eight_bit=eight_bit)]
+    matrices = [p for name, p in named if _is_block_matrix(name, p)]
+    others = [p for name, p in named if not _is_block_matrix(name, p)]
+    options = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "momentum": MUON_MOMENTUM}
+    muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **options)
+    return [muon, _adamw(others, settings, eight_bit=False)]
+
+
+def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon is meant for it: the matrices inside the blocks, no embeddings and no output layers."""
+    return parameter.ndim == 2 and "blocks." in name and ".emb." not in name
+
+
+def _adamw(parameters: list[nn.Parameter], settings: OptimizerSettings, *, eight_bit: bool) -> torch.optim.Optimizer:
+    """AdamW, 8-bit where wanted and, unless it was asked for by name, where bitsandbytes is installed."""
+    options = {"lr": settings.learning_rate, "betas": settings.betas, "weight_decay": settings.weight_decay}
+    if eight_bit:
+        try:
+            from bitsandbytes.optim import AdamW8bit
+
+            return AdamW8bit(parameters, **options)
+        except ImportError:
+            if settings.name == "adamw8bit":
+                raise MissingExtraError(
+                    "optimizer.name adamw8bit needs bitsandbytes: pip install 'piflow[bitsandbytes]', or use adamw"
+                ) from None
+    return torch.optim.AdamW(parameters, **options)
+
+
+def build_scheduler(optimizer: torch.optim.Optimizer, settings: OptimizerSettings, *, steps: int) -> LambdaLR:
+    """Linear warm-up, then a constant rate or a cosine to zero at `steps`."""
+
+    def factor(step: int) -> float:
+        warm = min((step + 1) / settings.warmup_steps, 1.0) if settings.warmup_steps else 1.0
+        if settings.decay == "constant" or step < settings.warmup_steps:
+            return warm
+        part = (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,171 @@
+"""What comes and goes in a training step, by arithmetic; one set of constants for every model.
+
+They were counted on simulated steps of FLUX.1, Qwen-Image and DiT-XL/2 (docs/measurements.md).
+
+Shapes: B micro-batch, T tokens of a sample (image and text), D width of a token, M width inside the MLP, L width of the
+widest layer with LoRA, C latent channels, H, W latent size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from piflow_cli.engine.plan.model import ModelFacts, Part, image_tokens, text_tokens
+from piflow_cli.preset import Preset
+
+Strategy = Literal["one GPU", "DDP", "FSDP2"]
+
+FP32 = 4
+ITEM_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "float32": 4, "bf16": 2, "fp16": 2, "no": 4}
+"""Of a teacher's dtype, auto being bfloat16 on a GPU, and of what mixed precision computes in."""
+BLOCK_FP32_WIDTHS = 4
+"""D-wide values a token that a block holds in float32: input and output of its two LayerNorms, as autocast has them."""
+BLOCK_WIDTHS = 10
+"""And in the precision of the computation: query, key, value and attention's output (4), query and key before their
+norms (2), the two branches before their gates (2), the gradients on the way down (2). Attention itself keeps nothing
+quadratic in T."""
+OWN_TEACHER_WIDTHS, OWN_TEACHER_MLP_TENSORS = 2, 2
+"""D-wide and M-wide values a token in a block of a teacher that has a module of its own, which no autocast wraps: the
+residual and the normed input; the MLP before and after its activation."""
+MLP_TENSORS, FROZEN_MLP_TENSORS = 3, 1
+"""M-wide values a token: before and after the activation, and a gradient; frozen layers keep no inputs."""
+LORA_BYTES = 13
+"""A token and feature of L: the input in bfloat16, cast to float32 by peft, after dropout, the mask, and cast back."""
+FINAL_NORM_BYTES = 12
+"""An image token and feature of D: input and output of the last norm in float32, and the inputs of a head's layers."""
+POLICY_COPIES = 4
+"""Of the network's output in float32: itself, the policy made of it, its gradient, and what a rollout works on."""
+PIXEL_BYTES = 1024
+"""A pixel in the autoencoder's encoder: four tensors of 128 channels in bfloat16 at full size."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that takes memory, and the arithmetic that says how much."""
+
+    name: str
+    bytes: int
+    arithmetic: str
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where a step runs.
+
+    Args:
+        accumulates: whether gradients of several backward passes are added up on a GPU before they are exchanged.
+        cached: whether embeddings come from a cache.
+    """
+
+    strategy: Strategy
+    gpus: int
+    micro_batch_size: int
+    accumulates: bool
+    cached: bool
+
+
+def kept(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
+    """What lives from the student's forward pass to its backward pass."""
+    batch, image, text = setup.micro_batch_size, image_tokens(preset, facts), text_tokens(preset)
+    positions, states = image * facts.positions, 2 * preset.objective.num_intermediates
+    size = compute_bytes(preset)
+    channels = POLICY_COPIES * facts.policy_channels + states * facts.channels
+    condition = batch * teacher_passes(preset, facts) * (text * facts.text_width + facts.pooled_width) * size
+    if preset.training.gradient_checkpointing:
+        width, words = facts.width * size, f"{facts.width:,} x {size} bytes"
+    else:
+        width = _attention_bytes(preset, facts) + _mlp_bytes(preset, facts)
+        words = f"{width:,} bytes, not checkpointed"
+    return [
+        Item(
+            "what the blocks keep",
+            batch * facts.blocks * (image + text) * width,
+            f"{batch} x {facts.blocks} blocks x {image + text:,} tokens x {words}",
+        ),
+        Item(
+            "last norm",
+            batch * image * facts.width * FINAL_NORM_BYTES,
+            f"{batch} x {image:,} image tokens x {facts.width:,} x {FINAL_NORM_BYTES} bytes",
+        ),
+        Item(
+            "policy, states, embeddings",
+            batch * channels * positions * FP32 + condition,
+            f"{batch} x ({POLICY_COPIES} x {facts.policy_channels} + {states} x {facts.channels}) channels x "
+            f"{positions:,} x {FP32} bytes" + (f" + {condition:,}" if condition else ""),
+        ),
+    ]
+
+
+def moments(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
+    """What a step needs beyond what it keeps, one moment after another."""
+    tokens = setup.micro_batch_size * (image_tokens(preset, facts) + text_tokens(preset))
+    passes, size = teacher_passes(preset, facts), compute_bytes(preset)
+    wide, mlp = _attention_bytes(preset, facts), _mlp_bytes(preset, facts)
+    teacher = wide if preset.adapter is not None else _own_teacher_bytes(preset, facts)
+    copies = facts.trainable * size if size < FP32 and setup.strategy != "FSDP2" else 0  # FSDP2 gathers them cast
+    return [
+        Item(
+            "student forward",
+            copies + tokens * mlp,
+            f"{copies:,} bytes of weights cast by autocast + {tokens:,} tokens x {mlp:,} of an MLP",
+        ),
+        Item(
+            "teacher forward",
+            tokens * passes * teacher,
+            f"{passes} x {tokens:,} tokens x {teacher:,} bytes of a block",
+        ),
+        Item(
+            "backward, one block again",
+            tokens * (wide + mlp),
+            f"{tokens:,} tokens x ({wide:,} bytes of a block + {mlp:,} of its MLP and LoRA)",
+        ),
+    ]
+
+
+def encoding(preset: Preset, facts: ModelFacts, parts: tuple[Part, ...], setup: Setup) -> list[Item]:
+    """Offloaded text encoders and the autoencoder at work, before anything else of the step is there."""
+    size, items = ITEM_BYTES[preset.training.teacher_dtype], []
+    visiting = offloads(preset)
+    encoders, others = (sum(p.parameters for p in parts if p.is_encoder == wanted) for wanted in (True, False))
+    if encoders and not setup.cached and visiting:
+        words = f"{encoders:,} x {size} bytes of encoders that visit the GPU; none with data.cache"
+        items.append(Item("encoding prompts", encoders * size, words))
+    if preset.data.type in ("captioned", "images") and parts:
+        pixels = setup.micro_batch_size * image_tokens(preset, facts) * facts.positions * facts.pixels
+        visitor = others if visiting else 0
+        words = f"{visitor:,} x {size} + {pixels:,} pixels x {PIXEL_BYTES} bytes"
+        items.append(Item("encoding pictures", visitor * size + pixels * PIXEL_BYTES, words))
+    return items
+
+
+def offloads(preset: Preset) -> bool:
+    """Whether text encoders and autoencoder are on the GPU only while they work."""
+    return getattr(preset.teacher, "offload_encoders", False)
+
+
+def compute_bytes(preset: Preset) -> int:
+    """Of a number in the precision that networks compute in."""
+    return ITEM_BYTES[preset.training.mixed_precision]
+
+
+def teacher_passes(preset: Preset, facts: ModelFacts) -> int:
+    """Network evaluations of one guided velocity of the teacher, done as one batch."""
+    return 1 if facts.embeds_guidance or preset.teacher.guidance_scale == 1 else 2
+
+
+def _attention_bytes(preset: Preset, facts: ModelFacts) -> int:
+    """Bytes a token of the D-wide values in a block."""
+    return facts.width * (BLOCK_FP32_WIDTHS * FP32 + BLOCK_WIDTHS * compute_bytes(preset))
+
+
+def _own_teacher_bytes(preset: Preset, facts: ModelFacts) -> int:
+    """Bytes a token in a block of a teacher that is no part of the student."""
+    numbers = OWN_TEACHER_WIDTHS * facts.width + OWN_TEACHER_MLP_TENSORS * facts.hidden
+    return numbers * ITEM_BYTES[preset.training.teacher_dtype]
+
+
+def _mlp_bytes(preset: Preset, facts: ModelFacts) -> int:
+    """Bytes a token of the MLP in a block and of its LoRA."""
+    tensors = MLP_TENSORS if preset.adapter is None else FROZEN_MLP_TENSORS
+    return facts.hidden * tensors * compute_bytes(preset) + facts.lora_input * LORA_BYTES

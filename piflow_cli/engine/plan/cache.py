@@ -1,0 +1,135 @@
+"""How large a cache of embeddings will be: prompts x tokens x width x bytes x what coding leaves of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from piflow_cli.data.embeddings.codec import BYTES
+from piflow_cli.data.files.prompts import PromptSet
+from piflow_cli.engine.plan.model import ModelFacts
+from piflow_cli.preset import Preset
+
+CODED_SHARE = 0.75
+CODED_WORDS = "assumed: our Huffman codes leave 0.84 of Gaussian values, the published caches of real ones imply 0.68"
+SCALE_BYTES = 4
+"""A float32 scale a token under fp8."""
+CHARACTERS_A_TOKEN = 4.5
+"""English prose; other text has fewer."""
+TEMPLATE_TOKENS = 5
+"""What a chat template adds to a prompt and leaves in its embedding."""
+ASSUMED_TOKENS = 66
+"""A captioning model's prompt with its template, where the prompts are not here to be measured."""
+PADDED = ("flux",)
+"""Teacher families whose embeddings keep their padding: it is attended to."""
+
+
+@dataclass(frozen=True)
+class CacheEstimate:
+    """A cache of embeddings.
+
+    Args:
+        prompts: how many; None where nothing says it.
+        tokens: of a prompt as it is stored, on average.
+        tokens_from: where that is from, in words.
+        used: whether the preset names a cache (data.cache).
+    """
+
+    prompts: int | None
+    tokens: float
+    tokens_from: str
+    width: int
+    pooled_width: int
+    storage: str
+    coded_share: float
+    used: bool
+
+    @property
+    def prompt_bytes(self) -> int:
+        """One prompt: coded values, scales, and the pooled embedding in float32."""
+        scales = SCALE_BYTES if self.storage == "fp8" else 0
+        coded = self.tokens * self.width * BYTES[self.storage] * self.coded_share
+        return int(coded + self.tokens * scales + 4 * self.pooled_width)
+
+    @property
+    def total_bytes(self) -> int | None:
+        """The whole cache."""
+        return None if self.prompts is None else self.prompts * self.prompt_bytes
+
+    @property
+    def arithmetic(self) -> str:
+        """How a prompt's bytes come about."""
+        scales = f" + {self.tokens:.4g} x {SCALE_BYTES} of scales" if self.storage == "fp8" else ""
+        pooled = f" + {self.pooled_width} x 4 pooled" if self.pooled_width else ""
+        number = f"{BYTES[self.storage]} byte{'s' * (BYTES[self.storage] > 1)} of {self.storage}"
+        return f"{self.tokens:.4g} tokens x {self.width:,} x {number} x {self.coded_share}{scales}{pooled}"
+
+
+def estimate_cache(preset: Preset, facts: ModelFacts) -> CacheEstimate | None:
+    """The cache of a preset's prompts, None for teachers that take class labels.
+
+    Raises:
+        DataError: the prompts are here and cannot be read.
+    """
+    if not facts.text_width:
+        return None
+    prompts = _local_prompts(preset)
+    limit = getattr(preset.data, "limit", None)
+    number = len(prompts) if prompts is not None else abs(limit) if limit is not None else None
+    return cache_of(preset, facts, prompts=number, characters=_mean_length(prompts))
+
+
+def cache_of(
+    preset: Preset, facts: ModelFacts, *, prompts: int | None, characters: float | None = None
+) -> CacheEstimate:
+    """The cache of some number of prompts.
+
+    Args:
+        prompts: how many.
+        characters: mean length of a prompt, None where they are not here.
+    """
+    longest = preset.teacher.max_sequence_length
+    if preset.teacher.type in PADDED:
+        tokens, words = float(longest), f"every prompt is padded to {longest} tokens, and the padding is attended to"
+    elif characters is None:
+        tokens, words = float(min(ASSUMED_TOKENS, longest)), f"assumed, with {TEMPLATE_TOKENS} of the template"
+    else:
+        tokens = min(characters / CHARACTERS_A_TOKEN + TEMPLATE_TOKENS, longest)
+        words = (
+            f"the file's mean of {characters:.0f} characters at {CHARACTERS_A_TOKEN} a token, and {TEMPLATE_TOKENS} "
+            "of the template"
+        )
+    return CacheEstimate(
+        prompts=prompts,
+        tokens=tokens,
+        tokens_from=words,
+        width=facts.text_width,
+        pooled_width=facts.pooled_width,
+        storage=getattr(preset.data, "cache_storage", "fp8"),
+        coded_share=CODED_SHARE,
+        used=bool(getattr(preset.data, "cache", None)),
+    )
+
+
+def _local_prompts(preset: Preset) -> PromptSet | None:
+    """The preset's prompts or captions where they are on this machine; the hub is not asked."""
+    data = preset.data
+    if data.type == "prompts":
+        from piflow_cli.data.files.prompts import read_prompts
+        from piflow_cli.data.prompts import locate_prompts
+
+        prompts = locate_prompts(data.path)
+        local = Path(prompts).expanduser().exists()
+        return read_prompts(prompts, column=data.column, limit=data.limit) if local else None
+    path = Path(getattr(data, "path", "") or "").expanduser()
+    if data.type == "captioned" and path.is_dir():
+        from piflow_cli.data.files.pictures import open_pictures, shards_of
+
+        if not shards_of(path, ".safetensors"):
+            return open_pictures(path, column=data.column, image_column=data.image_column).captions
+    return None
+
+
+def _mean_length(prompts: PromptSet | None) -> float | None:
+    """Characters of a prompt on average."""
+    return None if prompts is None else len(prompts.data.decode()) / len(prompts)

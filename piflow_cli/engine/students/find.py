@@ -1,0 +1,92 @@
+"""Where a student is: embedded, a path, a run folder, or on the hub."""
+
+from pathlib import Path
+
+from piflow_cli import registry
+from piflow_cli.errors import ModelError
+from piflow_cli.formats.native import read_card
+from piflow_cli.io.files import restore_replaced
+from piflow_cli.io.hub import HUB_ID, unreachable
+from piflow_cli.io.zoo import ZOO
+
+DEFAULT_ENTRIES = ("emoji", "digits")
+"""Whose students draw and are measured where none is named: the first of what ships that has some."""
+
+
+def embedded_students() -> dict[str, Path]:
+    """Students that ship with the package, by name."""
+    return {path.parent.name: path.parent for path in sorted(ZOO.glob("*/students/*/student.json"))}
+
+
+def default_students() -> list[str]:
+    """The embedded students that draw and are measured where none is named, all of one teacher.
+
+    Raises:
+        ModelError: none ship.
+    """
+    by_entry: dict[str, list[str]] = {}
+    for name, folder in embedded_students().items():
+        by_entry.setdefault(folder.parents[1].name, []).append(name)
+    found = next((by_entry[entry] for entry in DEFAULT_ENTRIES if entry in by_entry), None)
+    if found is None:
+        raise ModelError("no students are installed with the package: pass --model with a student's folder or hub id")
+    return found
+
+
+def default_student(nfe: int | None = None) -> str:
+    """The default student of most evaluations, or the one trained for `nfe`, or for the nearest number to it.
+
+    Raises:
+        ModelError: none ship.
+    """
+    folders = embedded_students()
+    trained = {name: read_card(folders[name]).sampling.nfe for name in default_students()}
+    wanted = max(trained.values()) if nfe is None else nfe
+    return min(trained, key=lambda name: (abs(trained[name] - wanted), -trained[name], name))
+
+
+def find_student(source: str) -> Path:
+    """The local folder or file of a student: an embedded name, a path, a run folder, or a hub id (downloaded).
+
+    Raises:
+        ModelError: there is none.
+    """
+    embedded = embedded_students()
+    if source in embedded:
+        return embedded[source]
+    path = Path(source).expanduser()
+    for folder in (path, path / "student"):
+        restore_replaced(folder)
+    if path.exists():
+        return path / "student" if (path / "student" / "student.json").exists() else path
+    repository, subfolder = _hub_place(source)
+    if repository is not None:
+        return _download(source, repository, subfolder)
+    raise ModelError(registry.unknown_name("student", source, list(embedded)) + " Or pass a student folder or hub id.")
+
+
+def _hub_place(source: str) -> tuple[str | None, str]:
+    """Repository and folder in it of `owner/name` or `owner/name/folder`; None where the source is neither."""
+    parts = source.split("/")
+    repository, subfolder = "/".join(parts[:2]), "/".join(parts[2:])
+    return (repository if HUB_ID.fullmatch(repository) else None), subfolder
+
+
+def _download(source: str, repository: str, subfolder: str) -> Path:
+    """The local folder of a student on the hub.
+
+    Raises:
+        ModelError: unreachable, no such folder, or several students and none named.
+    """
+    from huggingface_hub import snapshot_download
+
+    prefix = f"{subfolder}/" if subfolder else ""
+    patterns = [f"{prefix}*.json", f"{prefix}*.safetensors", f"{prefix}vae/*"]
+    try:
+        root = Path(snapshot_download(repository, allow_patterns=patterns))
+    except Exception as error:  # hub, network and gating errors share no ground class
+        raise unreachable(source, error) from error
+    folder = root / subfolder
+    if not folder.is_dir():
+        raise ModelError(f"{repository} has no folder {subfolder}")
+    return folder

@@ -1,0 +1,165 @@
+"""Reading stored students and putting them together with the base they need."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from piflow_cli import registry
+from piflow_cli.core.interfaces import Space, Teacher, TeacherFamily
+from piflow_cli.core.student import Student
+from piflow_cli.engine.students.find import find_student
+from piflow_cli.errors import ModelError
+from piflow_cli.formats.student import Format, Recipe, StoredStudent, StudentCard
+from piflow_cli.io.weights import check_shapes
+from piflow_cli.preset import Preset, load_preset
+
+
+@dataclass
+class LoadedStudent:
+    """A student ready to sample: its network in eval mode, its card, and its space.
+
+    Args:
+        teacher: the teacher whose weights an adapted student holds, evaluated through it; None for other students.
+        warnings: what a user should know of how it was loaded.
+    """
+
+    name: str
+    network: Student
+    card: StudentCard
+    space: Space
+    teacher: Teacher | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the student's own weights."""
+        return next(iter(self.network.own_parameters().values())).dtype
+
+
+def read_student(path: Path, *, recipe: Recipe | None = None, base: str | None = None) -> tuple[StoredStudent, Format]:
+    """Read a stored student in whichever registered format it is.
+
+    Args:
+        path: its file or folder.
+        recipe: the preset it was made by, for formats whose files do not say enough.
+        base: the teacher's folder or hub id, for files that say nothing of it.
+
+    Raises:
+        ModelError: no format recognises it, or it is damaged or says too little.
+    """
+    for name in registry.names("format"):
+        candidate = registry.resolve("format", name)()
+        if candidate.matches(path):
+            usual = candidate.usual_preset(path) if recipe is None else None
+            if usual is not None:
+                recipe = _on_base(load_preset(usual), base)
+            return candidate.read(path, recipe=recipe), candidate
+    several = [f.name for f in sorted(path.iterdir()) if f.is_dir() and _is_student(f)] if path.is_dir() else []
+    if several:
+        raise ModelError(f"{path} holds several students; add one to the name: {', '.join(several)}")
+    if (path / "metrics.jsonl").exists() or (path / "preset.json").exists():
+        raise ModelError(f"{path} is a run that has no student yet; let `piflow distill` finish or be interrupted once")
+    raise ModelError(f"{path} is no student in any known format ({', '.join(registry.names('format'))})")
+
+
+def _is_student(path: Path) -> bool:
+    return any(registry.resolve("format", name)().matches(path) for name in registry.names("format"))
+
+
+def _on_base(recipe: Preset, base: str | None) -> Preset:
+    """A recipe with another teacher of the same family, where there is one and students need it."""
+    if base is None or not recipe.teacher.students_need_base:
+        return recipe
+    return recipe.model_copy(update={"teacher": change_teacher(recipe.teacher, {"source": base})})
+
+
+def load_student(
+    source: str,
+    *,
+    base: str | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    teacher_changes: dict[str, object] | None = None,
+    recipe: Recipe | None = None,
+) -> LoadedStudent:
+    """Load a student for sampling.
+
+    Args:
+        source: an embedded name, a folder, or a hub id, which may go on with a folder inside: owner/name/folder.
+        base: the teacher's folder or hub id, in place of the one that the student names.
+        device: where to.
+        dtype: of the network; times, policies and rollouts stay float32.
+        teacher_changes: settings of the teacher that loading may change, such as quantization or offload_encoders.
+        recipe: the preset it was made by, for files that do not say enough.
+
+    Raises:
+        ModelError: missing, damaged, of wrong shapes, or for another base.
+    """
+    stored, _ = read_student(find_student(source), recipe=recipe, base=base)
+    return assemble(stored, name=source, base=base, device=device, dtype=dtype, teacher_changes=teacher_changes)
+
+
+def assemble(
+    stored: StoredStudent,
+    *,
+    name: str,
+    base: str | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    teacher_changes: dict[str, object] | None = None,
+) -> LoadedStudent:
+    """Build the network of a stored student and put its weights in; arguments as `load_student`."""
+    card = stored.card
+    changes = {key: value for key, value in (teacher_changes or {}).items() if value is not None}
+    changes |= {"source": base} if base is not None else {}
+    if base is not None and not card.teacher.students_need_base:
+        raise ModelError(f"{name} holds all it needs and takes no base; leave it out")
+    family = change_teacher(card.teacher, changes)
+    if card.adapter is not None:
+        return _assemble_on_base(stored, family, name=name, device=device, dtype=dtype)
+    folder = stored.vae_folder.parent if stored.vae_folder else None
+    module, backbone, space = family.rebuild(card.network, folder=folder, device=device, dtype=dtype)
+    network = Student(module, backbone=backbone, family=card.policy)
+    check_shapes(stored.weights, dict(module.named_parameters()), source=name)
+    weights = {key: tensor.to(dtype) for key, tensor in stored.weights.items()}
+    module.load_state_dict(weights, strict=False, assign=True)
+    backbone.retie(module)
+    network.requires_grad_(False).eval().to(device)
+    return LoadedStudent(name=name, network=network, card=card, space=space)
+
+
+def _assemble_on_base(
+    stored: StoredStudent, family: TeacherFamily, *, name: str, device: torch.device | str, dtype: torch.dtype
+) -> LoadedStudent:
+    """The student of an adapter: the base's own module, with the adapter's weights put into it."""
+    card = stored.card
+    teacher = family.load(device=device, dtype=dtype)
+    family.check_base(card.network, teacher)
+    network = Student(teacher.module, backbone=teacher.backbone, family=card.policy, adapter=card.adapter)
+    own = network.own_parameters()
+    check_shapes(stored.weights, own, source=name)
+    for key, parameter in own.items():
+        parameter.data = stored.weights[key].to(device=device, dtype=dtype)
+    network.requires_grad_(False).eval()
+    warnings = ()
+    if family.source != card.teacher.source:
+        warnings = (f"{name} was trained on {card.teacher.source} and is loaded onto {family.source}",)
+    return LoadedStudent(name=name, network=network, card=card, space=teacher.space, teacher=teacher, warnings=warnings)
+
+
+def change_teacher(family: TeacherFamily, changes: dict[str, object]) -> TeacherFamily:
+    """A teacher's settings with some changed.
+
+    Raises:
+        ModelError: the family has no such setting, or not this value.
+    """
+    unknown = [key for key in changes if key not in type(family).model_fields]
+    if unknown:
+        raise ModelError(f"students of {family.type} teachers have no setting {', '.join(unknown)}")
+    try:
+        return type(family).model_validate(family.model_dump() | changes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ModelError(f"{first['loc'][0]}: {first['msg']} (got {first['input']!r})") from None

@@ -1,0 +1,33 @@
+"""Writing students: a folder whole or not at all."""
+
+from pathlib import Path
+
+from piflow_cli import registry
+from piflow_cli.core.interfaces import Teacher
+from piflow_cli.formats.student import Format, Recipe, StoredStudent, StudentCard
+from piflow_cli.io.files import atomic_folder
+
+
+def card_of(recipe: Recipe, teacher: Teacher, *, steps: int) -> StudentCard:
+    """The card of a student that `recipe` makes of `teacher`."""
+    return StudentCard.of(recipe, teacher.network, steps=steps)
+
+
+def save_student(stored: StoredStudent, target: Path, *, format_name: str = "native", vae: object = None) -> None:
+    """Write a student folder whole or not at all.
+
+    Args:
+        stored: card and weights.
+        target: the folder; what is there is replaced once the new one is complete.
+        format_name: a registered format.
+        vae: an AutoencoderKL to put beside the weights, where `stored` names no folder of one.
+    """
+    with atomic_folder(target) as partial:
+        write_student(stored, partial, registry.resolve("format", format_name)(), vae=vae)
+
+
+def write_student(stored: StoredStudent, folder: Path, writer: Format, *, vae: object = None) -> None:
+    """Write a student into an empty folder, with an AutoencoderKL where `stored` names no folder of one."""
+    writer.write(stored, folder)
+    if vae is not None and stored.vae_folder is None:
+        vae.save_pretrained(folder / "vae")

@@ -1,0 +1,44 @@
+"""How a student is sampled: as it was trained to be, with changes that its policy can do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import ValidationError
+
+from piflow_cli.core.settings import SamplingSettings
+from piflow_cli.engine.students.load import LoadedStudent
+from piflow_cli.errors import PolicyError
+
+if TYPE_CHECKING:
+    pass
+
+
+def sampling_settings(
+    student: LoadedStudent,
+    *,
+    nfe: int | None = None,
+    substeps: int | None = None,
+    temperature: float | Literal["auto"] | None = None,
+    h: float | None = None,
+) -> tuple[SamplingSettings, list[str]]:
+    """The student's own sampling settings with changes, checked against its policy, and warnings.
+
+    Raises:
+        PolicyError: out of range, or the policy cannot do it.
+    """
+    trained = student.card.sampling
+    changes = {"nfe": nfe, "total_substeps": substeps, "temperature": temperature, "h": h}
+    changed = trained.model_dump() | {key: value for key, value in changes.items() if value is not None}
+    try:
+        settings = SamplingSettings.model_validate(changed)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PolicyError(f"{first['loc'][0]}: {first['msg']} (got {first['input']!r})") from None
+    student.card.policy.check_sampling(segments=settings.segments, shift=settings.shift)
+    warnings = []
+    if settings.nfe != trained.nfe:
+        warnings.append(
+            f"{student.name} was trained for {trained.nfe} NFE; {settings.nfe} may shift contrast and lose detail"
+        )
+    return settings, warnings
