@@ -94,7 +94,8 @@ KILLED = """
     from pathlib import Path
     import torch
     import piflow_cli.formats.native as native
-    from piflow_cli.engine.students.load import read_student, save_student
+    from piflow_cli.engine.students.load import read_student
+    from piflow_cli.engine.students.save import save_student
 
     target, moment = Path(sys.argv[1]), sys.argv[2]
     stored, _ = read_student(target)
@@ -143,7 +144,7 @@ def test_kill_between_the_two_renames_loses_neither(tmp_path: Path) -> None:
     script = """
         import os, sys
         from pathlib import Path
-        from piflow_cli.engine import storage
+        from piflow_cli.io import files as storage
         rename, count = os.replace, []
         def replace(a, b):
             count.append(a)

@@ -25,7 +25,7 @@ class DigitsDetector(EmbeddedDetector):
     feature_dim = digits_net.FEATURE_DIM
     size_px = digits_net.SIZE_PX
     folder = DIGITS_FOLDER
-    remade_by = "python -m piflow_cli.zoo.train_digits_features"
+    remade_by = "python -m piflow_cli.zoo.digits.build.features"
 
     @staticmethod
     def build(config: dict) -> digits_net.DigitsNet:  # noqa: ARG004  (one signature for all)
@@ -47,7 +47,7 @@ class EmojiDetector(EmbeddedDetector):
     feature_dim = emoji_net.FEATURE_DIM
     size_px = emoji_net.SIZE_PX
     folder = EMOJI_FOLDER
-    remade_by = "python -m piflow_cli.zoo.build_emoji features"
+    remade_by = "python -m piflow_cli.zoo.emoji.build features"
 
     @staticmethod
     def build(config: dict) -> emoji_net.EmojiNet:

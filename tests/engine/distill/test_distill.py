@@ -224,7 +224,7 @@ def test_foreign_folder_full_disk_and_missing_device_are_refused(
 KILLED = """
 import sys
 from pathlib import Path
-from piflow_cli.engine import storage
+from piflow_cli.io import files as storage
 from piflow_cli.engine.distill import distill
 from piflow_cli.preset import Preset
 import os, signal

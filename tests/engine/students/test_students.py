@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import dx, gmflow, save_teacher, stored_student, tiny_vae
 
 from piflow_cli import __version__
-from piflow_cli.engine.students import load as models
+from piflow_cli.engine.students import find
 from piflow_cli.engine.students.device import resolve_device, resolve_dtype, resolve_precision
 from piflow_cli.engine.students.find import default_student, default_students, embedded_students, find_student
 from piflow_cli.engine.students.load import load_student, read_student
@@ -199,9 +199,9 @@ def test_default_students_are_of_one_teacher(monkeypatch: pytest.MonkeyPatch) ->
     digits = {"digits-1nfe": Path("zoo/digits/students/digits-1nfe"), "digits-2nfe": Path("zoo/digits/students/b")}
     emoji = {"emoji-4nfe": Path("zoo/emoji/students/emoji-4nfe")}
     for found, expected in ((digits, list(digits)), (digits | emoji, list(emoji))):
-        monkeypatch.setattr(models, "embedded_students", lambda found=found: found)
+        monkeypatch.setattr(find, "embedded_students", lambda found=found: found)
         assert default_students() == expected
-    monkeypatch.setattr(models, "embedded_students", dict)
+    monkeypatch.setattr(find, "embedded_students", dict)
     with pytest.raises(ModelError, match="pass --model"):
         default_students()
 
@@ -217,5 +217,5 @@ def test_default_student_is_the_one_trained_for_the_number(
         stored = replace(stored, card=stored.card.model_copy(update={"sampling": sampling}))
         found[name] = tmp_path / "emoji" / "students" / name
         save_student(stored, found[name])
-    monkeypatch.setattr(models, "embedded_students", lambda: found)
+    monkeypatch.setattr(find, "embedded_students", lambda: found)
     assert default_student(nfe) == expected

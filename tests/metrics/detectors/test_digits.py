@@ -11,7 +11,7 @@ from piflow_cli.metrics.accuracy import accuracy
 from piflow_cli.metrics.detectors.load import DigitsDetector, load_detector
 from piflow_cli.metrics.detectors.reference import load_reference, read_images
 from piflow_cli.metrics.fid import fid
-from piflow_cli.zoo.digits_data import load_digits_images
+from piflow_cli.zoo.digits.build.data import load_digits_images
 
 
 @pytest.fixture(scope="module")
@@ -52,5 +52,5 @@ def test_other_pictures_are_refused(detector: DigitsDetector) -> None:
 def test_damaged_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"detector": "digits-cnn"}')
     (tmp_path / "model.safetensors").write_bytes(b"cut")
-    with pytest.raises(ModelError, match="train_digits_features"):
+    with pytest.raises(ModelError, match=r"digits\.build\.features"):
         DigitsDetector.from_folder(tmp_path)
