@@ -2,10 +2,10 @@
 
     python -m piflow_cli.zoo.emoji.build.prompt_list WORK [--out FILE] [--seed S]
 
-WORK holds what `python -m piflow_cli.zoo.emoji.build data` made. Three captions of every emoji, one without a style word
-and two with those of two styles, and some of skin tones; keywords are rarer than in training. No caption is there twice,
-or uses for one emoji the full name of another; a style word is never one in which the emoji was not drawn. In random
-order: any first part is a fair sample.
+WORK holds what `python -m piflow_cli.zoo.emoji.build data` made. Three captions of every emoji, one without a style
+word and two with those of two styles, and some of skin tones; keywords are rarer than in training. No caption is
+there twice, or uses for one emoji the full name of another; a style word is never one in which the emoji was not
+drawn. In random order: any first part is a fair sample.
 """
 
 import argparse
