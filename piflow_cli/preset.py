@@ -10,26 +10,18 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from piflow_cli import registry
 from piflow_cli.core.adapter import AdapterSettings
-from piflow_cli.core.settings import DataSettings, PolicySettings, SamplingSettings, Settings, TeacherSettings
+from piflow_cli.core.settings import (
+    DataSettings,
+    ObjectiveSettings,
+    PolicySettings,
+    SamplingSettings,
+    Settings,
+    TeacherSettings,
+)
 from piflow_cli.errors import PiflowError, PresetError
 from piflow_cli.io.presets import preset_paths
 
-FAMILIES = ("teacher", "policy", "data")
-
-
-class ObjectiveSettings(Settings):
-    """Imitation distillation: where the student is corrected, and how."""
-
-    num_intermediates: int = Field(2, ge=1, le=64, description="states a segment at which the teacher is asked")
-    stratified: bool = Field(
-        False,
-        description="draw each of those states in its own equal part of the segment: the same loss with less noise",
-    )
-    window_substeps: int = Field(0, ge=0, le=128, description="micro window in substeps; 0 matches velocities")
-    loss_scale: float = Field(3.0, gt=0, description="factor of the loss")
-    teacher_mixing_steps: int = Field(
-        0, ge=0, description="steps over which the teacher's share of a trajectory falls from 1 to 0; 0 is off"
-    )
+FAMILIES = ("teacher", "policy", "objective", "data")
 
 
 class OptimizerSettings(Settings):
@@ -84,7 +76,7 @@ class Preset(Settings):
     policy: PolicySettings
     adapter: AdapterSettings | None = None
     sampling: SamplingSettings
-    objective: ObjectiveSettings = ObjectiveSettings()
+    objective: ObjectiveSettings = Field(default_factory=dict, validate_default=True)
     optimizer: OptimizerSettings = OptimizerSettings()
     training: TrainingSettings
     data: DataSettings
@@ -165,21 +157,19 @@ def parse_preset(table: Mapping[str, Any], *, origin: str = "preset") -> Preset:
 
 
 def _fill_policy(values: dict[str, Any]) -> None:
-    """Give a policy that stores its segment and shift those of the sampling table: no preset says them twice."""
+    """Give a policy the keys that the sampling table says already: no preset says them twice."""
     policy, sampling = values.get("policy"), values.get("sampling")
     if not (isinstance(policy, dict) and isinstance(sampling, dict)):
         return
     try:
-        fields = registry.resolve("policy", policy.get("type", "")).model_fields
+        family = registry.resolve("policy", policy.get("type", ""))
     except PiflowError:
         return  # reported with its path by the validation that follows
     try:
         settings = SamplingSettings.model_validate(sampling)
-        derived = {"segment_size": settings.segments.longest, "shift": settings.shift}
     except ValidationError:
-        derived = {"segment_size": 1.0, "shift": 1.0}  # refused for its sampling table, so that these are never used
-    missing = {key: value for key, value in derived.items() if key in fields and key not in policy}
-    values["policy"] = {**policy, **missing}
+        settings = SamplingSettings(nfe=1)  # refused for its sampling table, so that what follows is never used
+    values["policy"] = family.derived_keys(settings) | policy
 
 
 def _build_family(values: dict[str, Any], kind: str) -> list[str]:
@@ -187,6 +177,8 @@ def _build_family(values: dict[str, Any], kind: str) -> list[str]:
     table = values.get(kind)
     if table is None or isinstance(table, BaseModel):
         return []
+    if isinstance(table, dict) and kind in registry.DEFAULTS:
+        table = {"type": registry.DEFAULTS[kind]} | table
     if not isinstance(table, dict) or "type" not in table:
         return [f"{kind}.type: missing; one of {', '.join(registry.names(kind))}"]
     try:

@@ -16,6 +16,9 @@ ENTRIES: dict[str, dict[str, str]] = {
         "flux": "piflow_cli.teachers.flux:Flux",
         "qwen_image": "piflow_cli.teachers.qwen_image:QwenImage",
     },
+    "objective": {
+        "imitation": "piflow_cli.objectives.imitation:Imitation",
+    },
     "data": {
         "noise": "piflow_cli.data.noise:Noise",
         "digits": "piflow_cli.data.digits:Digits",
@@ -41,8 +44,12 @@ ENTRIES: dict[str, dict[str, str]] = {
 }
 
 
+DEFAULTS = {"objective": "imitation"}
+"""The `type` of a family whose table names none."""
+
+
 def names(kind: str) -> list[str]:
-    """Names registered under a kind: policy, teacher, data, format or metric."""
+    """Names registered under a kind: policy, teacher, objective, data, format or metric."""
     return list(ENTRIES[kind])
 
 

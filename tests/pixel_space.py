@@ -21,6 +21,7 @@ class PixelSpace:
     image_channels: int = 3
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     noise: float = 0.01
+    num_classes: int | None = None
 
     def latent_shape_of(self, width: int, height: int) -> tuple[int, int, int]:
         """(C, H, W) of pictures of width x height pixels, multiples of 4."""

@@ -157,7 +157,8 @@ def student_of(teacher: DiT, policy: GMFlow | DX | None = None, **sampling: Any)
         policy=policy,
         sampling=SamplingSettings(**{"nfe": 1, "total_substeps": 8} | sampling),
     )
-    return LoadedStudent(name="tiny", network=network.requires_grad_(False).eval(), card=card, space=loaded.space)
+    network = network.requires_grad_(False).eval()
+    return LoadedStudent(name="tiny", network=network, card=card, space=loaded.space, family=card.teacher)
 
 
 def _tiny_dit(folder: Path) -> DiT:

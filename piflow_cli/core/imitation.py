@@ -6,7 +6,7 @@ velocity, and the live policy is pulled towards it with a plain L2 loss.
 Shapes: B batch, M intermediates, C latent channels, S spatial dims.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,15 +14,9 @@ import torch
 from torch import Tensor
 
 from piflow_cli.core.flow import euler_step, match_dims
-from piflow_cli.core.interfaces import Policy
+from piflow_cli.core.interfaces import MakePolicy, Policy, TeacherVelocity
 from piflow_cli.core.rollout import mean_velocity
 from piflow_cli.core.schedule import Segments, Shift
-
-TeacherVelocity = Callable[[Tensor, Tensor], Tensor]
-"""(x (B, C, *S), sigma (B,)) -> guided teacher velocity (B, C, *S), without gradient."""
-
-MakePolicy = Callable[[Tensor, Tensor], Policy]
-"""(x_src (B, C, *S), sigma_src (B,)) -> the live policy of one network evaluation there."""
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,15 @@ class Settings(BaseModel):
 
 
 def _family(kind: str) -> BeforeValidator:
-    """A validator that turns a table with a `type` into the settings class registered under it."""
+    """A validator that turns a table with a `type`, or of the default one, into the settings registered under it."""
 
     def validate(value: Any) -> Any:
         if isinstance(value, BaseModel):
             return value
-        if not isinstance(value, dict) or "type" not in value:
+        named = {"type": registry.DEFAULTS[kind]} if kind in registry.DEFAULTS else {}
+        if not isinstance(value, dict) or "type" not in named | value:
             raise ValueError(f"needs a type: one of {', '.join(registry.names(kind))}")
+        value = named | value
         try:
             settings = registry.resolve(kind, value["type"])
         except PiflowError as error:
@@ -38,6 +40,8 @@ TeacherSettings = Annotated[SerializeAsAny[BaseModel], _family("teacher")]
 """The settings of any registered teacher family; the object loads the teacher."""
 DataSettings = Annotated[SerializeAsAny[BaseModel], _family("data")]
 """The settings of any registered data source; the object opens it."""
+ObjectiveSettings = Annotated[SerializeAsAny[BaseModel], _family("objective")]
+"""The settings of any registered objective; the object gives the losses of a step."""
 
 AUTO_TEMPERATURE_SLOPE = 0.1
 """Temperature per evaluation beyond the first under `auto` (pi-Flow, appendix B.1)."""

@@ -9,13 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from piflow_cli.core.conditions import TextCondition
+from piflow_cli.core.interfaces import Space
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.embeddings.cache import CacheReader
 from piflow_cli.data.embeddings.codec import Storage
@@ -45,7 +46,7 @@ class PictureSource:
 
     pictures: Pictures
     texts: TextRows
-    space: object
+    space: Space
     size_px: tuple[int, int]
     sizes: tuple[tuple[int, int], ...] = ()
     skipped: list[str] = field(default_factory=list)
@@ -213,6 +214,7 @@ class Captioned(Settings):
     """Pictures with captions, or latents with prompts."""
 
     type: Literal["captioned"] = "captioned"
+    has_images: ClassVar[bool] = True
     path: str = Field(
         description="folder with metadata.jsonl or pictures beside their .txt; .tar, .parquet or .safetensors shards"
     )
@@ -229,7 +231,7 @@ class Captioned(Settings):
         if not Path(self.path).expanduser().exists():
             raise DataError(f"data.path {self.path} does not exist; name a folder or file of captioned pictures")
 
-    def open(self, space: object) -> PictureSource | CaptionedLatents:
+    def open(self, space: Space) -> PictureSource | CaptionedLatents:
         """The pictures or latents, with captions as embeddings where their cache is complete, else as texts.
 
         Raises:

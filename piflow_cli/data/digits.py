@@ -1,12 +1,12 @@
 """scikit-learn's digits: 1,797 real scans of 8x8 pixels in 10 classes (UCI, Alpaydin and Kaynak)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from piflow_cli.core.interfaces import DataSource
+from piflow_cli.core.interfaces import DataSource, Space
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.noise import draw_indices
 from piflow_cli.errors import MissingExtraError
@@ -37,12 +37,14 @@ class Digits(Settings):
     """The scans as pixels in [-1, 1]."""
 
     type: Literal["digits"] = "digits"
+    has_images: ClassVar[bool] = True
+    cache: ClassVar[None] = None
 
     def check_source(self) -> None:
         """Raise MissingExtraError where scikit-learn, which holds the scans, is not installed."""
         self.open()
 
-    def open(self, _space: object = None) -> TensorSource:
+    def open(self, _space: Space | None = None) -> TensorSource:
         """All scans, (1797, 1, 8, 8).
 
         Raises:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 from torch import Tensor
 
-from piflow_cli.core.interfaces import DataSource
+from piflow_cli.core.interfaces import DataSource, Space
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.noise import check_classes, draw_indices
 from piflow_cli.errors import DataError
@@ -23,7 +23,7 @@ class FolderSource(DataSource):
     """Picture files with their labels; `space` encodes them."""
 
     files: tuple[tuple[Path, int], ...]
-    space: object
+    space: Space
     size_px: int
     channels: int
 
@@ -68,6 +68,8 @@ class Images(Settings):
     """A folder with one folder of pictures a class; classes are the folders in sorted order."""
 
     type: Literal["images"] = "images"
+    has_images: ClassVar[bool] = True
+    cache: ClassVar[None] = None
     path: str = Field(description="folder that holds one folder of pictures a class")
 
     def check_source(self) -> None:
@@ -75,7 +77,7 @@ class Images(Settings):
         if not Path(self.path).expanduser().is_dir():
             raise DataError(f"data.path {self.path} is no folder; it must hold one folder of pictures a class")
 
-    def open(self, space: object) -> FolderSource:
+    def open(self, space: Space) -> FolderSource:
         """The files.
 
         Raises:

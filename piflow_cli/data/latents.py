@@ -5,13 +5,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from piflow_cli.core.interfaces import DataSource
+from piflow_cli.core.interfaces import DataSource, Space
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.noise import check_classes, draw_indices
 from piflow_cli.errors import DataError
@@ -54,6 +54,8 @@ class Latents(Settings):
     """Latents that the teacher's autoencoder made earlier."""
 
     type: Literal["latents"] = "latents"
+    has_images: ClassVar[bool] = True
+    cache: ClassVar[None] = None
     path: str = Field(description="folder of .safetensors shards with latents (N, C, H, W) and labels (N,)")
 
     def _shards(self) -> tuple[Path, ...]:
@@ -64,7 +66,7 @@ class Latents(Settings):
         if not self._shards():
             raise DataError(f"data.path {self.path} has no .safetensors shards")
 
-    def open(self, space: object) -> ShardSource:
+    def open(self, space: Space) -> ShardSource:
         """The shards.
 
         Raises:

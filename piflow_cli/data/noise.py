@@ -1,12 +1,12 @@
 """Data-free training: conditions only; the student's own rollouts from noise are its states (pi-Flow, algorithm 3)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from piflow_cli.core.interfaces import Condition, DataSource
+from piflow_cli.core.interfaces import Condition, DataSource, Space
 from piflow_cli.core.settings import Settings
 from piflow_cli.errors import DataError
 
@@ -34,11 +34,13 @@ class Noise(Settings):
     """No data: every trajectory starts at noise."""
 
     type: Literal["noise"] = "noise"
+    has_images: ClassVar[bool] = False
+    cache: ClassVar[None] = None
 
     def check_source(self) -> None:
         """There is nothing that could be missing."""
 
-    def open(self, space: object) -> NoiseSource:
+    def open(self, space: Space) -> NoiseSource:
         """The source for a class model's space.
 
         Raises:
@@ -48,9 +50,9 @@ class Noise(Settings):
         return NoiseSource(num_classes=space.num_classes)
 
 
-def check_classes(space: object) -> None:
+def check_classes(space: Space) -> None:
     """Raise DataError unless a teacher's space takes class labels."""
-    if not hasattr(space, "num_classes"):
+    if space.num_classes is None:
         raise DataError("this teacher takes prompts and no class labels; set data.type to prompts or captioned")
 
 

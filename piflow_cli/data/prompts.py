@@ -4,13 +4,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import AfterValidator, Field
 
 from piflow_cli.core.conditions import TextCondition, join_conditions
-from piflow_cli.core.interfaces import DataSource
+from piflow_cli.core.interfaces import DataSource, Space
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.embeddings.cache import CacheReader, open_if_complete
 from piflow_cli.data.embeddings.codec import Storage
@@ -122,9 +122,9 @@ class PromptSource(DataSource):
         return replace(self, texts=TextRows(self.prompts, cache, dtype))
 
 
-def check_space(space: object, resolutions: Sequence[str]) -> None:
+def check_space(space: Space, resolutions: Sequence[str]) -> None:
     """Raise DataError unless a teacher's space takes prompts, and pictures of these resolutions."""
-    if hasattr(space, "num_classes"):
+    if space.num_classes is not None:
         raise DataError(
             "this teacher takes class labels and no prompts; set data.type to noise, images or latents, or "
             "teacher.type to a text-to-image family"
@@ -163,6 +163,7 @@ class Prompts(Settings):
     """Prompts without pictures: every trajectory starts at noise."""
 
     type: Literal["prompts"] = "prompts"
+    has_images: ClassVar[bool] = False
     path: str = Field(
         description="a .txt, .jsonl or .parquet, a folder of them, zoo:NAME, or owner/name of a data set on the hub"
     )
@@ -178,7 +179,7 @@ class Prompts(Settings):
         """Raise DataError where the first prompt cannot be read; a data set on the hub is not fetched for it."""
         check_prompts(locate_prompts(self.path), self.column)
 
-    def open(self, space: object) -> PromptSource:
+    def open(self, space: Space) -> PromptSource:
         """The prompts: as embeddings where the cache is complete, else as texts.
 
         Raises:

@@ -89,7 +89,7 @@ class StudentCard(Settings):
     @property
     def guidance_scale(self) -> float | None:
         """Guidance that it was trained with, None for teachers without."""
-        return getattr(self.teacher, "guidance_scale", None)
+        return self.teacher.guidance_scale
 
     @property
     def needs_base(self) -> bool:

@@ -8,7 +8,7 @@ n substeps.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ from piflow_cli.core.flow import as_like, float64, match_dims, single_or_double
 from piflow_cli.core.interfaces import PatchLayout
 from piflow_cli.core.rollout import substep_sigmas
 from piflow_cli.core.schedule import Segments, Shift
-from piflow_cli.core.settings import Settings
+from piflow_cli.core.settings import SamplingSettings, Settings
 from piflow_cli.errors import PolicyError
 
 Mode = Literal["grid", "polynomial"]
@@ -144,6 +144,13 @@ class DX(Settings):
     shift: float = Field(gt=0, description="shift that the grid was trained with")
     mode: Mode = Field("grid", description="grid: linear interpolation; polynomial: powers of tau_src - tau")
     eps: float = Field(1e-4, gt=0, le=1e-2, description="floor of sigma inside the policy")
+
+    dropout: ClassVar[float] = 0.0
+
+    @classmethod
+    def derived_keys(cls, sampling: SamplingSettings) -> dict[str, float]:
+        """The grid spans the longest segment, at the shift that the student is sampled with."""
+        return {"segment_size": sampling.segments.longest, "shift": sampling.shift}
 
     def output_channels(self, latent_channels: int) -> int:
         """N C channels."""

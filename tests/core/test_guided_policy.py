@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from piflow_cli.core.flow import match_dims
-from piflow_cli.core.guided_policy import GuidedPolicy
+from piflow_cli.core.guidance import GuidedPolicy
 from piflow_cli.core.interfaces import Policy
 from piflow_cli.core.rollout import euler_rollout
 from piflow_cli.core.schedule import Shift

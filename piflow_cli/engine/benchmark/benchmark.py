@@ -31,7 +31,6 @@ from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.engine.students.settings import sampling_settings
 from piflow_cli.errors import DataError, PiflowError
 from piflow_cli.metrics.metric import Metric
-from piflow_cli.teachers.text.space import TextSpace
 
 SMALL_BATCH = 500
 """Pictures a forward pass where none is asked for, up to `SMALL_POSITIONS` latent positions; larger ones go singly."""
@@ -207,20 +206,12 @@ def _check_comparable(students: Sequence[LoadedStudent]) -> None:
         raise DataError("no model to measure was given")
     first = students[0]
     for student in students[1:]:
-        (what, here), (other, there) = _asked_of(first.space), _asked_of(student.space)
+        (what, here), (other, there) = first.space.identity(), student.space.identity()
         if (what, here) != (other, there):
             raise DataError(
                 f"{first.name} has {what} {here}, {student.name} has {other} {there}: they cannot share noise and "
                 "labels. Benchmark them one by one."
             )
-
-
-def _asked_of(space: Space) -> tuple[str, tuple[object, ...]]:
-    """What decides the noise and the conditions of a space, in words and in values."""
-    latent_shape = tuple(space.latent_shape)
-    if isinstance(space, TextSpace):
-        return "latents, text encoders", (latent_shape, space.settings.encoder_fingerprint())
-    return "latents, classes and picture size", (latent_shape, space.num_classes, space.image_size_px)
 
 
 def _student_samplers(

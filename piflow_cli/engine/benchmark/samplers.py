@@ -24,7 +24,6 @@ from piflow_cli.engine.benchmark.questions import Questions
 from piflow_cli.engine.benchmark.solvers import num_evaluations, solve
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.io.pictures import to_uint8
-from piflow_cli.teachers.text.space import TextSpace
 
 
 @dataclass
@@ -84,7 +83,7 @@ class Sampler:
 
 def teacher_of(student: LoadedStudent) -> TeacherFamily:
     """The settings of the teacher that a student is measured beside: those of the base it was loaded onto, if any."""
-    return student.space.settings if isinstance(student.space, TextSpace) else student.card.teacher
+    return student.family
 
 
 def student_sampler(student: LoadedStudent, settings: SamplingSettings, *, seed: int) -> Sampler:

@@ -17,7 +17,6 @@ from piflow_cli.metrics.detectors.features import Detector, Reference
 from piflow_cli.metrics.detectors.load import load_detector
 from piflow_cli.metrics.detectors.reference import load_reference
 from piflow_cli.metrics.metric import Metric
-from piflow_cli.teachers.text.space import TextSpace
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def choose_subjects(listed: PromptList | None, students: Sequence[LoadedStudent]
         DataError: prompts for class models, or none for text-to-image students whose teacher has none of its own.
     """
     first = students[0]
-    if not isinstance(first.space, TextSpace):
+    if first.space.num_classes is not None:
         if listed is not None:
             raise DataError(
                 f"{first.name} draws classes and takes no prompts; leave them out: its classes are asked for in turn"

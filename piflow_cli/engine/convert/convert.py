@@ -127,7 +127,7 @@ def convert(
 def _check_source(stored: StoredStudent, *, name: str) -> object | None:
     """Raise ModelError for weights that do not fit their card; return the autoencoder that is to travel along."""
     if not stored.card.needs_base:
-        return getattr(assemble(stored, name=name).space, "vae", None)
+        return assemble(stored, name=name).space.own_vae
     check_fits(stored.card, stored.weights, source=name)
     return None
 

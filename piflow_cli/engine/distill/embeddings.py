@@ -19,7 +19,7 @@ from piflow_cli.preset import Preset
 
 def cache_folder(preset: Preset) -> Path | None:
     """Where the preset's embeddings are cached, None where it caches none."""
-    folder = getattr(preset.data, "cache", None)  # only text-to-image data has the key
+    folder = preset.data.cache
     return Path(folder).expanduser() if folder else None
 
 

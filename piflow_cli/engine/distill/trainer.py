@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -10,15 +9,14 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from piflow_cli.core.ema import EMA
-from piflow_cli.core.flow import diffuse, randn_like_seeded
-from piflow_cli.core.imitation import ImitationSettings, data_free_losses, imitate_segment
-from piflow_cli.core.interfaces import Condition, DataSource, Policy, Teacher
+from piflow_cli.core.interfaces import DataSource, Teacher, TrainingBatch
 from piflow_cli.core.student import Student, make_policy
 from piflow_cli.engine.distill.attention import training_attention
+from piflow_cli.engine.distill.build import build_student, shared_network
 from piflow_cli.engine.distill.embeddings import cache_embeddings, cache_folder, is_cached, open_with_cache
 from piflow_cli.engine.distill.events import DistillEvent, DistillResult
 from piflow_cli.engine.distill.preview import Preview
@@ -86,14 +84,6 @@ class Trainer:
         if preset.adapter is not None:
             save_only(self.accelerator, own)
         self.preview = Preview(preset, self.teacher, run, self.data) if settings.preview_every else None
-        self.imitation = ImitationSettings(
-            shift=preset.sampling.time_shift,
-            num_intermediates=preset.objective.num_intermediates,
-            stratified=preset.objective.stratified,
-            window_substeps=preset.objective.window_substeps,
-            total_substeps=preset.sampling.total_substeps,
-            loss_scale=preset.objective.loss_scale,
-        )
 
     def train(self, start: int) -> DistillResult:
         """Train from the checkpoint of step `start` (0: from the teacher) to the end, or until asked to stop."""
@@ -199,7 +189,8 @@ class Trainer:
             sync: whether processes exchange gradients, with the last of the losses.
         """
         total = torch.zeros((), device=self.device)
-        losses, count = self._losses(), 1 if self.data.has_images else self.preset.sampling.nfe
+        losses = self._losses()
+        count = self.preset.objective.num_losses(self.preset.sampling, has_images=self.data.has_images)
         for i in range(count):
             with nullcontext() if sync and i == count - 1 else self.accelerator.no_sync(self.network):
                 loss = next(losses)
@@ -213,31 +204,17 @@ class Trainer:
         size_px = self.data.draw_size(generator)
         latents, condition = self.data.draw(self.micro_batch, generator, size_px=size_px)
         condition = space.conditions(condition)
-        options = {
-            "settings": self.imitation,
-            "teacher_ratio": teacher_ratio(self.progress.step, self.preset.objective.teacher_mixing_steps),
-            "dropout": getattr(family, "dropout", 0.0),
-            "generator": generator,
-        }
-
-        def teacher(x: Tensor, sigma: Tensor) -> Tensor:
-            return self.teacher.velocity(x, sigma, condition, network=self.teacher_network)
-
-        def policy(x: Tensor, sigma: Tensor) -> Policy:
-            return make_policy(self.network, family, x, sigma, condition)
-
-        segments, shift = self.preset.sampling.segments, self.imitation.shift
-        if latents is None:
-            shape = space.latent_shape if size_px is None else space.latent_shape_of(*size_px)
-            noise = randn_like_seeded((self.micro_batch, *shape), generator, self.device)
-            yield from data_free_losses(policy, teacher, noise, segments=segments, **options)
-            return
-        latents = latents.to(self.device)
-        tau = 1 - torch.rand(self.micro_batch, generator=generator).to(self.device)  # (B,) in (0, 1]
-        tau_src, length = segments.locate(tau)
-        sigma_src = shift.sigma(tau_src)
-        x_src = diffuse(latents, randn_like_seeded(tuple(latents.shape), generator, self.device), sigma_src)
-        yield imitate_segment(policy(x_src, sigma_src), teacher, x_src, tau_src, length, **options)
+        shape = space.latent_shape if size_px is None else space.latent_shape_of(*size_px)
+        batch = TrainingBatch(
+            latents=latents,
+            shape=(self.micro_batch, *(shape if latents is None else latents.shape[1:])),
+            make_policy=lambda x, sigma: make_policy(self.network, family, x, sigma, condition),
+            teacher=lambda x, sigma: self.teacher.velocity(x, sigma, condition, network=self.teacher_network),
+            generator=generator,
+            device=self.device,
+        )
+        objective, step = self.preset.objective, self.progress.step
+        return objective.losses(batch, sampling=self.preset.sampling, dropout=family.dropout, step=step)
 
     def _skip(self, loss: float, gradient_norm: float) -> None:
         """Leave the weights alone after a non-finite step; stop where there were too many in a row."""
@@ -317,40 +294,10 @@ class Trainer:
         weights = {name: whole(average).cpu() for name, average in self.ema.averages.items()}
         if self.accelerator.is_main_process:
             card = card_of(self.preset, self.teacher, steps=self.progress.step)
-            save_student(
-                StoredStudent(card=card, weights=weights), target, vae=getattr(self.teacher.space, "vae", None)
-            )
+            save_student(StoredStudent(card=card, weights=weights), target, vae=self.teacher.space.own_vae)
         self.accelerator.wait_for_everyone()
         return target
 
     def _emit(self, kind: str, **facts: object) -> None:
         if self.on_event is not None and self.accelerator.is_main_process:
             self.on_event(DistillEvent(kind=kind, step=self.progress.step, steps=self.preset.training.steps, **facts))
-
-
-def build_student(preset: Preset, teacher: Teacher, *, generator: torch.Generator) -> Student:
-    """A student initialised from the teacher, its own weights in float32 and trainable.
-
-    With an adapter it is the teacher's own module, which then serves both; without, a copy of it.
-    """
-    module = teacher.module if preset.adapter is not None else copy.deepcopy(teacher.module).float()
-    student = Student.from_teacher(
-        module, backbone=teacher.backbone, family=preset.policy, generator=generator, adapter=preset.adapter
-    )
-    student.make_trainable()
-    return student
-
-
-def shared_network(network: nn.Module, student: Student) -> Callable[[Tensor, Tensor, Condition], Tensor]:
-    """The teacher's network inside a student, evaluated through whatever wraps the student for distributed training."""
-
-    def evaluate(x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        with torch.no_grad(), student.as_teacher():
-            return network(x, sigma, condition)[0]
-
-    return evaluate
-
-
-def teacher_ratio(step: int, mixing_steps: int) -> float:
-    """The teacher's share of a trajectory: 1 - min(step, decay) / decay, 0 where mixing is off."""
-    return 0.0 if mixing_steps == 0 else 1 - min(step, mixing_steps) / mixing_steps

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.core.guided_policy import GuidedPolicy
+from piflow_cli.core.guidance import GuidedPolicy
 from piflow_cli.core.interfaces import Policy
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.pipelines.evaluation import evaluate

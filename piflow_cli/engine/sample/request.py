@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from piflow_cli.core.guided_policy import GuidedPolicy
+from piflow_cli.core.guidance import GuidedPolicy
 from piflow_cli.core.interfaces import Condition, Policy
 from piflow_cli.core.student import make_policy
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.errors import DataError, PolicyError
-from piflow_cli.teachers.text.space import TextSpace
 
 NEGATIVE_SCALE = 1.5
 """Guidance against a negative prompt where none is asked for: the student's own guidance is in it already."""
@@ -44,7 +43,7 @@ class TextRequest:
     def check(self, student: LoadedStudent, prompts: Sequence[str]) -> None:
         """Raise DataError or PolicyError where the student cannot do it, before anything is computed."""
         given = [name for name in ("width", "height", "guidance_scale", "negative_prompt") if self._given(name)]
-        if not isinstance(student.space, TextSpace):
+        if student.space.num_classes is not None:
             if given:
                 raise DataError(
                     f"{student.name} draws classes at one size and takes no {', '.join(given)}; those are for "
@@ -65,7 +64,7 @@ class TextRequest:
 
     def warnings(self, student: LoadedStudent, prompts: Sequence[str]) -> list[str]:
         """What a user should know about the request."""
-        if not isinstance(student.space, TextSpace):
+        if student.space.num_classes is not None:
             return []
         found = []
         trained = student.card.teacher.guidance_scale
@@ -76,7 +75,7 @@ class TextRequest:
             )
         if self.negative_prompt is not None:
             found.append("a negative prompt doubles the network evaluations, and the student was not trained with one")
-        limit = student.space.settings.max_sequence_length
+        limit = student.space.max_tokens
         for prompt, dropped in zip(prompts, student.space.dropped_tokens(prompts), strict=True):
             if dropped:
                 found.append(f"{dropped} tokens beyond {limit} were dropped from the prompt {prompt[:40]!r}...")
@@ -88,10 +87,10 @@ class TextRequest:
         Raises:
             DataError: a side that the autoencoder and the patches do not divide.
         """
-        if not isinstance(student.space, TextSpace):
+        if student.space.num_classes is not None:
             return student.space.latent_shape
-        settings = student.space.settings
-        return student.space.latent_shape_of(self.width or settings.width, self.height or settings.height)
+        family = student.family
+        return student.space.latent_shape_of(self.width or family.width, self.height or family.height)
 
     def condition(self, student: LoadedStudent, prompts: Sequence[str]) -> Condition:
         """The condition of a batch of prompts."""

@@ -21,6 +21,7 @@ class LoadedStudent:
     """A student ready to sample: its network in eval mode, its card, and its space.
 
     Args:
+        family: the settings of the teacher that it was loaded with.
         teacher: the teacher whose weights an adapted student holds, evaluated through it; None for other students.
         warnings: what a user should know of how it was loaded.
     """
@@ -29,6 +30,7 @@ class LoadedStudent:
     network: Student
     card: StudentCard
     space: Space
+    family: TeacherFamily
     teacher: Teacher | None = None
     warnings: tuple[str, ...] = ()
 
@@ -127,7 +129,7 @@ def assemble(
     module.load_state_dict(weights, strict=False, assign=True)
     backbone.retie(module)
     network.requires_grad_(False).eval().to(device)
-    return LoadedStudent(name=name, network=network, card=card, space=space)
+    return LoadedStudent(name=name, network=network, card=card, space=space, family=family)
 
 
 def _assemble_on_base(
@@ -146,7 +148,15 @@ def _assemble_on_base(
     warnings = ()
     if family.source != card.teacher.source:
         warnings = (f"{name} was trained on {card.teacher.source} and is loaded onto {family.source}",)
-    return LoadedStudent(name=name, network=network, card=card, space=teacher.space, teacher=teacher, warnings=warnings)
+    return LoadedStudent(
+        name=name,
+        network=network,
+        card=card,
+        space=teacher.space,
+        family=family,
+        teacher=teacher,
+        warnings=warnings,
+    )
 
 
 def change_teacher(family: TeacherFamily, changes: dict[str, object]) -> TeacherFamily:

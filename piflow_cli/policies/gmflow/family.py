@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from piflow_cli.core.flow import single_or_double
 from piflow_cli.core.interfaces import PatchLayout
 from piflow_cli.core.schedule import Segments
-from piflow_cli.core.settings import Settings
+from piflow_cli.core.settings import SamplingSettings, Settings
 from piflow_cli.policies.gmflow.head import GMFlowHead
 from piflow_cli.policies.gmflow.policy import GMFlowPolicy, mixture_policy
 
@@ -28,6 +28,11 @@ class GMFlow(Settings):
     bias_noise: float = Field(0.05, ge=0, description="std of the noise that tells the initial components apart")
     initial_std: float = Field(0.05, gt=0, description="std of the components, in units of sigma_src, before training")
     compiled: bool = Field(False, description="run rollouts without gradient through torch.compile")
+
+    @classmethod
+    def derived_keys(cls, sampling: SamplingSettings) -> dict[str, float]:  # noqa: ARG003
+        """None: a mixture serves any segments and any shift."""
+        return {}
 
     def output_channels(self, latent_channels: int) -> int:
         """K C channels of means and K of log-weights."""

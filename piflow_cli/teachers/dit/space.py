@@ -37,6 +37,32 @@ class DiTSpace:
     vae: AutoencoderKL | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
+    max_tokens = None
+    embedded_guidance = False
+
+    @property
+    def own_vae(self) -> AutoencoderKL | None:
+        """The autoencoder: a student's folder holds it too."""
+        return self.vae
+
+    def latent_shape_of(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C, H, W): there is one size.
+
+        Raises:
+            DataError: another size.
+        """
+        if (width, height) != (self.image_size_px, self.image_size_px):
+            raise DataError(f"this model draws {self.image_size_px}x{self.image_size_px} pixels, not {width}x{height}")
+        return self.latent_shape
+
+    def identity(self) -> tuple[str, tuple[object, ...]]:
+        """Latents, classes and picture size."""
+        return "latents, classes and picture size", (tuple(self.latent_shape), self.num_classes, self.image_size_px)
+
+    def dropped_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """None of a class name."""
+        return [0] * len(prompts)
+
     @property
     def num_classes(self) -> int:
         """Classes without the null class, whose label is num_classes."""

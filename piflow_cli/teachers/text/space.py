@@ -58,6 +58,17 @@ class TextSpace(ABC):
     _null: TextCondition | None = field(default=None, init=False)
 
     image_channels = 3
+    num_classes = None
+    own_vae = None
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens a prompt is cut to."""
+        return self.settings.max_sequence_length
+
+    def identity(self) -> tuple[str, tuple[object, ...]]:
+        """Latents and text encoders."""
+        return "latents, text encoders", (tuple(self.latent_shape), self.settings.encoder_fingerprint())
 
     @property
     def factor(self) -> int:

@@ -228,7 +228,7 @@ def test_embedded_students_need_neither_reference_nor_detector() -> None:
 def test_teacher_is_loaded_only_for_rows_of_its_own(student: LoadedStudent) -> None:
     lost = student.card.teacher.model_copy(update={"source": "./nowhere"})
     card = student.card.model_copy(update={"teacher": lost})
-    orphan = LoadedStudent(name="orphan", network=student.network, card=card, space=student.space)
+    orphan = LoadedStudent(name="orphan", network=student.network, card=card, space=student.space, family=card.teacher)
     assert len(measure(orphan).rows) == 1
     with pytest.raises(ModelError, match="nowhere"):
         measure(orphan, teacher_steps=[1])

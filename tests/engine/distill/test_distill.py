@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from piflow_cli.core.sampling import sample_euler
 from piflow_cli.core.schedule import Shift
 from piflow_cli.engine.distill import distill
+from piflow_cli.engine.distill.build import build_student
 from piflow_cli.engine.distill.events import DistillEvent
 from piflow_cli.engine.distill.run_folder import RunFolder
-from piflow_cli.engine.distill.trainer import build_student, teacher_ratio
 from piflow_cli.engine.plan.batches import micro_batches
 from piflow_cli.engine.sample import sample
 from piflow_cli.engine.students.load import load_student
@@ -176,11 +176,6 @@ def test_teacher_stays_untouched_and_student_starts_as_it(tmp_path: Path) -> Non
     policy.velocity(x, sigma).square().mean().backward()
     assert student.head.means.weight.grad.abs().sum() > 0
     assert all(p.grad is None and torch.equal(p, before[name]) for name, p in teacher.module.named_parameters())
-
-
-def test_teacher_ratio_falls_linearly() -> None:
-    assert [teacher_ratio(step, 4) for step in (0, 1, 4, 9)] == [1.0, 0.75, 0.0, 0.0]
-    assert teacher_ratio(0, 0) == 0.0
 
 
 def test_run_of_another_preset_is_refused_and_kept(tmp_path: Path) -> None:

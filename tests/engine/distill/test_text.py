@@ -18,9 +18,9 @@ from tiny_models import tiny_flux, tiny_qwen
 from piflow_cli.core.imitation import ImitationSettings, data_free_losses
 from piflow_cli.engine.convert import convert
 from piflow_cli.engine.distill import distill
+from piflow_cli.engine.distill.build import build_student, shared_network
 from piflow_cli.engine.distill.embeddings import cache_embeddings
 from piflow_cli.engine.distill.events import DistillEvent
-from piflow_cli.engine.distill.trainer import build_student, shared_network
 from piflow_cli.engine.sample import sample
 from piflow_cli.engine.sample.open import open_student
 from piflow_cli.engine.students.load import load_student

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from piflow_cli import load_pipeline
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.core.guided_policy import GuidedPolicy
+from piflow_cli.core.guidance import GuidedPolicy
 from piflow_cli.core.sampling import sample_student
 from piflow_cli.engine.pipelines.dit import PiDiTPipeline
 from piflow_cli.engine.pipelines.flux import PiFluxPipeline

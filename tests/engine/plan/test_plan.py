@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_models import PARITY
 
-from piflow_cli.engine.distill.trainer import build_student
+from piflow_cli.engine.distill.build import build_student
 from piflow_cli.engine.plan.model import PUBLISHED_PARTS, pipeline_parts
 from piflow_cli.engine.plan.plan import Plan, plan, run_bytes
 from piflow_cli.engine.plan.report import report, size

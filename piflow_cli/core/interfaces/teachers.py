@@ -1,4 +1,4 @@
-"""The protocols that policy and teacher families implement; `core` and `engine` know families only through them.
+"""What a family of teachers implements: how its network is called, its space, and the settings that are the family.
 
 Shapes: B batch, C latent channels, S spatial dims (H, W or T, H, W), D width of the network, P positions in a patch.
 """
@@ -6,96 +6,18 @@ Shapes: B batch, C latent channels, S spatial dims (H, W or T, H, W), D width of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from piflow_cli.core.schedule import Shift
+from piflow_cli.core.interfaces.policies import PatchLayout
 
 Condition = Any
 """What a network is conditioned on, as its teacher family made it: labels (B,), or a dataclass of embeddings."""
-
-
-@runtime_checkable
-class Policy(Protocol):
-    """A network-free velocity field made from one network output at (x_src, sigma_src): a frozen value."""
-
-    exact_rollout: bool
-    """Whether `rollout` is a closed form of stepping `velocity`, differentiable at the cost of one evaluation."""
-    depends_on_x: bool
-    """Whether the x_0 estimate of the policy depends on the state, and not only on time."""
-
-    def velocity(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Velocity u at state x (B, C, *S) and noise level sigma (B,)."""
-        ...
-
-    def rollout(self, x: Tensor, tau_from: Tensor, tau_to: Tensor, *, shift: Shift, total_substeps: int) -> Tensor:
-        """State at raw time tau_to of the policy's ODE started at x (B, C, *S), tau_from; times are (B,)."""
-        ...
-
-    def detach(self) -> Self:
-        """The same policy cut from the graph that made it."""
-        ...
-
-    def perturb(self, p: float, *, generator: torch.Generator | None = None) -> Self:
-        """The policy with the regularising noise of its family at strength p; itself where the family has none."""
-        ...
-
-    def with_temperature(self, temperature: float) -> Self:
-        """The policy sharpened to `temperature` in [0, 1]; itself where the family has no temperature."""
-        ...
-
-
-@dataclass(frozen=True)
-class PatchLayout:
-    """How a token of the network's final projection holds a patch.
-
-    Args:
-        positions: P, positions in a patch (4 for 2x2).
-        channels_last: True where a token is (P, channels), as in DiT; False where it is (channels, P), as in FLUX.
-    """
-
-    positions: int
-    channels_last: bool
-
-
-class PolicyFamily(Protocol):
-    """The settings of one kind of policy: how wide its head is, how to build it, how its output becomes a policy."""
-
-    type: str
-
-    def output_channels(self, latent_channels: int) -> int:
-        """Channels a latent position that the head asks of the network."""
-        ...
-
-    def build_head(
-        self, projection: nn.Linear, *, latent_channels: int, embed_dim: int, layout: PatchLayout
-    ) -> PolicyHead:
-        """An uninitialised head on the device and in the dtype of the teacher's projection."""
-        ...
-
-    def policy(self, output: Tensor, extra: Tensor | None, x_src: Tensor, sigma_src: Tensor) -> Policy:
-        """The policy of a network output (B, output_channels, *S) at the source x_src (B, C, *S), sigma_src (B,)."""
-        ...
-
-    def check_sampling(self, *, segments: Any, shift: float) -> None:
-        """Raise PolicyError where the policy cannot serve these segments or this shift."""
-        ...
-
-
-class PolicyHead(Protocol):
-    """The module that replaces the teacher's final projection; its forward maps tokens (B, N, D) to the new tokens."""
-
-    def init_from_teacher(self, projection: nn.Linear, *, generator: torch.Generator) -> None:
-        """Initialise so that the policy's velocity at the source is the teacher's."""
-        ...
-
-    def extra(self, embedding: Tensor) -> Tensor | None:
-        """What the head reads from the time and condition embedding (B, D), or None."""
-        ...
+TeacherVelocity = Callable[[Tensor, Tensor], Tensor]
+"""(x (B, C, *S), sigma (B,)) -> guided teacher velocity (B, C, *S), without gradient."""
 
 
 class Backbone(Protocol):
@@ -137,37 +59,38 @@ class Backbone(Protocol):
         ...
 
 
-class DataSource(Protocol):
-    """What a run is trained on: conditions, and latents where there are pictures."""
-
-    has_images: bool
-    skipped: Sequence[str] = ()
-    """Names of what was left out so far, such as pictures that do not decode."""
-
-    def draw(
-        self, batch_size: int, generator: torch.Generator, *, size_px: tuple[int, int] | None = None
-    ) -> tuple[Tensor | None, Condition]:
-        """Latents (B, C, *S), None for data-free training, and what `Space.conditions` takes.
-
-        Args:
-            generator: source of all draws.
-            size_px: width and height, as `draw_size` gave them.
-        """
-        ...
-
-    def draw_size(self, generator: torch.Generator) -> tuple[int, int] | None:  # noqa: ARG002
-        """Width and height in pixels of the next batch, None for the teacher's own size; so where not overridden."""
-        return None
-
-    def preview(self, count: int) -> Condition | None:  # noqa: ARG002
-        """Conditions that show what is trained; None, where not overridden, leaves the choice to the space."""
-        return None
-
-
 class Space(Protocol):
     """The conditions and the latent space that a teacher and its students share."""
 
     latent_shape: tuple[int, ...]
+    """(C, *S) at the size the model is for."""
+    device: torch.device
+    image_channels: int
+    """1 or 3."""
+    num_classes: int | None
+    """Classes without the null class; None where conditions are prompts."""
+    max_tokens: int | None
+    """Tokens a prompt is cut to; None where conditions are classes."""
+    embedded_guidance: bool
+    """Whether the network embeds the guidance scale."""
+    own_vae: nn.Module | None
+    """The autoencoder that belongs into a student's folder; None where there is none, or where the base keeps it."""
+
+    def latent_shape_of(self, width: int, height: int) -> tuple[int, ...]:
+        """(C, *S) of pictures of width x height pixels; DataError where there are none of that size."""
+        ...
+
+    def identity(self) -> tuple[str, tuple[object, ...]]:
+        """What decides the noise and the conditions, in words and in values: students of equal ones can be compared."""
+        ...
+
+    def dropped_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """Tokens of each prompt beyond what the encoder takes."""
+        ...
+
+    def encode_images(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Latents (B, C, *S) of pictures (B, 1 or 3, H, W) in [0, 1]."""
+        ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         """The condition of a batch of prompts; for class models a prompt is a class name or index."""
@@ -213,6 +136,7 @@ class TeacherFamily(Protocol):
 
     type: str
     source: str
+    guidance_scale: float
     students_need_base: ClassVar[bool]
     """Whether a student needs parts of the teacher to be sampled: text encoders, an autoencoder, frozen weights."""
 

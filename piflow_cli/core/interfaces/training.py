@@ -1,0 +1,101 @@
+"""What training works with: sources of data, and objectives.
+
+Shapes: B batch, C latent channels, S spatial dims (H, W or T, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from piflow_cli.core.interfaces.policies import MakePolicy
+from piflow_cli.core.interfaces.teachers import Condition, Space, TeacherVelocity
+from piflow_cli.core.settings import SamplingSettings
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """What an objective works with: one micro-batch, and how to ask student and teacher.
+
+    Args:
+        latents: x_0, (B, C, *S); None for data-free training.
+        shape: (B, C, *S) of the states.
+        make_policy: one evaluation of the student.
+        teacher: the teacher's velocity.
+        generator: source of all draws.
+        device: where the states are.
+    """
+
+    latents: Tensor | None
+    shape: tuple[int, ...]
+    make_policy: MakePolicy
+    teacher: TeacherVelocity
+    generator: torch.Generator
+    device: torch.device
+
+
+class Objective(Protocol):
+    """What a training step asks of student and teacher; its settings are the objective."""
+
+    type: str
+    num_intermediates: int
+    """States a segment at which the teacher is asked: what a plan counts."""
+
+    def num_losses(self, sampling: SamplingSettings, *, has_images: bool) -> int:
+        """Losses of a micro-batch, each with a backward pass of its own."""
+        ...
+
+    def losses(
+        self, batch: TrainingBatch, *, sampling: SamplingSettings, dropout: float, step: int
+    ) -> Iterator[Tensor]:
+        """Yield the losses of a micro-batch, each to be backpropagated before the next is asked for."""
+        ...
+
+
+class DataFamily(Protocol):
+    """The settings of one kind of data: they open its source."""
+
+    type: str
+    has_images: ClassVar[bool]
+    """Whether its sources draw pictures or latents; without, training is data-free."""
+    cache: str | None
+    """Folder of cached embeddings; None without one, and for class labels."""
+
+    def check_source(self) -> None:
+        """Raise DataError where it can be said without reading everything that opening will fail."""
+        ...
+
+    def open(self, space: Space) -> DataSource:
+        """The source for a teacher's space."""
+        ...
+
+
+class DataSource(Protocol):
+    """What a run is trained on: conditions, and latents where there are pictures."""
+
+    has_images: bool
+    skipped: Sequence[str] = ()
+    """Names of what was left out so far, such as pictures that do not decode."""
+
+    def draw(
+        self, batch_size: int, generator: torch.Generator, *, size_px: tuple[int, int] | None = None
+    ) -> tuple[Tensor | None, Condition]:
+        """Latents (B, C, *S), None for data-free training, and what `Space.conditions` takes.
+
+        Args:
+            generator: source of all draws.
+            size_px: width and height, as `draw_size` gave them.
+        """
+        ...
+
+    def draw_size(self, generator: torch.Generator) -> tuple[int, int] | None:  # noqa: ARG002
+        """Width and height in pixels of the next batch, None for the teacher's own size; so where not overridden."""
+        return None
+
+    def preview(self, count: int) -> Condition | None:  # noqa: ARG002
+        """Conditions that show what is trained; None, where not overridden, leaves the choice to the space."""
+        return None
