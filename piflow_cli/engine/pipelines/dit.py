@@ -5,6 +5,7 @@ Shapes: B batch (labels x pictures a label), C latent channels, H, W latent size
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from piflow_cli.engine.pipelines.evaluation import evaluate
 from piflow_cli.engine.pipelines.loop import Generators, denoise
+from piflow_cli.engine.pipelines.prompts import as_tensor
 from piflow_cli.engine.pipelines.student import Callback, StudentPipeline
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.errors import ModelError
@@ -72,10 +74,10 @@ class PiDiTPipeline(StudentPipeline, DiffusionPipeline):
 
         Args:
             class_labels: class indices or names, or one.
-            guidance_scale: none is taken: the teacher's guidance is in the student.
+            guidance_scale: has no effect, because the teacher's guidance is in the student; warned of.
             generator: source of all noise; one for the batch or one a picture.
             num_inference_steps: evaluations of the network; None is what the student was trained for.
-            output_type: pil, pt, np, or latent: (B, C, H, W), in float32.
+            output_type: pil, pt, np, or latent: (B, C, H, W), in the autoencoder's dtype, or float32 without one.
             num_images_per_prompt: pictures a class.
             latents: noise, (B, C, H, W).
             callback_on_step_end: called after each evaluation with (pipeline, index, timestep, tensors), and returns
@@ -85,12 +87,14 @@ class PiDiTPipeline(StudentPipeline, DiffusionPipeline):
             h: stochasticity between evaluations; None is as trained, 0 is the ODE.
 
         Raises:
-            ValueError: arguments of another shape, or that students do not support (guidance_scale).
+            ValueError: arguments of another shape, or that do not go together.
             DataError: an unknown class.
             PolicyError: the policy cannot be sampled so.
             ModelError: latents that nothing decodes.
         """
-        student = self._begin(output_type, guidance_scale=guidance_scale)
+        student = self._begin(output_type)
+        if guidance_scale is not None:
+            warnings.warn(f"guidance_scale {guidance_scale} is ignored: guidance is in the student", stacklevel=3)
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
             raise ValueError(f"callback_on_step_end_tensor_inputs {sorted(unknown)}: only latents can be had")
         if output_type != "latent" and self.vae is None and student.space.latent_shape[0] not in PICTURE_CHANNELS:
@@ -100,9 +104,13 @@ class PiDiTPipeline(StudentPipeline, DiffusionPipeline):
         settings = self._settings(nfe=num_inference_steps, substeps=total_substeps, temperature=temperature, h=h)
         condition = self._labels(class_labels).to(self._execution_device).repeat_interleave(num_images_per_prompt)
 
+        latents_dtype = self.vae.dtype if self.vae is not None else torch.float32
+
         def report(i: int, timestep: Tensor, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            changed = callback_on_step_end(self, i, timestep, dict.fromkeys(callback_on_step_end_tensor_inputs, x))
-            return changed.get("latents", x), labels
+            shown = x.to(latents_dtype)
+            given = dict.fromkeys(callback_on_step_end_tensor_inputs, shown.clone())
+            changed = callback_on_step_end(self, i, timestep, given).get("latents", shown)
+            return x if torch.equal(changed, shown) else changed.to(x.dtype), labels
 
         x = denoise(
             self,
@@ -113,7 +121,7 @@ class PiDiTPipeline(StudentPipeline, DiffusionPipeline):
             generator=generator,
             on_step_end=report if callback_on_step_end is not None else None,
         )
-        images = x if output_type == "latent" else self._pictures(x, output_type)
+        images = x.to(latents_dtype) if output_type == "latent" else self._pictures(x, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -130,6 +138,7 @@ class PiDiTPipeline(StudentPipeline, DiffusionPipeline):
             raise ValueError(f"there are {len(generator)} generators for {batch} pictures; pass one, or one a picture")
         if given is None:
             return randn_tensor(shape, generator, self._execution_device, torch.float32)
+        given = as_tensor(given, "latents")
         if tuple(given.shape) != shape:
             raise ValueError(f"latents are {tuple(given.shape)}; this call needs {shape}")
         return given.to(self._execution_device, torch.float32)

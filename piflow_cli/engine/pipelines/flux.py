@@ -14,8 +14,9 @@ from torch import Tensor
 
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.engine.pipelines.loop import Generators
+from piflow_cli.engine.pipelines.prompts import as_list, matched, one_batch
 from piflow_cli.engine.pipelines.student import Callback
-from piflow_cli.engine.pipelines.text import Draw, TextPipeline, as_list
+from piflow_cli.engine.pipelines.text import Draw, TextPipeline
 
 
 class PiFluxPipeline(TextPipeline, FluxPipeline):
@@ -62,13 +63,13 @@ class PiFluxPipeline(TextPipeline, FluxPipeline):
         """Pictures of prompts. Arguments as FluxPipeline's, but for these.
 
         Args:
-            height, width: pixels; None is the size of training.
+            height, width: pixels; None is the size of training, and what does not divide is cut with a warning.
             num_inference_steps: evaluations of the network; None is what the student was trained for.
             guidance_scale: embedded; None is what it was trained with, and another one is warned of.
             negative_prompt, negative_prompt_2, true_cfg_scale: guidance on top, of the policies' velocities, where
                 true_cfg_scale > 1. It doubles the evaluations, and the student was not trained for it.
             latents: noise, packed (B, N, 4 C) or as it is, (B, C, H, W).
-            output_type: pil, pt, np, or latent: packed, in float32.
+            output_type: pil, pt, np, or latent: packed, in the embeddings' dtype.
             joint_attention_kwargs: `scale` is the strength of style LoRA; the rest goes to the attention.
             max_sequence_length: None is that of training.
             temperature: sharpening of the policies, or auto; None is as trained.
@@ -77,7 +78,7 @@ class PiFluxPipeline(TextPipeline, FluxPipeline):
 
         Raises:
             ValueError: arguments that do not go together, or that students do not support (sigmas, IP adapters).
-            DataError: a size that is not divisible; the nearest one is named.
+            DataError: a size below the smallest.
             PolicyError: the policy cannot be sampled so.
         """
         self._begin(
@@ -88,6 +89,9 @@ class PiFluxPipeline(TextPipeline, FluxPipeline):
             negative_ip_adapter_image=negative_ip_adapter_image,
             negative_ip_adapter_image_embeds=negative_ip_adapter_image_embeds,
         )
+        prompt, prompt_2 = matched(prompt=prompt, prompt_2=prompt_2)
+        negatives = matched(negative_prompt=negative_prompt, negative_prompt_2=negative_prompt_2)
+        negative_prompt, negative_prompt_2 = negatives
         shape = self._shape(width, height)
         self.check_inputs(
             prompt,
@@ -111,6 +115,7 @@ class PiFluxPipeline(TextPipeline, FluxPipeline):
                 negative_prompt_embeds,
             ),
         )
+        one_batch(prompt_embeds=prompt_embeds, pooled_prompt_embeds=pooled_prompt_embeds)
         settings = self._settings(nfe=num_inference_steps, substeps=total_substeps, temperature=temperature, h=h)
         guidance = self._embedded_guidance(guidance_scale)
         self._joint_attention_kwargs, self._guidance_scale = joint_attention_kwargs, guidance
@@ -138,7 +143,8 @@ class PiFluxPipeline(TextPipeline, FluxPipeline):
             texts = as_list(negative_prompt, count), as_list(negative_prompt_2, count)
             negative = encode(*texts, negative_prompt_embeds, negative_pooled_prompt_embeds)
         draw = Draw(condition, negative, true_cfg_scale, settings, shape, generator, latents, joint_attention_kwargs)
-        images = self._finish(self._draw(draw, callback_on_step_end, callback_on_step_end_tensor_inputs), output_type)
+        x = self._draw(draw, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        images = self._finish(x, output_type, condition.embeds.dtype)
         return FluxPipelineOutput(images=images) if return_dict else (images,)
 
     def load_ip_adapter(self, *_: Any, **__: Any) -> None:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.engine.pipelines.loop import Generators
+from piflow_cli.engine.pipelines.prompts import as_list, matched, one_batch
 from piflow_cli.engine.pipelines.student import Callback
-from piflow_cli.engine.pipelines.text import Draw, TextPipeline, as_list
+from piflow_cli.engine.pipelines.text import Draw, TextPipeline
 
 
 class PiQwenImagePipeline(TextPipeline, QwenImagePipeline):
@@ -58,11 +59,11 @@ class PiQwenImagePipeline(TextPipeline, QwenImagePipeline):
             negative_prompt, true_cfg_scale: the guidance of the teacher is in the student, so that none is needed.
                 Where true_cfg_scale > 1 this guides on top, by the policies' velocities u_n + scale (u_c - u_n). It
                 doubles the evaluations, and the student was not trained for it.
-            height, width: pixels; None is the size of training.
+            height, width: pixels; None is the size of training, and what does not divide is cut with a warning.
             num_inference_steps: evaluations of the network; None is what the student was trained for.
-            guidance_scale: the network embeds none, so that none is taken.
+            guidance_scale: the network embeds none, so that it has no effect; warned of.
             latents: noise, packed (B, N, 4 C) or as it is, (B, C, H, W) or (B, C, 1, H, W).
-            output_type: pil, pt, np, or latent: packed, in float32.
+            output_type: pil, pt, np, or latent: packed, in the embeddings' dtype.
             attention_kwargs: `scale` is the strength of style LoRA; the rest goes to the attention.
             max_sequence_length: None is that of training.
             temperature: sharpening of the policies, or auto; None is as trained.
@@ -71,10 +72,11 @@ class PiQwenImagePipeline(TextPipeline, QwenImagePipeline):
 
         Raises:
             ValueError: arguments that do not go together, or that students do not support (sigmas).
-            DataError: a size that is not divisible; the nearest one is named.
+            DataError: a size below the smallest.
             PolicyError: the policy cannot be sampled so.
         """
         self._begin(output_type, sigmas=sigmas)
+        (prompt,), (negative_prompt,) = matched(prompt=prompt), matched(negative_prompt=negative_prompt)
         shape = self._shape(width, height)
         self.check_inputs(
             prompt,
@@ -91,6 +93,7 @@ class PiQwenImagePipeline(TextPipeline, QwenImagePipeline):
             prompt_embeds_mask=(prompt_embeds_mask, "prompt_embeds", prompt_embeds),
             negative_prompt_embeds_mask=(negative_prompt_embeds_mask, "negative_prompt_embeds", negative_prompt_embeds),
         )
+        one_batch(prompt_embeds=prompt_embeds, prompt_embeds_mask=prompt_embeds_mask)
         settings = self._settings(nfe=num_inference_steps, substeps=total_substeps, temperature=temperature, h=h)
         guidance = self._embedded_guidance(guidance_scale)
         self._attention_kwargs, self._guidance_scale = attention_kwargs, guidance
@@ -114,7 +117,8 @@ class PiQwenImagePipeline(TextPipeline, QwenImagePipeline):
             texts = as_list(negative_prompt, len(condition) // num_images_per_prompt)
             negative = encode(texts, negative_prompt_embeds, negative_prompt_embeds_mask)
         draw = Draw(condition, negative, true_cfg_scale, settings, shape, generator, latents, attention_kwargs)
-        images = self._finish(self._draw(draw, callback_on_step_end, callback_on_step_end_tensor_inputs), output_type)
+        x = self._draw(draw, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        images = self._finish(x, output_type, condition.embeds.dtype)
         return QwenImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _pictures(self, latents: Tensor, output_type: str) -> Any:

@@ -21,9 +21,10 @@ from piflow_cli.engine.pipelines.evaluation import evaluate
 from piflow_cli.engine.pipelines.loop import Generators, OnStepEnd, denoise
 from piflow_cli.engine.pipelines.lora import StyleLoras
 from piflow_cli.engine.pipelines.lora_layers import styles_scaled
+from piflow_cli.engine.pipelines.prompts import as_tensor
 from piflow_cli.engine.pipelines.student import Callback, StudentPipeline
 from piflow_cli.engine.students.load import LoadedStudent
-from piflow_cli.teachers.text.tokens import pack, unpack
+from piflow_cli.teachers.text.tokens import PATCH, pack, unpack
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,19 @@ class TextPipeline(StudentPipeline, StyleLoras):
         return pipeline
 
     def _shape(self, width: int | None, height: int | None) -> tuple[int, int, int]:
-        """(C, H, W) of the latents; the size the student was trained for where none is given."""
-        settings = self.student.space.settings
-        return self.student.space.latent_shape_of(width or settings.width, height or settings.height)
+        """(C, H, W) of the latents; the size the student was trained for where none is given.
+
+        Sides that do not divide are cut to the next smaller ones that do, with a warning.
+        """
+        space, step = self.student.space, self.vae_scale_factor * PATCH
+        asked = {"width": width or space.settings.width, "height": height or space.settings.height}
+        cut = {name: int(value) // step * step or value for name, value in asked.items()}
+        if cut != asked:
+            sides, fitting = (" x ".join(str(side) for side in sizes.values()) for sizes in (asked, cut))
+            warnings.warn(
+                f"{sides} pixels (width x height) are not divisible by {step}: pictures are {fitting}", stacklevel=4
+            )
+        return space.latent_shape_of(cut["width"], cut["height"])
 
     def _pixels(self, shape: tuple[int, int, int]) -> tuple[int, int]:
         """Height and width of the pictures."""
@@ -93,8 +104,7 @@ class TextPipeline(StudentPipeline, StyleLoras):
     def _embedded_guidance(self, asked: float | None) -> float | None:
         """The guidance scale for the network to embed: the trained one, or another with a warning; None without.
 
-        Raises:
-            ValueError: a scale for a network that embeds none.
+        A scale for a network that embeds none is warned of and has no effect, as in the bases.
         """
         trained = self.student.card.teacher.guidance_scale
         if self.student.space.embedded_guidance:
@@ -106,10 +116,10 @@ class TextPipeline(StudentPipeline, StyleLoras):
                 )
             return float(trained if asked is None else asked)
         if asked is not None:
-            raise ValueError(
-                f"guidance_scale {asked} has no place to go: the network of this student embeds none, and the guidance "
-                f"of its teacher ({trained}) is in its weights. Leave it out; negative_prompt with true_cfg_scale > 1 "
-                "guides on top."
+            warnings.warn(
+                f"guidance_scale {asked} is ignored: the network of this student embeds none, and the guidance "
+                f"of its teacher ({trained}) is in its weights. negative_prompt with true_cfg_scale > 1 guides on top.",
+                stacklevel=4,
             )
         return None
 
@@ -173,7 +183,7 @@ class TextPipeline(StudentPipeline, StyleLoras):
             ValueError: noise of another shape.
         """
         (channels, height, width), batch = draw.shape, len(draw.condition)
-        device, given = self._execution_device, draw.latents
+        device, given = self._execution_device, as_tensor(draw.latents, "latents")
         if given is None:
             size = self._pixels(draw.shape)
             packed = self.prepare_latents(batch, channels, *size, torch.float32, device, draw.generator)
@@ -189,27 +199,25 @@ class TextPipeline(StudentPipeline, StyleLoras):
         raise ValueError(f"latents are {tuple(given.shape)}; this call needs {tokens} (packed) or {whole}")
 
     def _reporting(self, callback: Callback, names: Sequence[str]) -> OnStepEnd:
-        """A caller of the user's callback, which sees packed latents and may change them and the embeddings."""
+        """A caller of the user's callback: it sees latents as calls return them, and may change them and embeddings."""
 
         def report(i: int, timestep: Tensor, x: Tensor, condition: TextCondition) -> tuple[Tensor, TextCondition]:
-            known = {"latents": pack(x), "prompt_embeds": condition.embeds}
+            shown = pack(x).to(condition.embeds.dtype)
+            known = {"latents": shown.clone(), "prompt_embeds": condition.embeds}
             changed = callback(self, i, timestep, {name: known[name] for name in names})
             latents, embeds = (changed.get(name, tensor) for name, tensor in known.items())
-            return unpack(latents, *x.shape[-2:]), replace(condition, embeds=embeds)
+            if not torch.equal(latents, shown):  # else x goes on in float32
+                x = unpack(latents.to(x.dtype), *x.shape[-2:])
+            return x, replace(condition, embeds=embeds)
 
         return report
 
-    def _finish(self, latents: Tensor, output_type: str) -> Any:
-        """Packed latents (B, N, 4 C) in float32, or pictures; offloaded parts go home."""
-        images = pack(latents) if output_type == "latent" else self._pictures(latents, output_type)
+    def _finish(self, latents: Tensor, output_type: str, dtype: torch.dtype) -> Any:
+        """Packed latents (B, N, 4 C) in `dtype`, the embeddings' own as in the bases, or pictures; parts go home."""
+        images = pack(latents).to(dtype) if output_type == "latent" else self._pictures(latents, output_type)
         self.maybe_free_model_hooks()
         return images
 
     def _pictures(self, latents: Tensor, output_type: str) -> Any:
         """Pictures of latents (B, C, H, W) in the form asked for."""
         raise NotImplementedError
-
-
-def as_list(prompt: str | list[str] | None, count: int | None = None) -> list[str] | None:
-    """A prompt, or one for each of `count`, as a list."""
-    return [prompt] * (count or 1) if isinstance(prompt, str) else prompt

@@ -5,6 +5,7 @@ Shapes: B batch, N image tokens, C latent channels, H, W latent size.
 
 import inspect
 import json
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -291,8 +292,10 @@ def test_another_guidance_than_the_trained_one_is_warned_of(pipes: Pipes) -> Non
     assert flux.guidance_scale == 7.0
     assert not torch.equal(other, plain)
     assert torch.equal(latents(flux, "flux", guidance_scale=3.5), plain)
-    with pytest.raises(ValueError, match=r"guidance_scale 4.0 has no place to go: .* \(4.0\) is in its weights"):
-        latents(qwen, "qwen", guidance_scale=4.0)
+    with pytest.warns(UserWarning, match=r"guidance_scale 7.5 is ignored: .* \(4.0\) is in its weights") as warned:
+        ignored = latents(qwen, "qwen", guidance_scale=7.5)
+    assert torch.equal(ignored, latents(qwen, "qwen"))
+    assert any(Path(warning.filename).name == "tiny_pipelines.py" for warning in warned)  # it points at the call
 
 
 def test_what_students_do_not_support_is_refused(pipes: Pipes) -> None:
@@ -321,8 +324,8 @@ def test_what_students_do_not_support_is_refused(pipes: Pipes) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_cannot_be_sampled_is_refused(pipes: Pipes, family: str) -> None:
     pipe = pipes[family, "gm"]
-    with pytest.raises(DataError, match="width 50 is not a positive multiple of 16; the nearest one is 48"):
-        latents(pipe, family, width=50)
+    with pytest.raises(DataError, match="width 10 is not a positive multiple of 16; the nearest one is 16"):
+        latents(pipe, family, width=10)
     for changes in ({"num_inference_steps": 0}, {"total_substeps": 0}, {"h": -1.0}, {"temperature": "hot"}):
         with pytest.raises(PolicyError):
             latents(pipe, family, **changes)
@@ -359,13 +362,85 @@ def test_attention_arguments_reach_the_transformer(pipes: Pipes, family: str) ->
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_half_precision_keeps_latents_in_float32(family: str) -> None:
+def test_half_precision_decodes_as_the_base_does_and_keeps_the_loop_in_float32(family: str) -> None:
     pipe = pipeline(family, **{"torch_dtype" if family == "flux" else "dtype": torch.bfloat16})
     assert {p.dtype for p in pipe.transformer.parameters()} == {torch.bfloat16}
-    found = latents(pipe, family)
-    assert found.dtype == torch.float32
-    assert found.isfinite().all()
+    half = {
+        name: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+        for name, tensor in embeddings(family).items()
+    }
+    seen: list[Tensor] = []
+
+    def look(_: Any, __: int, ___: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        seen.append(by_base(pipe, family, given["latents"]))
+        return given
+
+    plain = latents(pipe, family, **half)
+    found = latents(pipe, family, callback_on_step_end=look, **half)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, plain)  # a callback that gives back what it got takes no precision away
+    picture = pipe.image_processor.postprocess(seen[-1], output_type="pt")
+    torch.testing.assert_close(latents(pipe, family, output_type="pt", **half), picture, rtol=0, atol=0.02)
+    assert torch.equal(by_base(pipe, family, found), seen[-1])
     assert len(latents(pipe, family, output_type="pil")) == 2
+
+
+def by_base(pipe: StudentPipeline, family: str, packed: Tensor) -> Tensor:
+    """Pictures in [-1, 1] of packed latents by what diffusers' users write: the base's own unpacking, and its VAE."""
+    unpacked = pipe._unpack_latents(packed, SIZE["height"], SIZE["width"], pipe.vae_scale_factor)
+    config = pipe.vae.config
+    if family == "flux":
+        return pipe.vae.decode(unpacked / config.scaling_factor + config.shift_factor, return_dict=False)[0]
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1) for values in (config.latents_mean, config.latents_std))
+    return pipe.vae.decode((unpacked * std + mean).to(packed.dtype), return_dict=False)[0][:, :, 0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sizes_that_do_not_divide_are_cut_with_a_warning(pipes: Pipes, family: str) -> None:
+    pipe = pipes[family, "gm"]
+    with pytest.warns(UserWarning, match="50 x 79 pixels .* are not divisible by 16: pictures are 48 x 64"):
+        cut = latents(pipe, family, width=50, height=79)
+    assert torch.equal(cut, latents(pipe, family))
+
+
+def test_prompts_of_flux_serve_all_or_are_as_many(pipes: Pipes) -> None:
+    pipe = pipes["flux", "gm"]
+
+    def draw(prompt: Any, second: Any = None, **arguments: Any) -> Tensor:
+        call = SIZE | {"max_sequence_length": 12, "output_type": "latent"} | arguments
+        return pipe(prompt, second, generator=torch.Generator().manual_seed(0), **call).images
+
+    one, other, third = "a red cat", "a blue dog", "the house"
+    both = draw([one, other], [third, third])
+    assert len(both) == 2
+    assert torch.equal(draw([one, other], third), both)
+    assert torch.equal(draw((one, other), np.array([third, third])), both)
+    assert torch.equal(draw(one, [third, other]), draw([one, one], [third, other]))
+    assert torch.equal(draw([one], third), draw(one, third))
+    with pytest.raises(ValueError, match="there are 2 in prompt and 3 in prompt_2; pass as many of each, or one text"):
+        draw([one, other], [third] * 3)
+    with pytest.raises(ValueError, match="prompt is empty"):
+        draw([])
+    with pytest.raises(ValueError, match=r"prompt\[1\] is a int; prompts are text"):
+        draw([one, 3])
+    guided = {"true_cfg_scale": 2.0}
+    several = draw([one, other], negative_prompt=[third, one], negative_prompt_2=[other, other], **guided)
+    assert torch.equal(draw([one, other], negative_prompt=[third, one], negative_prompt_2=other, **guided), several)
+    with pytest.raises(ValueError, match="there are 2 in negative_prompt and 1 in negative_prompt_2"):
+        draw([one, other], negative_prompt=[third, one], negative_prompt_2=[other], **guided)
+    with pytest.raises(ValueError, match="there are 1 negative prompts for 2 pictures"):
+        draw([one, other], negative_prompt=[third], **guided)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_arrays_and_unequal_embeddings(pipes: Pipes, family: str) -> None:
+    pipe, noise = pipes[family, "gm"], expected(family)["init_latents_packed"]
+    assert torch.equal(latents(pipe, family, latents=noise.numpy()), latents(pipe, family))
+    with pytest.raises(ValueError, match="latents is a str; pass a tensor"):
+        latents(pipe, family, latents="noise")
+    name = "pooled_prompt_embeds" if family == "flux" else "prompt_embeds_mask"
+    with pytest.raises(ValueError, match=f"unequal numbers of prompts: prompt_embeds of 2, {name} of 1"):
+        latents(pipe, family, **{name: embeddings(family)[name][:1]})
 
 
 def test_progress_is_shown_as_diffusers_shows_it(capfd: pytest.CaptureFixture[str]) -> None:

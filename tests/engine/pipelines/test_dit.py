@@ -105,9 +105,27 @@ def test_callbacks(pipe: PiDiTPipeline) -> None:
         latents(pipe, callback_on_step_end=move, callback_on_step_end_tensor_inputs=["class_labels"])
 
 
+def test_half_precision_latents_go_into_the_autoencoder(tmp_path: Path) -> None:
+    save_student(stored_student(gmflow()), tmp_path / "student", vae=tiny_vae())
+    pipe = load_pipeline(tmp_path / "student").to(torch.bfloat16)
+    seen: list[Tensor] = []
+
+    def look(_: PiDiTPipeline, __: int, ___: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        seen.append(given["latents"])
+        return given
+
+    found = latents(pipe, callback_on_step_end=look)
+    assert torch.equal(found, latents(pipe))
+    assert torch.equal(found, seen[-1])
+    picture = pipe.vae.decode(found / pipe.vae.config.scaling_factor).sample
+    assert picture.dtype == torch.bfloat16
+    assert picture.isfinite().all()
+
+
 def test_what_cannot_be_done_is_refused(pipe: PiDiTPipeline) -> None:
-    with pytest.raises(ValueError, match="guidance_scale is an argument of the base's pipeline"):
-        latents(pipe, guidance_scale=4.0)
+    with pytest.warns(UserWarning, match="guidance_scale 4.0 is ignored") as warned:
+        assert torch.equal(latents(pipe, guidance_scale=4.0), latents(pipe))
+    assert warned[0].filename == __file__
     with pytest.raises(ValueError, match=r"latents are \(2, 4, 8, 8\); this call needs \(1, 4, 8, 8\)"):
         latents(pipe, class_labels=[1])
     if pipe.student.card.policy.type == "dx":
