@@ -1,4 +1,4 @@
-"""The floors of the house: who may import whom, and how light the command line is."""
+"""The house: who may import whom, that nothing goes in circles, and how light the command line is."""
 
 import ast
 import subprocess
@@ -26,6 +26,17 @@ FLOORS = {
 }
 LEAVES = {"zoo": 6, "speed": 6}
 """Scripts a person runs: they may use what lies below the engine's floor or on it, and nobody imports them."""
+ROOMS = {
+    "students": set(),
+    "pipelines": {"students"},
+    "plan": set(),
+    "convert": {"students"},
+    "sample": {"students", "pipelines"},
+    "benchmark": {"students", "sample"},
+    "distill": {"students", "plan"},
+}
+"""The rooms of the engine, and which others each may import: a verb builds on what verbs share, not on another verb."""
+MAX_LINES, MAX_FILES = 310, 12
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")
 FAMILY_NAMES = {"gmflow", "dx", "dit", "flux", "qwen", "arcflow", "pdd", "lakonlab"}
 
@@ -111,6 +122,61 @@ def test_importing_the_package_is_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) == "engine"], ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_rooms_of_the_engine(path: Path) -> None:
+    here = path.relative_to(PACKAGE).parts[1]
+    assert here in ROOMS, f"{path}: engine/ has no files of its own but rooms: {', '.join(ROOMS)}"
+    for line, module in imports(path):
+        there = module.split(".")[2:3] if module.startswith("piflow_cli.engine.") else []
+        assert set(there) <= ROOMS[here] | {here}, f"{path}:{line}: engine/{here} imports {module}"
+
+
+def test_families_of_a_floor_are_strangers() -> None:
+    """No teacher imports a policy or a format, and so on: families meet in the engine."""
+    families = {"teachers", "policies", "objectives", "formats", "data"}
+    found = [
+        f"{path}:{line} imports {module}"
+        for path in FILES
+        if room(path) in families
+        for line, module in imports(path)
+        if module.startswith("piflow_cli.") and module.split(".")[1] in families - {room(path)}
+    ]
+    assert found == []
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Which module of the package imports which, those for type checking and inside functions included."""
+    modules = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(("piflow_cli", *path.relative_to(PACKAGE).with_suffix("").parts))
+        modules[name.removesuffix(".__init__")] = path
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        graph[name] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not node.module:
+                continue
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                is_module = whole in modules and modules[node.module].name == "__init__.py"
+                graph[name].add(whole if is_module else node.module)
+        graph[name] &= set(modules) - {name}
+    return graph
+
+
+def test_nothing_goes_in_circles() -> None:
+    """Leaves that import nothing left are taken away until nothing is left; what stays is a circle."""
+    graph = import_graph()
+    while free := {name for name, imported in graph.items() if not imported & set(graph)}:
+        graph = {name: imported for name, imported in graph.items() if name not in free}
+    assert sorted(graph) == []
+
+
 def test_files_stay_readable() -> None:
     long = {str(p.relative_to(PACKAGE)): len(p.read_text(encoding="utf-8").splitlines()) for p in FILES}
-    assert {name: lines for name, lines in long.items() if lines > 400} == {}
+    assert {name: lines for name, lines in long.items() if lines > MAX_LINES} == {}
+
+
+def test_folders_stay_small() -> None:
+    counts = {folder: len([p for p in FILES if p.parent == folder]) for folder in {p.parent for p in FILES}}
+    assert {str(folder): count for folder, count in counts.items() if count > MAX_FILES} == {}
