@@ -4,9 +4,9 @@ import torch
 
 from piflow_cli.core.imitation import ImitationSettings
 from piflow_cli.core.schedule import Shift
+from piflow_cli.engine.benchmark.limits import find_limits, fit_policy
 from piflow_cli.engine.students.load import load_student
 from piflow_cli.policies.dx import DX
-from piflow_cli.speed.limits import find_limits, fit_policy
 
 
 def test_static_policy_learns_a_field_that_it_can_hold() -> None:
