@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from piflow_cli.errors import StorageError
@@ -54,6 +54,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(partial, 0o666 & ~_umask())
         os.replace(partial, path)
+        fsync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
@@ -81,12 +82,42 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         try:
             os.chmod(partial, 0o777 & ~_umask())
             yield partial
-            _finish_files(partial)
-            _replace(partial, target)
+            commit_folder(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def commit_folder(partial: Path, target: Path) -> None:
+    """Give a complete folder its name, once all that is in it is on the disk.
+
+    Raises:
+        OSError: the disk is full or gone; `target` is as before.
+    """
+    _finish_files(partial)
+    _replace(partial, target)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can open folders."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder; what goes away meanwhile counts as nothing."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(parent, name)).st_size
+    return total
 
 
 def restore_replaced(target: Path) -> None:
@@ -113,10 +144,12 @@ def _replace(partial: Path, target: Path) -> None:
     """Put a complete folder in the place of whatever is at `target`."""
     if not target.exists():
         os.replace(partial, target)
+        fsync_folder(target.parent)
         return
     replaced = target.parent / (REPLACED + target.name)
     os.replace(target, replaced)
     os.replace(partial, target)
+    fsync_folder(target.parent)
     _remove(replaced)
 
 
@@ -138,11 +171,13 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 def _finish_files(folder: Path) -> None:
     """Let others read the files below a folder, which safetensors does not, and wait until they are on the disk."""
-    for path in folder.rglob("*"):
+    for path in (folder, *folder.rglob("*")):
         if path.is_file():
             os.chmod(path, 0o666 & ~_umask())
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+        elif path.is_dir():
+            fsync_folder(path)
 
 
 def _remove(path: Path) -> None:
