@@ -1,7 +1,6 @@
 """The recipe of a distillation: its schema, and loading it from a name or a TOML file with overrides."""
 
 import difflib
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,7 +18,7 @@ from piflow_cli.core.settings import (
     TeacherSettings,
 )
 from piflow_cli.errors import PiflowError, PresetError
-from piflow_cli.io.presets import preset_paths
+from piflow_cli.io.presets import merge_tables, parse_overrides, read_table
 
 FAMILIES = ("teacher", "policy", "objective", "data")
 
@@ -107,23 +106,24 @@ class Preset(Settings):
 
 
 def read_preset_table(name_or_path: str | Path) -> dict[str, Any]:
-    """The raw TOML of a preset by name or path.
+    """The raw table of a preset by name or path, over the preset that it extends.
 
     Raises:
-        PresetError: no such name or file, or no TOML.
+        PresetError: no such name or file, no TOML, or a chain of `extends` that goes in a circle.
     """
-    text = str(name_or_path)
-    named = preset_paths()
-    path = named.get(text) or Path(text)
-    if not path.is_file():
-        if path.suffix == ".toml" or "/" in text:
-            raise PresetError(f"there is no preset file {text}. Named presets: {', '.join(named)}.")
-        raise PresetError(registry.unknown_name("preset", text, list(named)))
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PresetError(f"{path} is not TOML: {error}") from None
-    return {"name": path.stem, **table}
+    tables = [read_table(name_or_path)]
+    while "extends" in tables[-1].values:
+        parent = tables[-1].values.pop("extends")
+        if not isinstance(parent, str):
+            raise PresetError(f"{tables[-1].path}: extends is {parent!r}; it takes the name or the path of a preset")
+        tables.append(read_table(parent, beside=tables[-1].path))
+        if tables[-1].path in [table.path for table in tables[:-1]]:
+            raise PresetError(f"{tables[0].path}: extends goes in a circle, by {tables[-1].path}")
+    merged: dict[str, Any] = {}
+    for table in reversed(tables):
+        own = {"expected": "", "summary": f"after {merged['name']}"} if merged else {}
+        merged = merge_tables(merged, own | {"name": table.path.stem} | table.values, known_keys=_known_keys)
+    return merged
 
 
 def load_preset(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Preset:
@@ -131,15 +131,25 @@ def load_preset(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Pres
 
     Args:
         name_or_path: a name from `piflow presets list`, or a TOML file.
-        overrides: `key.path=value` settings, values in TOML's notation (bare words are strings).
+        overrides: `key.path=value` settings, values in TOML's notation (bare words are strings); `key.path=` unsets.
 
     Raises:
         PresetError: each problem with its full key path, the value and what is allowed.
     """
     table = read_preset_table(name_or_path)
-    for override in overrides:
-        _override(table, override)
-    return parse_preset(table, origin=str(name_or_path))
+    return parse_preset(
+        merge_tables(table, parse_overrides(overrides), known_keys=_known_keys), origin=str(name_or_path)
+    )
+
+
+def _known_keys(kind: str, name: str) -> set[str]:
+    """The keys of a family's table; none where the name is not registered, which validation then says."""
+    if kind not in FAMILIES:
+        return set()
+    try:
+        return set(registry.resolve(kind, name).model_fields)
+    except PiflowError:
+        return set()
 
 
 def parse_preset(table: Mapping[str, Any], *, origin: str = "preset") -> Preset:
@@ -207,20 +217,3 @@ def _explain(item: Any, model: type[BaseModel], prefix: tuple[str, ...]) -> str:
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     got = "" if isinstance(item["input"], dict | BaseModel) else f" (got {item['input']!r})"
     return f"{path}: {message}{got}" if path else message
-
-
-def _override(table: dict[str, Any], override: str) -> None:
-    """Apply `key.path=value` to a raw table."""
-    key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise PresetError(f"--set takes key.path=value, such as training.steps=1000; got {override!r}")
-    try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    *parents, last = key.strip().split(".")
-    for parent in parents:
-        table = table.setdefault(parent, {})
-        if not isinstance(table, dict):
-            raise PresetError(f"--set {override}: {parent} is a value, not a table")
-    table[last] = value

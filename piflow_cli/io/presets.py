@@ -1,10 +1,15 @@
-"""Where the named presets are, and their headers, read without loading what a preset needs."""
+"""Preset files as tables: where they are, their headers, one over another, and changes typed on the command line."""
 
 import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from piflow_cli import registry
 from piflow_cli.errors import PresetError
+
+TOML_HINT = "Quote strings with commas, spaces or brackets twice, for the shell and for TOML: --set 'key=\"a, b\"'."
 
 
 @dataclass(frozen=True)
@@ -52,3 +57,122 @@ def read_header(path: Path) -> PresetHeader:
         raise PresetError(f"{path} is not TOML: {error}") from None
     texts = {key: str(table.get(key, "")) for key in ("summary", "source", "expected", "needs")}
     return PresetHeader(name=str(table.get("name", path.stem)), path=path, **texts)
+
+
+@dataclass(frozen=True)
+class PresetTable:
+    """The raw values of one file."""
+
+    path: Path
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A table that replaces another one, where tables otherwise change key by key."""
+
+    values: dict[str, Any]
+
+
+UNSET = object()
+"""A value that takes a key away, so that its default holds."""
+
+
+def read_table(name_or_path: str | Path, *, beside: Path | None = None) -> PresetTable:
+    """One preset's own table, by name or path.
+
+    Args:
+        name_or_path: a named preset, or a TOML file.
+        beside: the file that names it: relative paths are looked for there first.
+
+    Raises:
+        PresetError: no such name or file, or no TOML.
+    """
+    text = str(name_or_path)
+    named = preset_paths()
+    path = named.get(text) or Path(text).expanduser()
+    if beside is not None and text not in named and (beside.parent / path).is_file():
+        path = beside.parent / path
+    if not path.is_file():
+        if path.suffix == ".toml" or "/" in text:
+            raise PresetError(f"there is no preset file {text}. Named presets: {', '.join(named)}.")
+        raise PresetError(registry.unknown_name("preset", text, list(named)))
+    try:
+        return PresetTable(path.resolve(), tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PresetError(f"{path} is not TOML: {error}") from None
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """`key.path=value` settings as one tree of changes, the last of a key winning.
+
+    Raises:
+        PresetError: no key, or a value of which a part is set too.
+    """
+    changes: dict[str, Any] = {}
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        parts = key.strip().split(".")
+        if not separator or not all(parts):
+            raise PresetError(f"--set takes key.path=value, such as training.steps=1000; got {override!r}")
+        table = changes
+        for parent in parts[:-1]:
+            table = table.setdefault(parent, {})
+            table = table.values if isinstance(table, Whole) else table
+            if not isinstance(table, dict):
+                raise PresetError(f"--set {override}: {parent} is a value, not a table")
+        table[parts[-1]] = _parse_value(text)
+    return changes
+
+
+def _parse_value(text: str) -> Any:
+    """A value in TOML's notation, a bare word as a string, nothing as UNSET.
+
+    Raises:
+        PresetError: it begins as a list, a table or a string and is none.
+    """
+    text = text.strip()
+    if not text:
+        return UNSET
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
+        if text[0] in "[{\"'":
+            raise PresetError(f"--set: {text[:80]} is no value in TOML's notation ({error}). {TOML_HINT}") from None
+        return text
+    return Whole(value) if isinstance(value, dict) else value
+
+
+def merge_tables(
+    base: Mapping[str, Any], changes: Mapping[str, Any], *, known_keys: Callable[[str, str], set[str]], path: str = ""
+) -> dict[str, Any]:
+    """A table with changes put over it, key by key.
+
+    Where a change gives a table another `type`, keys of the former type that the new one does not have are dropped.
+
+    Args:
+        base: a preset's table; it is not changed.
+        changes: tables, values, `Whole` tables and UNSET.
+        known_keys: (table, type) -> keys of that family.
+        path: of the table, for messages.
+
+    Raises:
+        PresetError: a part of a value is to be changed.
+    """
+    merged = dict(base)
+    for key, change in changes.items():
+        if change is UNSET:
+            merged.pop(key, None)
+        elif isinstance(change, Whole):
+            merged[key] = change.values
+        elif isinstance(change, Mapping):
+            old = merged.get(key, {})
+            if not isinstance(old, Mapping):
+                raise PresetError(f"--set {path}{key}.{next(iter(change))}: {key} is a value, not a table")
+            if "type" in old and isinstance(change.get("type"), str) and change["type"] != old["type"]:
+                known = known_keys(key, change["type"])
+                old = {name: value for name, value in old.items() if name in known}
+            merged[key] = merge_tables(old, change, known_keys=known_keys, path=f"{path}{key}.")
+        else:
+            merged[key] = change
+    return merged
