@@ -3,9 +3,7 @@
 Shapes: B batch, N latents of a shard, C latent channels, H, W latent size.
 """
 
-import bisect
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
@@ -16,105 +14,66 @@ from pydantic import Field
 from torch import Tensor
 
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.core.interfaces import Space
+from piflow_cli.core.interfaces import DataSource, Draw, Space
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.embeddings.cache import CacheReader
 from piflow_cli.data.embeddings.codec import Storage
-from piflow_cli.data.files.pictures import Pictures, decode_picture, open_pictures, shards_of
+from piflow_cli.data.files.pictures import open_pictures
 from piflow_cli.data.files.prompts import PromptSet
-from piflow_cli.data.noise import draw_indices
+from piflow_cli.data.latents import LatentReader, read_shard
+from piflow_cli.data.noise import draw_rows
 from piflow_cli.data.prompts import Resolution, TextRows, check_space, draw_size, open_texts, parse_resolution
+from piflow_cli.data.reading import LeftOut, PictureBatch, PictureReader, encode_batch, plan_pictures
 from piflow_cli.errors import DataError
-
-DECODING_THREADS = 8
-PATIENCE = 16
-"""Pictures that may fail before the share of failures counts."""
+from piflow_cli.io.folders import shards_of
 
 
-@dataclass
-class PictureSource:
+@dataclass(frozen=True)
+class PictureSource(DataSource):
     """Captioned pictures drawn with replacement; `space` encodes them.
 
     Args:
-        pictures: encoded pictures, in the order of their captions.
-        texts: the captions.
+        reader: reads pictures, with their captions as texts or as cached embeddings.
         space: what the teacher works in.
-        size_px: width and height where none is asked for.
         sizes: width and height of each aspect bucket.
-        skipped: names of pictures that were left out: without a caption, or not decoding.
+        left_out: pictures without a caption, files that are not read, and what did not decode.
     """
 
-    pictures: Pictures
-    texts: TextRows
+    reader: PictureReader
     space: Space
-    size_px: tuple[int, int]
     sizes: tuple[tuple[int, int], ...] = ()
-    skipped: list[str] = field(default_factory=list)
-    num_read: int = 0
-    num_failed: int = 0
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     has_images = True
+    reads_files = True
+
+    @property
+    def texts(self) -> TextRows:
+        """The captions."""
+        return self.reader.rows
 
     @property
     def prompts(self) -> PromptSet:
         """All captions, in the order of their cache."""
         return self.texts.prompts
 
-    def draw(
-        self, batch_size: int, generator: torch.Generator, *, size_px: tuple[int, int] | None = None
-    ) -> tuple[Tensor, list[str] | TextCondition]:
+    @property
+    def skipped(self) -> list[str]:
+        """What was left out so far."""
+        return self.left_out.names
+
+    def plan(self, batch_size: int, generator: torch.Generator, *, size_px: tuple[int, int] | None = None) -> Draw:
+        """Pictures drawn with replacement."""
+        return plan_pictures(len(self.prompts), batch_size, generator, size_px)
+
+    def encode(self, batch: PictureBatch) -> tuple[Tensor, list[str] | TextCondition]:
         """Latents (B, C, H, W) and B captions: texts, or their cached embeddings.
-
-        A picture that does not decode is named in `skipped` and another one drawn in its place: the draws depend on the
-        generator and the pictures alone.
-
-        Args:
-            size_px: width and height, as `draw_size` gave them; None takes the teacher's own.
 
         Raises:
             DataError: more than half of the pictures do not decode.
         """
-        index = draw_indices(len(self.prompts), batch_size, generator).tolist()
-        pictures: list[Tensor | None] = [None] * batch_size
-        while missing := [place for place, picture in enumerate(pictures) if picture is None]:
-            for place, picture in zip(missing, self._read([index[p] for p in missing], size_px), strict=True):
-                pictures[place] = picture
-            failed = [place for place in missing if pictures[place] is None]
-            for place, other in zip(
-                failed, draw_indices(len(self.prompts), len(failed), generator).tolist(), strict=True
-            ):
-                index[place] = other
-        seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-        posterior = torch.Generator(self.space.device).manual_seed(seed)
-        return self.space.encode_images(torch.stack(pictures), generator=posterior), self.texts.take(index)
-
-    def _read(self, index: list[int], size_px: tuple[int, int] | None) -> list[Tensor | None]:
-        """Pictures (channels, height, width) in [0, 1]; None for those that do not decode."""
-        with ThreadPoolExecutor(DECODING_THREADS) as pool:
-            results = list(pool.map(lambda i: self._decode(i, size_px or self.size_px), index))
-        for i, result in zip(index, results, strict=True):
-            self.num_read += 1
-            if isinstance(result, str):
-                self._skip(self.pictures.name(i), result)
-        return [None if isinstance(result, str) else result for result in results]
-
-    def _decode(self, index: int, size_px: tuple[int, int]) -> Tensor | str:
-        """The picture, or why there is none."""
-        try:
-            content = self.pictures.content(index)
-            return decode_picture(content, size_px=size_px, channels=self.space.image_channels)
-        except (ValueError, OSError) as error:
-            return str(error)
-
-    def _skip(self, name: str, reason: str) -> None:
-        self.num_failed += 1
-        if name not in self.skipped:
-            self.skipped.append(name)
-        if self.num_failed > PATIENCE and self.num_failed > self.num_read / 2:
-            raise DataError(
-                f"{self.num_failed} of {self.num_read} pictures drawn do not decode, the last being {name}: {reason}. "
-                "Check data.path."
-            )
+        self.left_out.add(batch)
+        return encode_batch(batch, self.space)
 
     def draw_size(self, generator: torch.Generator) -> tuple[int, int] | None:
         """Width and height in pixels of the next batch, or None for the teacher's own size."""
@@ -126,46 +85,41 @@ class PictureSource:
 
     def with_cache(self, cache: CacheReader, *, dtype: torch.dtype = torch.float32) -> "PictureSource":
         """The same source, its captions drawn as the embeddings of a cache."""
-        return replace(self, texts=TextRows(self.prompts, cache, dtype))
+        return replace(self, reader=replace(self.reader, rows=TextRows(self.prompts, cache, dtype)))
 
 
 @dataclass(frozen=True)
-class CaptionedLatents:
-    """Latents of shards on disk, drawn with replacement; `ends` are the running counts of their samples."""
+class CaptionedLatents(DataSource):
+    """Latents of shards on disk with their prompts, drawn with replacement."""
 
-    paths: tuple[Path, ...]
-    ends: tuple[int, ...]
-    texts: TextRows
-    skipped: tuple[str, ...] = ()
+    reader: LatentReader
 
     has_images = True
+    reads_files = True
+
+    @property
+    def texts(self) -> TextRows:
+        """The prompts."""
+        return self.reader.rows
 
     @property
     def prompts(self) -> PromptSet:
         """All prompts, in the order of their cache."""
         return self.texts.prompts
 
-    def draw(
-        self, batch_size: int, generator: torch.Generator, *, size_px: tuple[int, int] | None = None
-    ) -> tuple[Tensor, list[str] | TextCondition]:
-        """Latents (B, C, H, W) in float32 and B prompts: texts, or their cached embeddings.
+    def plan(self, batch_size: int, generator: torch.Generator, *, size_px: tuple[int, int] | None = None) -> Draw:
+        """Latents drawn with replacement.
 
         Raises:
             DataError: `size_px` is given: the size of latents is what it is.
         """
         if size_px is not None:
             raise DataError(f"cached latents have one size, and {size_px} was asked for; leave data.resolutions out")
-        index = draw_indices(self.ends[-1], batch_size, generator).tolist()
-        return torch.cat([self._latent(i) for i in index]).float(), self.texts.take(index)
+        return draw_rows(len(self.prompts), batch_size, generator)
 
-    def _latent(self, index: int) -> Tensor:
-        """(1, C, H, W)."""
-        from safetensors import safe_open
-
-        shard = bisect.bisect_right(self.ends, index)
-        row = index - (self.ends[shard - 1] if shard else 0)
-        with safe_open(self.paths[shard], framework="pt") as file:
-            return file.get_slice("latents")[row : row + 1]
+    def encode(self, batch: tuple[Tensor, list[str] | TextCondition]) -> tuple[Tensor, list[str] | TextCondition]:
+        """Latents (B, C, H, W) in float32 and B prompts, as they were read: texts, or their cached embeddings."""
+        return batch
 
     def draw_size(self, _generator: torch.Generator) -> None:
         """None: the latents have one size."""
@@ -176,7 +130,7 @@ class CaptionedLatents:
 
     def with_cache(self, cache: CacheReader, *, dtype: torch.dtype = torch.float32) -> "CaptionedLatents":
         """The same source, its prompts drawn as the embeddings of a cache."""
-        return replace(self, texts=TextRows(self.prompts, cache, dtype))
+        return replace(self, reader=replace(self.reader, rows=TextRows(self.prompts, cache, dtype)))
 
 
 def open_latents(paths: list[Path], latent_shape: tuple[int, ...], cache: str | None) -> CaptionedLatents:
@@ -185,29 +139,24 @@ def open_latents(paths: list[Path], latent_shape: tuple[int, ...], cache: str | 
     Raises:
         DataError: a shard is damaged, of another shape, or without as many prompts as latents.
     """
-    from safetensors import SafetensorError, safe_open
-
     counts: list[int] = []
     prompts: list[str] = []
     for path in paths:
+        count, metadata = read_shard(path, latent_shape, what="latents and prompts")
         try:
-            with safe_open(path, framework="pt") as file:
-                shape = file.get_slice("latents").get_shape()
-                texts = json.loads((file.metadata() or {}).get("prompts", "null"))
-        except (SafetensorError, OSError, ValueError) as error:
+            texts = json.loads(metadata.get("prompts", "null"))
+        except ValueError as error:
             raise DataError(f"{path} is no shard of latents and prompts: {error}") from None
-        if tuple(shape[1:]) != tuple(latent_shape):
-            wanted = ", ".join(map(str, latent_shape))
-            raise DataError(f"{path} has latents {shape}; this teacher at its size needs (N, {wanted})")
-        if not isinstance(texts, list) or len(texts) != shape[0] or not all(isinstance(text, str) for text in texts):
+        if not isinstance(texts, list) or len(texts) != count or not all(isinstance(text, str) for text in texts):
             has = f"{len(texts)} values" if isinstance(texts, list) else "none"
             raise DataError(
-                f"{path} needs as many prompts as latents, {shape[0]}, as a JSON list of texts under `prompts` in its "
+                f"{path} needs as many prompts as latents, {count}, as a JSON list of texts under `prompts` in its "
                 f"metadata; it has {has}"
             )
-        counts.append(shape[0])
+        counts.append(count)
         prompts += texts
-    return CaptionedLatents(tuple(paths), tuple(accumulate(counts)), open_texts(PromptSet.pack(prompts), cache))
+    texts = open_texts(PromptSet.pack(prompts), cache)
+    return CaptionedLatents(LatentReader(tuple(paths), tuple(accumulate(counts)), texts))
 
 
 class Captioned(Settings):
@@ -216,7 +165,7 @@ class Captioned(Settings):
     type: Literal["captioned"] = "captioned"
     has_images: ClassVar[bool] = True
     path: str = Field(
-        description="folder with metadata.jsonl or pictures beside their .txt; .tar, .parquet or .safetensors shards"
+        description="folder with a metadata file or pictures beside their captions; .tar, .parquet or .safetensors shards"
     )
     column: str | None = Field(None, description="field of the caption; None takes prompt, caption or text")
     image_column: str = Field("image", description="parquet column with the pictures' bytes")
@@ -249,10 +198,10 @@ class Captioned(Settings):
         found = open_pictures(root, column=self.column, image_column=self.image_column)
         height, width = (side * space.factor for side in space.latent_shape[-2:])
         return PictureSource(
-            pictures=found.pictures,
-            texts=open_texts(found.captions, self.cache),
+            reader=PictureReader(
+                found.pictures, open_texts(found.captions, self.cache), (width, height), space.image_channels
+            ),
             space=space,
-            size_px=(width, height),
             sizes=tuple(map(parse_resolution, self.resolutions)),
-            skipped=list(found.without_caption),
+            left_out=LeftOut([*(f"{name} (no caption)" for name in found.without_caption), *found.unread]),
         )

@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from piflow_cli.core.interfaces import DataSource, Space
+from piflow_cli.core.interfaces import DataSource, Draw, Space
 from piflow_cli.core.settings import Settings
-from piflow_cli.data.noise import draw_indices
+from piflow_cli.data.noise import draw_rows
 from piflow_cli.errors import MissingExtraError
 
 
@@ -21,16 +21,28 @@ class TensorSource(DataSource):
 
     has_images = True
 
-    def draw(
+    @property
+    def reader(self) -> "TensorSource":
+        """The source itself: all is in memory."""
+        return self
+
+    def plan(
         self,
         batch_size: int,
         generator: torch.Generator,
         *,
         size_px: tuple[int, int] | None = None,  # noqa: ARG002
-    ) -> tuple[Tensor, Tensor]:
-        """Latents (B, C, *S) and labels (B,), drawn with replacement."""
-        index = draw_indices(len(self.latents), batch_size, generator)
-        return self.latents[index], self.labels[index]
+    ) -> Draw:
+        """Latents drawn with replacement."""
+        return draw_rows(len(self.latents), batch_size, generator)
+
+    def read(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Latents (B, C, *S) and labels (B,)."""
+        return self.latents[list(draw.rows)], self.labels[list(draw.rows)]
+
+    def encode(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Latents and labels, as they were read."""
+        return batch
 
 
 class Digits(Settings):

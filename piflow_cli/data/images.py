@@ -1,67 +1,67 @@
 """Pictures in one folder a class, as ImageNet is laid out: read, cropped to a square, and encoded as they are drawn."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 from torch import Tensor
 
-from piflow_cli.core.interfaces import DataSource, Space
+from piflow_cli.core.interfaces import DataSource, Draw, Space
 from piflow_cli.core.settings import Settings
-from piflow_cli.data.noise import check_classes, draw_indices
+from piflow_cli.data.files.listing import class_folders
+from piflow_cli.data.files.pictures import PictureFiles
+from piflow_cli.data.noise import check_classes
+from piflow_cli.data.reading import Labels, LeftOut, PictureBatch, PictureReader, encode_batch, plan_pictures
 from piflow_cli.errors import DataError
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+from piflow_cli.io.folders import is_picture, list_files, unread
+from piflow_cli.io.images import SUFFIXES, cover, read_picture, to_tensor
 
 
 @dataclass(frozen=True)
 class FolderSource(DataSource):
     """Picture files with their labels; `space` encodes them."""
 
-    files: tuple[tuple[Path, int], ...]
+    reader: PictureReader
     space: Space
-    size_px: int
-    channels: int
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     has_images = True
+    reads_files = True
 
-    def draw(
+    @property
+    def skipped(self) -> list[str]:
+        """What was left out so far."""
+        return self.left_out.names
+
+    def plan(
         self,
         batch_size: int,
         generator: torch.Generator,
         *,
         size_px: tuple[int, int] | None = None,  # noqa: ARG002
-    ) -> tuple[Tensor, Tensor]:
-        """Latents (B, C, H, W) and labels (B,), drawn with replacement."""
-        chosen = [self.files[i] for i in draw_indices(len(self.files), batch_size, generator).tolist()]
-        pictures = torch.stack([read_square(path, size_px=self.size_px, channels=self.channels) for path, _ in chosen])
-        seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-        posterior = torch.Generator(self.space.device).manual_seed(seed)
-        latents = self.space.encode_images(pictures, generator=posterior)
-        return latents, torch.tensor([label for _, label in chosen])
+    ) -> Draw:
+        """Pictures drawn with replacement."""
+        return plan_pictures(len(self.reader.pictures), batch_size, generator)
+
+    def encode(self, batch: PictureBatch) -> tuple[Tensor, Tensor]:
+        """Latents (B, C, H, W) and labels (B,).
+
+        Raises:
+            DataError: more than half of the pictures do not decode.
+        """
+        self.left_out.add(batch)
+        return encode_batch(batch, self.space)
 
 
 def read_square(path: Path, *, size_px: int, channels: int) -> Tensor:
-    """A picture as (channels, size_px, size_px) in [0, 1]: shorter side resized, centre cropped.
+    """A picture file as (channels, size_px, size_px) in [0, 1]: its middle, as large as the shorter side.
 
     Raises:
-        DataError: the file does not decode.
+        DataError: it cannot be read, or does not decode.
     """
-    try:
-        with Image.open(path) as image:
-            image = image.convert("L" if channels == 1 else "RGB")
-            scale = size_px / min(image.size)
-            size = (max(size_px, round(image.width * scale)), max(size_px, round(image.height * scale)))
-            image = image.resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC)
-            left, top = (image.width - size_px) // 2, (image.height - size_px) // 2
-            pixels = np.asarray(image.crop((left, top, left + size_px, top + size_px)), dtype=np.float32)
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{path} does not decode as a picture: {error}") from None
-    return torch.from_numpy(pixels / 255).reshape(size_px, size_px, channels).permute(2, 0, 1)
+    return to_tensor(cover(read_picture(path), size_px=(size_px, size_px), channels=channels))
 
 
 class Images(Settings):
@@ -81,20 +81,28 @@ class Images(Settings):
         """The files.
 
         Raises:
-            DataError: no pictures, more folders than the teacher has classes, or the teacher takes prompts.
+            DataError: no pictures, more folders than the teacher has classes, one that cannot be read, or the teacher
+                takes prompts.
         """
         check_classes(space)
         self.check_source()
         root = Path(self.path).expanduser()
-        folders = sorted(p for p in root.iterdir() if p.is_dir())
-        files = tuple(
-            (path, label)
-            for label, folder in enumerate(folders)
-            for path in sorted(folder.rglob("*"))
-            if path.suffix.lower() in SUFFIXES
-        )
-        if not files:
-            raise DataError(f"data.path {self.path} has no pictures in class folders ({', '.join(sorted(SUFFIXES))})")
+        folders, beside = class_folders(root)
         if len(folders) > space.num_classes:
             raise DataError(f"{root} has {len(folders)} class folders; this teacher has {space.num_classes} classes")
-        return FolderSource(files=files, space=space, size_px=space.image_size_px, channels=space.image_channels)
+        listings = [list_files(folder) for folder in folders]
+        files = [(path, label) for label, found in enumerate(listings) for path in found.files if is_picture(path)]
+        if not files:
+            raise DataError(f"data.path {self.path} has no pictures in class folders ({', '.join(sorted(SUFFIXES))})")
+        loose = [f"{p} (in no class folder)" for p in sorted(root.iterdir()) if is_picture(p) and p.is_file()]
+        empty = [
+            f"{folder} (class {label}, without pictures)"
+            for label, (folder, found) in enumerate(zip(folders, listings, strict=True))
+            if not any(map(is_picture, found.files))
+        ]
+        others = [name for found in listings for name in (*found.left_out, *unread(found.files))]
+        paths, labels = zip(*files, strict=True)
+        reader = PictureReader(
+            PictureFiles(paths), Labels(labels), (space.image_size_px, space.image_size_px), space.image_channels
+        )
+        return FolderSource(reader=reader, space=space, left_out=LeftOut([*beside, *loose, *empty, *others]))

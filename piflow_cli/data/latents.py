@@ -1,4 +1,7 @@
-"""Cached latents: safetensors shards with `latents` (N, C, *S) and `labels` (N,), read as they are drawn."""
+"""Cached latents: safetensors shards with `latents` (N, C, *S) and `labels` (N,), read as they are drawn.
+
+Shapes: B batch, N latents of a shard, C latent channels, S spatial dims.
+"""
 
 import bisect
 from collections import defaultdict
@@ -11,43 +14,141 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from piflow_cli.core.interfaces import DataSource, Space
+from piflow_cli.core.interfaces import Condition, DataSource, Draw, Space
 from piflow_cli.core.settings import Settings
-from piflow_cli.data.noise import check_classes, draw_indices
+from piflow_cli.data.noise import check_classes, draw_rows
+from piflow_cli.data.reading import Labels, Rows
 from piflow_cli.errors import DataError
+from piflow_cli.io.folders import shards_of
+
+FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+INTEGERS = frozenset({"I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"})
+
+
+@dataclass(frozen=True)
+class LatentReader:
+    """Reads latents with what belongs to them.
+
+    Args:
+        paths: shards.
+        ends: running counts of their latents.
+        rows: labels or prompts, in the order of the latents.
+    """
+
+    paths: tuple[Path, ...]
+    ends: tuple[int, ...]
+    rows: Rows
+
+    def read(self, draw: Draw) -> tuple[Tensor, Condition]:
+        """Latents (B, C, *S) in float32, and what belongs to them.
+
+        Raises:
+            DataError: a shard can no longer be read, or a latent is not finite.
+        """
+        by_shard = defaultdict(list)
+        for place, i in enumerate(draw.rows):
+            shard = bisect.bisect_right(self.ends, i)
+            by_shard[shard].append((place, i - (self.ends[shard - 1] if shard else 0)))
+        latents: dict[int, Tensor] = {}  # by place in the batch
+        for shard, wanted in by_shard.items():
+            rows = _read_rows(self.paths[shard], [row for _, row in wanted])
+            latents |= {place: latent for (place, _), latent in zip(wanted, rows, strict=True)}
+        return torch.cat([latents[place] for place in range(len(draw.rows))]), self.rows.take(draw.rows)
+
+
+def _read_rows(path: Path, rows: list[int]) -> list[Tensor]:
+    """Some latents of a shard, each (1, C, *S) in float32 and finite."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            latents = file.get_slice("latents")
+            found = [latents[row : row + 1].float() for row in rows]
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} can no longer be read: {error}") from None
+    for row, latent in zip(rows, found, strict=True):
+        if not torch.isfinite(latent).all():
+            bad = latent[~torch.isfinite(latent)]
+            raise DataError(
+                f"{path} latent {row} holds {float(bad[0])} ({len(bad)} of {latent.numel()} values are not finite); "
+                "an autoencoder in float16 overflows: encode the picture again in bfloat16 or float32"
+            )
+    return found
+
+
+def read_shard(path: Path, latent_shape: tuple[int, ...], *, what: str) -> tuple[int, dict[str, str]]:
+    """N and the metadata of a shard.
+
+    Args:
+        latent_shape: (C, *S) that the teacher takes.
+        what: what the shard should hold, for messages.
+
+    Raises:
+        DataError: it is damaged, or of latents of another shape or of no floats.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            latents = file.get_slice("latents")
+            shape, dtype, metadata = latents.get_shape(), latents.get_dtype(), file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is no shard of {what}: {error}") from None
+    if tuple(shape[1:]) != tuple(latent_shape):
+        wanted = ", ".join(map(str, latent_shape))
+        raise DataError(f"{path} has latents {shape}; this teacher at its size needs (N, {wanted})")
+    if dtype not in FLOATS:
+        raise DataError(f"{path} has latents of {dtype}; they have to be floats: {', '.join(sorted(FLOATS))}")
+    return shape[0], metadata
+
+
+def _read_labels(path: Path, count: int, num_classes: int) -> list[int]:
+    """N labels of a shard, each a class of the teacher."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = file.get_slice("labels")
+            shape, dtype = found.get_shape(), found.get_dtype()
+            if shape != [count] or dtype not in INTEGERS:
+                raise DataError(
+                    f"{path} has labels {shape} of {dtype} for {count} latents; it needs ({count},) integers"
+                )
+            labels = file.get_tensor("labels").long()
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is no shard of latents and labels: {error}") from None
+    outside = ((labels < 0) | (labels >= num_classes)).nonzero().flatten()
+    if len(outside):
+        row = int(outside[0])
+        raise DataError(
+            f"{path} has the label {int(labels[row])} at latent {row}, {len(outside)} in all that are no class: this "
+            f"teacher has the classes 0 to {num_classes - 1}"
+        )
+    return labels.tolist()
 
 
 @dataclass(frozen=True)
 class ShardSource(DataSource):
-    """Shards on disk; `ends` are the running counts of their samples."""
+    """Latents of shards on disk with their labels, drawn with replacement over all shards."""
 
-    paths: tuple[Path, ...]
-    ends: tuple[int, ...]
+    reader: LatentReader
 
     has_images = True
+    reads_files = True
 
-    def draw(
+    def plan(
         self,
         batch_size: int,
         generator: torch.Generator,
         *,
         size_px: tuple[int, int] | None = None,  # noqa: ARG002
-    ) -> tuple[Tensor, Tensor]:
-        """Latents (B, C, *S) in float32 and labels (B,), drawn with replacement over all shards."""
-        from safetensors import safe_open
+    ) -> Draw:
+        """Latents drawn with replacement."""
+        return draw_rows(self.reader.ends[-1], batch_size, generator)
 
-        index = draw_indices(self.ends[-1], batch_size, generator).tolist()
-        by_shard = defaultdict(list)
-        for place, i in enumerate(index):
-            shard = bisect.bisect_right(self.ends, i)
-            by_shard[shard].append((place, i - (self.ends[shard - 1] if shard else 0)))
-        rows: list[tuple[int, Tensor, Tensor]] = []
-        for shard, wanted in by_shard.items():
-            with safe_open(self.paths[shard], framework="pt") as file:
-                latents, labels = file.get_slice("latents"), file.get_slice("labels")
-                rows += [(place, latents[i : i + 1], labels[i : i + 1]) for place, i in wanted]
-        rows.sort(key=lambda row: row[0])
-        return torch.cat([row[1] for row in rows]).float(), torch.cat([row[2] for row in rows]).long()
+    def encode(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Latents (B, C, *S) in float32 and labels (B,), as they were read."""
+        return batch
 
 
 class Latents(Settings):
@@ -58,8 +159,9 @@ class Latents(Settings):
     cache: ClassVar[None] = None
     path: str = Field(description="folder of .safetensors shards with latents (N, C, H, W) and labels (N,)")
 
-    def _shards(self) -> tuple[Path, ...]:
-        return tuple(sorted(Path(self.path).expanduser().glob("*.safetensors")))
+    def _shards(self) -> list[Path]:
+        root = Path(self.path).expanduser()
+        return shards_of(root, ".safetensors") if root.exists() else []
 
     def check_source(self) -> None:
         """Raise DataError where there are no shards."""
@@ -70,25 +172,15 @@ class Latents(Settings):
         """The shards.
 
         Raises:
-            DataError: no shards, one of another shape, or the teacher takes prompts.
+            DataError: no shards, one of another shape, labels that are no classes, or the teacher takes prompts.
         """
-        from safetensors import SafetensorError, safe_open
-
         check_classes(space)
         self.check_source()
         paths = self._shards()
-        counts = []
-        for path in paths:
-            try:
-                with safe_open(path, framework="pt") as file:
-                    shape = file.get_slice("latents").get_shape()
-                    count = file.get_slice("labels").get_shape()[0]
-            except (SafetensorError, OSError) as error:
-                raise DataError(f"{path} is no shard of latents and labels: {error}") from None
-            if tuple(shape[1:]) != tuple(space.latent_shape) or shape[0] != count:
-                raise DataError(
-                    f"{path} has latents {shape} for {count} labels; this teacher needs (N, "
-                    f"{', '.join(map(str, space.latent_shape))}) with N labels"
-                )
-            counts.append(shape[0])
-        return ShardSource(paths=paths, ends=tuple(accumulate(counts)))
+        counts = [read_shard(path, space.latent_shape, what="latents and labels")[0] for path in paths]
+        labels = [
+            label
+            for path, count in zip(paths, counts, strict=True)
+            for label in _read_labels(path, count, space.num_classes)
+        ]
+        return ShardSource(LatentReader(tuple(paths), tuple(accumulate(counts)), Labels(tuple(labels))))

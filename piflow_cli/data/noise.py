@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from piflow_cli.core.interfaces import Condition, DataSource, Space
+from piflow_cli.core.interfaces import DataSource, Draw, Space
 from piflow_cli.core.settings import Settings
 from piflow_cli.errors import DataError
 
@@ -19,15 +19,28 @@ class NoiseSource(DataSource):
 
     has_images = False
 
-    def draw(
+    @property
+    def reader(self) -> "NoiseSource":
+        """The source itself: there is nothing to read."""
+        return self
+
+    def plan(
         self,
         batch_size: int,
         generator: torch.Generator,
         *,
         size_px: tuple[int, int] | None = None,  # noqa: ARG002
-    ) -> tuple[None, Condition]:
+    ) -> Draw:
+        """Classes drawn uniformly."""
+        return draw_rows(self.num_classes, batch_size, generator)
+
+    def read(self, draw: Draw) -> Tensor:
+        """Labels (B,)."""
+        return torch.tensor(draw.rows)
+
+    def encode(self, batch: Tensor) -> tuple[None, Tensor]:
         """No latents, and labels (B,)."""
-        return None, torch.randint(self.num_classes, (batch_size,), generator=generator, device=generator.device)
+        return None, batch
 
 
 class Noise(Settings):
@@ -59,3 +72,8 @@ def check_classes(space: Space) -> None:
 def draw_indices(count: int, batch_size: int, generator: torch.Generator) -> Tensor:
     """Indices (B,) below `count`, drawn with replacement, so that the order depends on the generator's state alone."""
     return torch.randint(count, (batch_size,), generator=generator, device=generator.device).cpu()
+
+
+def draw_rows(count: int, batch_size: int, generator: torch.Generator) -> Draw:
+    """A draw of `batch_size` out of `count` rows with replacement, of which nothing more is drawn."""
+    return Draw(tuple(draw_indices(count, batch_size, generator).tolist()))

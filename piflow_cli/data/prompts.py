@@ -10,12 +10,12 @@ import torch
 from pydantic import AfterValidator, Field
 
 from piflow_cli.core.conditions import TextCondition, join_conditions
-from piflow_cli.core.interfaces import DataSource, Space
+from piflow_cli.core.interfaces import DataSource, Draw, Space
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.embeddings.cache import CacheReader, open_if_complete
 from piflow_cli.data.embeddings.codec import Storage
 from piflow_cli.data.files.prompts import PromptSet, check_prompts, read_prompts
-from piflow_cli.data.noise import draw_indices
+from piflow_cli.data.noise import draw_indices, draw_rows
 from piflow_cli.errors import DataError
 from piflow_cli.io.zoo import in_zoo, zoo_entries
 
@@ -70,6 +70,10 @@ class TextRows:
             return [self.prompts[i] for i in index]
         return join_conditions(self.cache.rows(index, dtype=self.dtype))
 
+    def read(self, draw: Draw) -> list[str] | TextCondition:
+        """The prompts of a draw."""
+        return self.take(draw.rows)
+
     def first(self, count: int) -> list[str] | TextCondition:
         """The first `count` prompts, from the start again where there are fewer."""
         return self.take([i % len(self.prompts) for i in range(count)])
@@ -99,15 +103,23 @@ class PromptSource(DataSource):
         """All prompts, in the order of their cache."""
         return self.texts.prompts
 
-    def draw(
-        self,
-        batch_size: int,
-        generator: torch.Generator,
-        *,
-        size_px: tuple[int, int] | None = None,  # noqa: ARG002
-    ) -> tuple[None, list[str] | TextCondition]:
-        """No latents, whatever their size, and B prompts: texts, or their cached embeddings."""
-        return None, self.texts.take(draw_indices(len(self.prompts), batch_size, generator).tolist())
+    @property
+    def reader(self) -> TextRows:
+        """Reads prompts, or their cached embeddings."""
+        return self.texts
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether embeddings are read."""
+        return self.texts.cache is not None
+
+    def plan(self, batch_size: int, generator: torch.Generator, *, size_px: tuple[int, int] | None = None) -> Draw:
+        """Prompts drawn with replacement; without pictures the size changes nothing."""
+        return replace(draw_rows(len(self.prompts), batch_size, generator), size_px=size_px)
+
+    def encode(self, batch: list[str] | TextCondition) -> tuple[None, list[str] | TextCondition]:
+        """No latents, and B prompts, as they were read."""
+        return None, batch
 
     def draw_size(self, generator: torch.Generator) -> tuple[int, int] | None:
         """Width and height in pixels of the next batch, or None for the teacher's own size."""

@@ -2,8 +2,11 @@
 
 import io
 import json
+import tarfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hashed_text import encode, encode_one
@@ -80,8 +83,10 @@ def test_what_does_not_decode_is_replaced_counted_and_named(folder: Path) -> Non
     latents, captions = source.draw(60, seeded())
     assert greys(latents) == [int(caption) for caption in captions]
     assert set(captions) == {"0", "2", "3", "5"}
-    assert sorted(source.skipped) == [str(folder / "1.png"), str(folder / "4.png")]
-    assert source.num_read - source.num_failed == 60
+    first, second = sorted(source.skipped)
+    assert first.startswith(f"{folder / '1.png'} (")
+    assert second.startswith(f"{folder / '4.png'} (it is none of PNG, JPEG")
+    assert source.left_out.tally.num_read - source.left_out.tally.num_failed == 60
 
 
 def test_a_listed_picture_that_is_not_there_is_skipped(folder: Path) -> None:
@@ -89,7 +94,31 @@ def test_a_listed_picture_that_is_not_there_is_skipped(folder: Path) -> None:
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = opened(folder)
     assert set(source.draw(60, seeded())[1]) == {str(i) for i in range(COUNT)}
-    assert source.skipped == [str(folder / f"{COUNT}.png")]
+    assert source.skipped == [f"{folder / f'{COUNT}.png'} (No such file or directory)"]
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".parquet"])
+def test_damage_in_shards_is_replaced_and_named_too(tmp_path: Path, suffix: str) -> None:
+    contents = []
+    for i in range(COUNT):
+        file = io.BytesIO()
+        Image.new("RGB", (20, 12), (i * 40,) * 3).save(file, "PNG")
+        contents.append(b"no picture" if i == 2 else file.getvalue())
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"image": contents, "text": list(map(str, range(COUNT)))}), path)
+    else:
+        with tarfile.open(path, "w") as tar:
+            for i, content in enumerate(contents):
+                for name, data in ((f"{i}.png", content), (f"{i}.txt", str(i).encode())):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    source = opened(path)
+    latents, captions = source.draw(60, seeded())
+    assert greys(latents) == [int(caption) for caption in captions]
+    assert set(captions) == {"0", "1", "3", "4", "5"}
+    assert [name.split(" (")[0] for name in source.skipped] == [source.reader.pictures.name(2)]
 
 
 def test_mostly_broken_pictures_end_the_run(folder: Path) -> None:
@@ -101,7 +130,7 @@ def test_mostly_broken_pictures_end_the_run(folder: Path) -> None:
 
 def test_pictures_without_captions_are_among_the_skipped(folder: Path) -> None:
     (folder / "3.txt").unlink()
-    assert opened(folder).skipped == [str(folder / "3.png")]
+    assert opened(folder).skipped == [f"{folder / '3.png'} (no caption)"]
 
 
 def test_captions_are_cached_likewise(folder: Path, tmp_path: Path) -> None:
@@ -147,6 +176,14 @@ def test_bad_shards_of_latents_are_named(tmp_path: Path, settings: dict[str, obj
     write_latents(tmp_path / "a.safetensors", range(2), **settings)
     with pytest.raises(DataError, match=f"a.safetensors.*{message}"):
         opened(tmp_path)
+
+
+def test_latents_that_are_not_finite_are_refused_by_file_and_row(tmp_path: Path) -> None:
+    latents = torch.zeros(3, 3, 4, 8)
+    latents[1, 2, 0, 5] = torch.inf
+    save_file({"latents": latents}, tmp_path / "a.safetensors", metadata={"prompts": '["0", "1", "2"]'})
+    with pytest.raises(DataError, match=r"a.safetensors latent 1 holds inf \(1 of 96 values are not finite\)"):
+        opened(tmp_path).draw(20, seeded())
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", b"nothing"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -74,23 +74,57 @@ class DataFamily(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What a batch is to be, decided before any of it is read.
+
+    Args:
+        rows: numbers of its B samples.
+        size_px: width and height of its pictures; None is the teacher's own size.
+        seed: of what reading and encoding draw.
+    """
+
+    rows: tuple[int, ...]
+    size_px: tuple[int, int] | None = None
+    seed: int = 0
+
+
+class Reader(Protocol):
+    """Reads what was drawn. It can be pickled, touches no device and remembers nothing: any process may do it."""
+
+    def read(self, draw: Draw) -> Any:
+        """What `DataSource.encode` takes: tensors on the CPU, texts and labels."""
+        ...
+
+
 class DataSource(Protocol):
     """What a run is trained on: conditions, and latents where there are pictures."""
 
     has_images: bool
+    reader: Reader
+    reads_files: bool = False
+    """Whether reading is worth processes of its own: it opens files, or decodes what is large."""
     skipped: Sequence[str] = ()
     """Names of what was left out so far, such as pictures that do not decode."""
 
-    def draw(
-        self, batch_size: int, generator: torch.Generator, *, size_px: tuple[int, int] | None = None
-    ) -> tuple[Tensor | None, Condition]:
-        """Latents (B, C, *S), None for data-free training, and what `Space.conditions` takes.
+    def plan(self, batch_size: int, generator: torch.Generator, *, size_px: tuple[int, int] | None = None) -> Draw:
+        """What a batch is to be; nothing is read.
 
         Args:
             generator: source of all draws.
             size_px: width and height, as `draw_size` gave them.
         """
         ...
+
+    def encode(self, batch: Any) -> tuple[Tensor | None, Condition]:
+        """Latents (B, C, *S), None for data-free training, and what `Space.conditions` takes, of what was read."""
+        ...
+
+    def draw(
+        self, batch_size: int, generator: torch.Generator, *, size_px: tuple[int, int] | None = None
+    ) -> tuple[Tensor | None, Condition]:
+        """Plan, read and encode a batch in one go."""
+        return self.encode(self.reader.read(self.plan(batch_size, generator, size_px=size_px)))
 
     def draw_size(self, generator: torch.Generator) -> tuple[int, int] | None:  # noqa: ARG002
         """Width and height in pixels of the next batch, None for the teacher's own size; so where not overridden."""

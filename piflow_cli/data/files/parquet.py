@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from piflow_cli.errors import DataError, MissingExtraError
+from piflow_cli.io.regular import MAX_ROW_GROUP_BYTES
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -86,9 +87,13 @@ class ParquetPictures:
                         "data.image_column."
                     )
                 for group in range(file.num_row_groups):
+                    _check_group(path, file, group, column=column)
                     groups.append((path, group))
                     counts.append(file.metadata.row_group(group).num_rows)
         return cls(groups=tuple(groups), ends=tuple(accumulate(counts)), column=column)
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
 
     def name(self, index: int) -> str:
         """File and row, for messages."""
@@ -97,15 +102,33 @@ class ParquetPictures:
         return f"{path} row group {number} row {row}"
 
     def content(self, index: int) -> bytes:
-        """The encoded picture of a row; b"" where there is none."""
+        """The encoded picture of a row.
+
+        Raises:
+            DataError: the file is damaged, or the row holds no bytes.
+        """
         group, row = self._place(index)
         path, number = self.groups[group]
         with open_parquet(path) as file:
-            value = file.read_row_group(number, columns=[self.column]).column(0)[row].as_py()
+            value = file.read_row_group(number, columns=[self.column], use_threads=False).column(0)[row].as_py()
         if isinstance(value, dict):
             value = value.get("bytes")
-        return value if isinstance(value, bytes) else b""
+        if not isinstance(value, bytes):
+            raise DataError(f"the row holds no bytes but {type(value).__name__}")
+        return value
 
     def _place(self, index: int) -> tuple[int, int]:
         group = bisect.bisect_right(self.ends, index)
         return group, index - (self.ends[group - 1] if group else 0)
+
+
+def _check_group(path: Path, file: "ParquetFile", number: int, *, column: str) -> None:
+    """Raise DataError where a row group's pictures are too many to be read at once."""
+    group = file.metadata.row_group(number)
+    columns = map(group.column, range(group.num_columns))
+    size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == column)
+    if size > MAX_ROW_GROUP_BYTES:
+        raise DataError(
+            f"{path} row group {number} has {size / 2**30:.1f} GB in the column {column!r}, which is read as a whole "
+            f"for each picture; up to {MAX_ROW_GROUP_BYTES / 2**30:.0f} GB are. Write it again with fewer rows a group."
+        )

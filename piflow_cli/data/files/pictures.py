@@ -1,36 +1,26 @@
 """Captioned pictures by number, from a folder, from tar shards (webdataset) or from parquet: names, captions, bytes."""
 
-import json
-import tarfile
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from piflow_cli.data.files.captions import CAPTION_SUFFIXES, caption_text, pair
+from piflow_cli.data.files.listing import training_split
+from piflow_cli.data.files.metadata import NAMES as METADATA_NAMES
+from piflow_cli.data.files.metadata import read_metadata
 from piflow_cli.data.files.parquet import ParquetPictures
-from piflow_cli.data.files.prompts import PromptSet, read_json_lines, read_parquet_column, text_of
-from piflow_cli.data.images import SUFFIXES
+from piflow_cli.data.files.prompts import PromptSet, read_parquet_column
+from piflow_cli.data.files.tars import TarPictures, read_tar
+from piflow_cli.data.reading import Pictures
 from piflow_cli.errors import DataError
-
-CAPTION_SUFFIXES = {".txt", ".json"}
-
-
-class Pictures(Protocol):
-    """Encoded pictures by number."""
-
-    def name(self, index: int) -> str:
-        """Where the picture is, for messages."""
-        ...
-
-    def content(self, index: int) -> bytes:
-        """The encoded picture; OSError where it cannot be read."""
-        ...
+from piflow_cli.io.folders import is_picture, list_files, unread
+from piflow_cli.io.images import SUFFIXES, cover, decode, to_tensor
+from piflow_cli.io.regular import MAX_CAPTION_BYTES, MAX_PICTURE_BYTES, read_regular
 
 
 @dataclass(frozen=True)
@@ -39,167 +29,161 @@ class PictureFiles:
 
     paths: tuple[Path, ...]
 
+    def __len__(self) -> int:
+        return len(self.paths)
+
     def name(self, index: int) -> str:
         """The path."""
         return str(self.paths[index])
 
     def content(self, index: int) -> bytes:
         """The file."""
-        return self.paths[index].read_bytes()
-
-
-class Member(NamedTuple):
-    """Where a file lies in an uncompressed tar."""
-
-    shard: Path
-    key: str
-    offset: int
-    size: int
-
-    def read(self) -> bytes:
-        """The file, without looking at the rest of the tar."""
-        with self.shard.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
+        return read_regular(self.paths[index], max_bytes=MAX_PICTURE_BYTES)
 
 
 @dataclass(frozen=True)
-class TarPictures:
-    """Members of tar shards, whose places were read once."""
+class SomePictures:
+    """Some rows of other pictures.
 
-    members: tuple[Member, ...]
+    Args:
+        rows: which, int64 (N,).
+    """
+
+    pictures: Pictures
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def name(self, index: int) -> str:
-        """Shard and key."""
-        return f"{self.members[index].shard}:{self.members[index].key}"
+        """The name of its row."""
+        return self.pictures.name(int(self.rows[index]))
 
     def content(self, index: int) -> bytes:
-        """The member."""
-        return self.members[index].read()
+        """The picture of its row."""
+        return self.pictures.content(int(self.rows[index]))
 
 
 class CaptionedPictures(NamedTuple):
-    """Pictures, their captions in the same order, and the names of pictures that have none."""
+    """Pictures, their captions in the same order, and the names of what is not among them.
+
+    Args:
+        without_caption: pictures that have none, or a blank one.
+        unread: files and shards that are passed over, and why.
+    """
 
     pictures: Pictures
     captions: PromptSet
     without_caption: tuple[str, ...]
+    unread: tuple[str, ...] = ()
+
+
+class _Found(NamedTuple):
+    """One layout's yield, blank captions included."""
+
+    pictures: Pictures
+    captions: PromptSet
+    alone: Sequence[str] = ()
+    unread: Sequence[str] = ()
 
 
 def open_pictures(root: Path, *, column: str | None, image_column: str) -> CaptionedPictures:
     """The pictures and captions below a path.
 
     Args:
-        root: a folder with `metadata.jsonl` (file_name and a caption) or with pictures that have a .txt of the same
-            name; or one .tar or .parquet, or a folder of such shards.
-        column: field of the caption in JSON and parquet; None takes prompt, caption or text.
+        root: a folder with `metadata.jsonl`, `.csv` or `.parquet` (file_name and a caption) or with pictures that have
+            a .txt, .caption or .json of the same name; or one .tar or .parquet, or a folder of such shards. Of several
+            splits the one for training is taken.
+        column: field of the caption in JSON, CSV and parquet; None takes prompt, caption or text.
         image_column: parquet column with the pictures' bytes.
 
     Raises:
         DataError: missing, damaged, or without captioned pictures.
         MissingExtraError: a parquet without pyarrow.
     """
-    if (root / "metadata.jsonl").is_file():
-        found = _from_metadata(root, column)
-    elif tars := shards_of(root, ".tar"):
+    listing = list_files(root) if root.is_dir() else None
+    files, other_splits = training_split(root, listing.files) if listing else ([root], [])
+    metadata = [path for path in files if path.name.lower() in METADATA_NAMES]
+    tars = [path for path in files if path.suffix.lower() == ".tar"]
+    parquets = [path for path in files if path.suffix.lower() == ".parquet"]
+    if metadata:
+        layout, read = "metadata", {*metadata, *filter(is_picture, files)}
+        found = _from_metadata(metadata, files, column)
+    elif tars:
+        tables = {
+            tar.with_suffix("") for tar in tars
+        }  # of what the shard of this name holds, as img2dataset writes them
+        layout, read = "tar shards", {*tars, *(path for path in parquets if path.with_suffix("") in tables)}
         found = _from_tars(tars, column)
-    elif parquets := shards_of(root, ".parquet"):
-        captions = PromptSet.pack(text for path in parquets for text in read_parquet_column(path, column))
-        found = CaptionedPictures(ParquetPictures.open(parquets, image_column), captions, ())
+    elif parquets:
+        layout, read = "parquet shards", set(parquets)
+        found = _from_parquets(parquets, column, image_column)
     else:
-        found = _from_folder(root)
-    if not len(found.captions):
+        layout, read = "pictures", set(filter(is_picture, files))
+        found = _from_folder(files, column)
+    rest = [path for path in files if path not in read]
+    beside = [f"{path} (beside {layout})" for path in rest if is_picture(path) or path in {*tars, *parquets}]
+    others = [*unread(path for path in rest if path not in tars), *(listing.left_out if listing else ())]
+    return _with_captions(root, found, [*found.unread, *beside, *others, *other_splits])
+
+
+def _with_captions(root: Path, found: _Found, unread: Sequence[str]) -> CaptionedPictures:
+    """What was found without the pictures whose captions are blank.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    rows = np.array([row for row, text in enumerate(found.captions) if text], dtype=np.int64)
+    blank = [found.pictures.name(row) for row, text in enumerate(found.captions) if not text]
+    if not len(rows):
+        named = [*found.alone, *blank, *unread]
         raise DataError(
-            f"data.path {root} has no pictures with captions. Allowed are a folder with metadata.jsonl, pictures "
-            f"({', '.join(sorted(SUFFIXES))}) each with a .txt of its name, .tar shards of such pairs, or .parquet."
+            f"data.path {root} has no pictures with captions. Allowed are a folder with metadata.jsonl, .csv or "
+            f".parquet, pictures ({', '.join(sorted(SUFFIXES))}) each with a {' or '.join(CAPTION_SUFFIXES)} of its "
+            "name, .tar shards of such pairs, or .parquet." + (f" Left out: {', '.join(named[:4])}." if named else "")
         )
-    return found
+    pictures = SomePictures(found.pictures, rows) if blank else found.pictures
+    captions = PromptSet.pack(text for text in found.captions if text)
+    return CaptionedPictures(pictures, captions, (*found.alone, *blank), tuple(unread))
 
 
-def shards_of(root: Path, suffix: str) -> list[Path]:
-    """The file itself, or the files of a folder, that end in `suffix`, sorted by name."""
-    if root.is_dir():
-        return sorted(p for p in root.glob(f"*{suffix}") if p.is_file() and not p.name.startswith("."))
-    return [root] if root.is_file() and root.suffix == suffix else []
+def _from_metadata(tables: Sequence[Path], files: Sequence[Path], column: str | None) -> _Found:
+    pairs = [row for table in tables for row in read_metadata(table, column)]
+    listed = {os.path.normpath(path) for path, _ in pairs}
+    others = [f"{path} (in no metadata)" for path in files if is_picture(path) and os.path.normpath(path) not in listed]
+    pictures = PictureFiles(tuple(path for path, _ in pairs))
+    return _Found(pictures, PromptSet.pack(text for _, text in pairs), unread=others)
 
 
-def _from_metadata(root: Path, column: str | None) -> CaptionedPictures:
-    paths, captions = [], []
-    for where, row in read_json_lines(root / "metadata.jsonl"):
-        captions.append(text_of(row, column, where=where))
-        if not isinstance(row.get("file_name"), str):
-            raise DataError(f"{where} has no text in 'file_name'; it has {', '.join(map(repr, row))}")
-        paths.append(root / row["file_name"])
-    return CaptionedPictures(PictureFiles(tuple(paths)), PromptSet.pack(captions), ())
+def _from_folder(files: Sequence[Path], column: str | None) -> _Found:
+    pairs = pair(map(str, files))
+    texts = []
+    for name in pairs.captions:
+        try:
+            content = read_regular(Path(name), max_bytes=MAX_CAPTION_BYTES)
+        except OSError as error:
+            raise DataError(f"the caption {name} cannot be read: {error.strerror or error}") from None
+        texts.append(caption_text(name, content, column, where=name))
+    return _Found(PictureFiles(tuple(map(Path, pairs.pictures))), PromptSet.pack(texts), pairs.alone)
 
 
-def _from_folder(root: Path) -> CaptionedPictures:
-    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES) if root.is_dir() else []
-    captioned = [path for path in found if path.with_suffix(".txt").is_file()]
-    captions = (_decoded(p.with_suffix(".txt").read_bytes(), where=str(p.with_suffix(".txt"))) for p in captioned)
-    alone = sorted({str(p) for p in found} - {str(p) for p in captioned})
-    return CaptionedPictures(PictureFiles(tuple(captioned)), PromptSet.pack(captions), tuple(alone))
+def _from_tars(shards: Sequence[Path], column: str | None) -> _Found:
+    samples = [read_tar(shard, column) for shard in shards]
+    return _Found(
+        TarPictures(tuple(member for found in samples for member in found.pictures)),
+        PromptSet.pack(text for found in samples for text in found.captions),
+        [name for found in samples for name in found.alone],
+        [name for found in samples for name in found.unread],
+    )
 
 
-def _from_tars(shards: Sequence[Path], column: str | None) -> CaptionedPictures:
-    pictures: list[Member] = []
-    captions: list[str] = []
-    alone: list[str] = []
-    for shard in shards:
-        for key, files in _samples(shard).items():
-            picture = next((member for suffix, member in files.items() if suffix in SUFFIXES), None)
-            if picture is None:
-                continue
-            if not CAPTION_SUFFIXES & files.keys():
-                alone.append(f"{shard}:{key}")
-                continue
-            pictures.append(picture)
-            captions.append(_tar_caption(files, column))
-    return CaptionedPictures(TarPictures(tuple(pictures)), PromptSet.pack(captions), tuple(alone))
-
-
-def _samples(shard: Path) -> dict[str, dict[str, Member]]:
-    """Members of a tar by key, the name up to the first dot, and by lower-case suffix."""
-    samples: dict[str, dict[str, Member]] = {}
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            for info in tar:
-                folder, _, name = info.name.rpartition("/")
-                stem, _, rest = name.partition(".")
-                if info.isreg() and stem:
-                    key = f"{folder}/{stem}" if folder else stem
-                    samples.setdefault(key, {})["." + rest.lower()] = Member(shard, key, info.offset_data, info.size)
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(
-            f"{shard} cannot be read as a tar: {error}. It has to be whole, and not compressed, as there is no random "
-            "access to a compressed one."
-        ) from None
-    return samples
-
-
-def _tar_caption(files: dict[str, Member], column: str | None) -> str:
-    """The text of KEY.txt, or the caption in KEY.json."""
-    member = files.get(".txt") or files[".json"]
-    where = f"{member.shard}:{member.key}"
-    text = _decoded(member.read(), where=where)
-    if ".txt" in files:
-        return text
-    try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}.json is not JSON: {error}") from None
-    return text_of(row, column, where=f"{where}.json")
-
-
-def _decoded(data: bytes, *, where: str) -> str:
-    try:
-        return data.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise DataError(f"the caption of {where} is not UTF-8 ({error.reason}, byte {error.start})") from None
+def _from_parquets(shards: Sequence[Path], column: str | None, image_column: str) -> _Found:
+    captions = PromptSet.pack(text for path in shards for text in read_parquet_column(path, column))
+    return _Found(ParquetPictures.open(shards, image_column), captions)
 
 
 def decode_picture(content: bytes, *, size_px: tuple[int, int], channels: int) -> Tensor:
-    """An encoded picture as (channels, height, width) in [0, 1]: scaled to cover the size, then cropped at its centre.
+    """The middle of an encoded picture as (channels, height, width) in [0, 1].
 
     Args:
         size_px: width and height.
@@ -207,15 +191,4 @@ def decode_picture(content: bytes, *, size_px: tuple[int, int], channels: int) -
     Raises:
         ValueError: it does not decode.
     """
-    try:
-        with Image.open(BytesIO(content)) as image:
-            image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-    except Exception as error:  # decoders raise errors of many classes
-        raise ValueError(str(error) or type(error).__name__) from None
-    width, height = size_px
-    scale = max(width / image.width, height / image.height)
-    covering = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    image = image.resize(covering, Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    pixels = np.asarray(image.crop((left, top, left + width, top + height)), dtype=np.float32)
-    return torch.from_numpy(pixels / 255).reshape(height, width, channels).permute(2, 0, 1)
+    return to_tensor(cover(decode(content), size_px=size_px, channels=channels))

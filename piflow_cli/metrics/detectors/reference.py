@@ -1,22 +1,20 @@
 """Reference statistics: shipped with the package, read from a file, or computed from a folder of pictures."""
 # B batch, M reference pictures, D features.
 
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from piflow_cli.errors import DataError, StorageError
+from piflow_cli.errors import DataError
+from piflow_cli.io.files import write_atomic
+from piflow_cli.io.folders import is_picture, list_files, unread
+from piflow_cli.io.images import SUFFIXES, read_picture, to_tensor
 from piflow_cli.io.zoo import ZOO
 from piflow_cli.metrics.detectors.features import Detector, Reference, extract_features, mean_and_cov
 
 EMBEDDED_REFERENCES = {name: ZOO / name / "features" / "reference.safetensors" for name in ("digits", "emoji")}
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
-EIGHT_BIT_GREY = frozenset({"1", "L", "LA"})
-MORE_THAN_EIGHT_BITS = ("I", "F")
 
 
 def load_reference(spec: str | Path, *, detector: Detector, batch_size: int = 64) -> Reference:
@@ -24,7 +22,7 @@ def load_reference(spec: str | Path, *, detector: Detector, batch_size: int = 64
 
     Args:
         spec: "digits" or "emoji" (embedded), a `.npz` with `mu` and `sigma` as ADM publishes them, a `.safetensors`
-            written by `save_reference`, or a folder of png, jpg and webp pictures.
+            written by `save_reference`, or a folder of pictures.
         detector: whose features the generated pictures will have; it also reads the folder.
         batch_size: pictures at a time when reading a folder.
 
@@ -64,32 +62,25 @@ def save_reference(reference: Reference, path: Path) -> None:
     if reference.features is not None:
         tensors["features"] = reference.features.contiguous()
     metadata = {"name": reference.name, "detector": reference.detector, "num_samples": str(reference.num_samples)}
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            temporary = file.name
-            file.write(save(tensors, metadata=metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StorageError(f"cannot write the reference {path}: {error}. Pass another path.") from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+    write_atomic(path, save(tensors, metadata=metadata))
 
 
 def reference_from_folder(folder: Path, *, detector: Detector, batch_size: int = 64) -> Reference:
     """Run the detector over every picture below `folder`, in sorted order.
 
     Raises:
-        DataError: there are fewer than two pictures, or one cannot be read.
+        DataError: there are fewer than two pictures, or something else, or one cannot be read.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    listing = list_files(folder)
+    if others := [*listing.left_out, *unread(listing.files)]:
+        raise DataError(
+            f"{folder} holds {len(others)} file(s) that are no pictures to be read, such as {', '.join(others[:4])}. "
+            "Statistics are of all pictures or of none: convert or remove them."
+        )
+    paths = list(filter(is_picture, listing.files))
     if len(paths) < 2:
-        raise DataError(f"{folder} holds {len(paths)} picture(s) (.png, .jpg, .webp); a reference needs at least 2.")
+        known = ", ".join(sorted(SUFFIXES))
+        raise DataError(f"{folder} holds {len(paths)} picture(s) ({known}); a reference needs at least 2.")
     features = extract_features(detector, read_images(paths, batch_size=batch_size)).features  # (M, D)
     mean, cov = mean_and_cov(features)
     return Reference(
@@ -111,22 +102,15 @@ def read_images(paths: list[Path], *, batch_size: int = 64) -> Iterator[Tensor]:
 
 
 def read_image(path: Path) -> Tensor:
-    """An 8-bit picture as (C, H, W) float32 in [0, 1]; transparency is dropped.
+    """A picture as (C, H, W) float32 in [0, 1], read as training pictures are.
 
     Raises:
-        DataError: the file is damaged, is no picture, or has more than 8 bits a channel.
+        DataError: it cannot be read, or does not decode.
     """
-    import numpy as np
-    from PIL import Image
-
     try:
-        with Image.open(path) as picture:
-            if picture.mode.startswith(MORE_THAN_EIGHT_BITS):
-                raise DataError(f"{path} has more than 8 bits a channel (mode {picture.mode}): convert it to 8 bits.")
-            pixels = np.array(picture.convert("L" if picture.mode in EIGHT_BIT_GREY else "RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read the picture {path}: {error}. Repair or remove it.") from error
-    return torch.from_numpy(pixels).reshape(*pixels.shape[:2], -1).permute(2, 0, 1).float() / 255
+        return to_tensor(read_picture(path))
+    except DataError as error:
+        raise DataError(f"{error}. Repair or remove it.") from None
 
 
 def _read_npz(path: Path, detector: str) -> Reference:

@@ -81,20 +81,31 @@ def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
         load_reference(tmp_path, detector=PixelDetector())
 
 
-def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "deep.png"
-    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8)).save(path)
-    with pytest.raises(DataError, match="8 bits"):
-        read_image(path)
+def test_sixteen_bits_are_scaled_and_floats_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16)).save(tmp_path / "deep.png")
+    assert read_image(tmp_path / "deep.png")[0, 0].tolist() == pytest.approx([0, 128 / 255, 1])
+    Image.new("F", (2, 2)).save(tmp_path / "float.tiff")
+    with pytest.raises(DataError, match=r"float\.tiff .*floating-point.*Repair or remove it"):
+        read_image(tmp_path / "float.tiff")
 
 
-def test_transparency_and_palettes_become_colours(tmp_path: Path) -> None:
+def test_what_is_transparent_is_white_and_palettes_are_colours(tmp_path: Path) -> None:
     Image.new("RGBA", (3, 2), (255, 0, 51, 0)).save(tmp_path / "a.png")
     Image.new("RGB", (3, 2), (255, 0, 51)).quantize(4).save(tmp_path / "b.png")
-    for name in ("a.png", "b.png"):
-        image = read_image(tmp_path / name)
-        assert image.shape == (3, 2, 3)
-        assert image[:, 0, 0].tolist() == pytest.approx([1, 0, 0.2])
+    assert (read_image(tmp_path / "a.png") == 1).all()
+    assert read_image(tmp_path / "b.png").shape == (3, 2, 3)
+    assert read_image(tmp_path / "b.png")[:, 0, 0].tolist() == pytest.approx([1, 0, 0.2])
+
+
+@pytest.mark.parametrize("name", ["photo.heic", "no_suffix", ".hidden.png"])
+def test_a_folder_with_something_else_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
+    write_pictures(tmp_path)
+    for system in ("._0.png", ".DS_Store", "Thumbs.db"):
+        (tmp_path / system).write_bytes(b"x")
+    assert load_reference(tmp_path, detector=PixelDetector()).num_samples == 5
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=rf"holds 1 file.*{name} \(.*convert or remove"):
+        load_reference(tmp_path, detector=PixelDetector())
 
 
 def test_other_detectors_statistics_are_refused(reference: Reference, tmp_path: Path) -> None:
