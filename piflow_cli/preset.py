@@ -97,6 +97,35 @@ class Preset(Settings):
         return self
 
     @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        batch, micro = self.training.batch_size, self.training.micro_batch_size
+        if micro is not None and batch % micro:
+            fitting = max(size for size in range(1, min(batch, micro) + 1) if batch % size == 0)
+            raise ValueError(
+                f"training.micro_batch_size: divides training.batch_size {batch}, such as {fitting}: each step "
+                f"accumulates whole micro-batches (got {micro})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _objective_fits_sampling(self) -> Self:
+        try:
+            self.objective.check_sampling(self.sampling)
+        except PiflowError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def doubts(self) -> list[str]:
+        """What is allowed and seldom meant."""
+        found, warmup = [], self.optimizer.warmup_steps
+        if warmup >= self.training.steps:
+            found.append(
+                f"optimizer.warmup_steps {warmup} is not below training.steps {self.training.steps}: the rate never "
+                f"comes to {self.optimizer.learning_rate}, and the average is a copy of the weights"
+            )
+        return found
+
+    @model_validator(mode="after")
     def _policy_fits_sampling(self) -> Self:
         try:
             self.policy.check_sampling(segments=self.sampling.segments, shift=self.sampling.shift)

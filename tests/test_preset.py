@@ -57,6 +57,12 @@ def test_published_recipes_have_the_published_numbers() -> None:
         ("data.type=imges", "data.type: unknown data 'imges'. Did you mean images?"),
         ("training.steps", r"--set takes key.path=value"),
         ("name.x.y=3", "name is a value, not a table"),
+        ("training.micro_batch_size=7", r"training.micro_batch_size: divides .* such as 4.*\(got 7\)"),
+        (
+            "objective.window_substeps=128",
+            r"objective.window_substeps: less than \d+: the shortest segment.*\(got 128\)",
+        ),
+        ("sampling.total_substeps=1", r"objective.num_intermediates: at most 1: .*\(got 2\)"),
     ],
 )
 def test_each_problem_is_named(override: str, message: str) -> None:
@@ -120,3 +126,10 @@ def test_installed_package_finds_presets_inside_itself(monkeypatch: pytest.Monke
     (package / "_presets" / "mine.toml").unlink()
     (package / "_presets").rmdir()
     assert preset_paths() == {}
+
+
+def test_a_warm_up_beyond_the_run_is_doubted() -> None:
+    assert load_preset("digits-1nfe").doubts() == []
+    (doubt,) = load_preset("digits-1nfe", ["training.steps=5", "optimizer.warmup_steps=5"]).doubts()
+    assert "optimizer.warmup_steps 5" in doubt
+    assert "training.steps 5" in doubt

@@ -68,6 +68,8 @@ def command(
     options["training.seed"] = seed
     chosen = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
     recipe = load_preset(preset, [*(settings or []), *chosen])
+    for doubt in recipe.doubts() if _reports() else ():
+        console.warn(doubt)
     if plan:
         _plan(recipe, gpus=gpus, as_json=as_json)
         return

@@ -40,14 +40,18 @@ def show(
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Print a preset with every key resolved, as TOML with a comment on each."""
+    """Print a preset with every key resolved, as TOML with a comment on each, under the words of its file.
+
+    They say where its numbers come from, and where teacher, data and prompts are to be had.
+    """
+    from piflow_cli.io.presets import read_table, words_of
     from piflow_cli.preset import load_preset
 
     preset = load_preset(name, settings or [])
     if as_json:
         typer.echo(preset.model_dump_json(indent=2))
         return
-    typer.echo("\n".join(toml_lines(preset)))
+    typer.echo("\n".join([*words_of(read_table(name).path), *toml_lines(preset)]))
 
 
 @app.command("check", epilog=console.examples(("whether a file is valid", "piflow presets check mine.toml")))
@@ -60,8 +64,10 @@ def check(
 
     preset = load_preset(file)
     if as_json:
-        console.print_json({"name": preset.name, "valid": True})
+        console.print_json({"name": preset.name, "valid": True, "doubts": preset.doubts()})
         return
+    for doubt in preset.doubts():
+        console.warn(doubt)
     typer.echo(f"{file} is valid: {preset.name}")
 
 

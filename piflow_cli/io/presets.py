@@ -59,6 +59,16 @@ def read_header(path: Path) -> PresetHeader:
     return PresetHeader(name=str(table.get("name", path.stem)), path=path, **texts)
 
 
+def words_of(path: Path) -> list[str]:
+    """The comment that a preset file begins with, a line each, and an empty line after it; none where it has none."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line)
+    return [*lines, ""] if lines else []
+
+
 @dataclass(frozen=True)
 class PresetTable:
     """The raw values of one file."""

@@ -4,6 +4,7 @@ Shapes: B batch, C latent channels, S spatial dims.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from piflow_cli.core.flow import diffuse, randn_like_seeded
 from piflow_cli.core.imitation import ImitationSettings, data_free_losses, imitate_segment
 from piflow_cli.core.interfaces import TrainingBatch
 from piflow_cli.core.settings import SamplingSettings, Settings
+from piflow_cli.errors import PresetError
 
 
 class Imitation(Settings):
@@ -30,6 +32,23 @@ class Imitation(Settings):
     teacher_mixing_steps: int = Field(
         0, ge=0, description="steps over which the teacher's share of a trajectory falls from 1 to 0; 0 is off"
     )
+
+    def check_sampling(self, sampling: SamplingSettings) -> None:
+        """Raise PresetError where the shortest segment has no room for the window, or for so many states."""
+        boundaries = sampling.segments.boundaries()
+        shortest = min(start - end for start, end in pairwise(boundaries))
+        substeps = max(1, round(shortest * sampling.total_substeps))
+        where = f"the shortest segment of sampling.nfe {sampling.nfe} has {substeps} of sampling.total_substeps"
+        if self.window_substeps >= substeps and self.window_substeps > 0:
+            raise PresetError(
+                f"objective.window_substeps: less than {substeps}: {where}, and a window as long as its segment leaves "
+                f"nowhere to visit but the source (got {self.window_substeps})"
+            )
+        if self.num_intermediates > substeps:
+            raise PresetError(
+                f"objective.num_intermediates: at most {substeps}: {where}, and states nearer than a substep are the "
+                f"same state (got {self.num_intermediates})"
+            )
 
     def num_losses(self, sampling: SamplingSettings, *, has_images: bool) -> int:
         """Losses that `losses` yields: one segment from a diffused picture, or all of a walk from noise."""

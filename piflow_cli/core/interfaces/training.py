@@ -45,6 +45,10 @@ class Objective(Protocol):
     num_intermediates: int
     """States a segment at which the teacher is asked: what a plan counts."""
 
+    def check_sampling(self, sampling: SamplingSettings) -> None:
+        """Raise PresetError where it means nothing for students that are sampled so."""
+        ...
+
     def num_losses(self, sampling: SamplingSettings, *, has_images: bool) -> int:
         """Losses of a micro-batch, each with a backward pass of its own."""
         ...
