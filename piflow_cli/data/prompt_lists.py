@@ -64,7 +64,7 @@ def _labels(path: str) -> tuple[int, ...] | None:
     labels: list[int] = []
     bare = None
     for shard in prompt_shards(Path(path).expanduser()):
-        for where, row in read_json_lines(shard) if shard.suffix == ".jsonl" else ():
+        for where, row in read_json_lines(shard) if shard.suffix.lower() == ".jsonl" else ():
             if not text_of(row, None, where=where):
                 continue
             label = row.get(LABEL)

@@ -14,7 +14,7 @@ from piflow_cli.core.interfaces import DataSource, Draw, Space
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.embeddings.cache import CacheReader, open_if_complete
 from piflow_cli.data.embeddings.codec import Storage
-from piflow_cli.data.files.prompts import PromptSet, check_prompts, read_prompts
+from piflow_cli.data.files.prompts import PromptSet, check_prompts, find_prompt_shards, is_on_hub, read_prompts
 from piflow_cli.data.noise import draw_indices, draw_rows
 from piflow_cli.errors import DataError
 from piflow_cli.io.zoo import in_zoo, zoo_entries
@@ -91,10 +91,12 @@ class PromptSource(DataSource):
     Args:
         texts: the prompts.
         sizes: width and height in pixels of each aspect bucket; none leaves the teacher's own size.
+        skipped: names of files that are not for training.
     """
 
     texts: TextRows
     sizes: tuple[tuple[int, int], ...] = ()
+    skipped: tuple[str, ...] = ()
 
     has_images = False
 
@@ -200,5 +202,8 @@ class Prompts(Settings):
             MissingExtraError: a package that reads them is not installed.
         """
         check_space(space, self.resolutions)
-        prompts = read_prompts(locate_prompts(self.path), column=self.column, limit=self.limit)
-        return PromptSource(open_texts(prompts, self.cache), tuple(map(parse_resolution, self.resolutions)))
+        path = locate_prompts(self.path)
+        prompts = read_prompts(path, column=self.column, limit=self.limit)
+        skipped = [] if is_on_hub(path) else find_prompt_shards(Path(path).expanduser())[1]
+        sizes = tuple(map(parse_resolution, self.resolutions))
+        return PromptSource(open_texts(prompts, self.cache), sizes, tuple(skipped))

@@ -101,6 +101,8 @@ def open_pictures(root: Path, *, column: str | None, image_column: str) -> Capti
         DataError: missing, damaged, or without captioned pictures.
         MissingExtraError: a parquet without pyarrow.
     """
+    if not root.is_dir() and not root.is_file():
+        raise DataError(f"data.path {root} is neither a regular file nor a folder")
     listing = list_files(root) if root.is_dir() else None
     files, other_splits = training_split(root, listing.files) if listing else ([root], [])
     metadata = [path for path in files if path.name.lower() in METADATA_NAMES]

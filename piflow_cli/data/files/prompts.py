@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from piflow_cli.data.files.listing import training_split
 from piflow_cli.data.files.parquet import parquet_texts
 from piflow_cli.errors import DataError, MissingExtraError
+from piflow_cli.io.folders import is_visible, list_files
 
 COLUMNS = ("prompt", "caption", "text")
 """Where a prompt is looked for if no column is named, the first that is there."""
@@ -96,7 +98,7 @@ def check_prompts(path: str, column: str | None = None) -> None:
 def is_on_hub(path: str) -> bool:
     """Whether a path names a data set on the hub: it is `owner/name`, and there is no such file."""
     root = Path(path).expanduser()
-    return not root.exists() and bool(HUB_ID.fullmatch(path)) and root.suffix not in READERS
+    return not root.exists() and bool(HUB_ID.fullmatch(path)) and root.suffix.lower() not in READERS
 
 
 def pick_column(names: Iterable[str], column: str | None, *, where: str) -> str:
@@ -209,11 +211,18 @@ def _texts(path: str, column: str | None, what: str) -> Iterator[str]:
         yield from _hub_texts(path, column, what)
         return
     for shard in prompt_shards(root, what=what):
-        yield from filter(None, READERS[shard.suffix](shard, column))
+        yield from filter(None, READERS[shard.suffix.lower()](shard, column))
 
 
 def prompt_shards(root: Path, *, what: str = "data.path") -> list[Path]:
-    """The files of prompts at a path, sorted by name.
+    """The files of prompts at a path. Raises DataError as `find_prompt_shards`."""
+    return find_prompt_shards(root, what=what)[0]
+
+
+def find_prompt_shards(root: Path, *, what: str = "data.path") -> tuple[list[Path], list[str]]:
+    """The files of prompts at a path sorted by name, and the names of those of splits that are not for training.
+
+    Of a folder the files in it count, and where there are none those deeper, as in `data/train-00000-of-00003.parquet`.
 
     Raises:
         DataError: there are none, or several kinds; messages call the path `what`.
@@ -224,17 +233,22 @@ def prompt_shards(root: Path, *, what: str = "data.path") -> list[Path]:
             f"{what} {root} does not exist. Give a file of prompts ({known}), a folder of such files, or the id of "
             "a data set on the hub, owner/name."
         )
-    if root.is_file():
-        if root.suffix not in READERS:
+    if not root.is_dir():
+        if not root.is_file():
+            raise DataError(f"{what} {root} is neither a regular file nor a folder; prompts are read from {known}")
+        if root.suffix.lower() not in READERS:
             raise DataError(f"{what} {root} ends in {root.suffix or 'nothing'!r}; prompts are read from {known}")
-        return [root]
-    found = [p for p in root.iterdir() if p.suffix in READERS and p.is_file() and not p.name.startswith(".")]
-    kinds = sorted({p.suffix for p in found})
+        return [root], []
+    there = [p for p in root.iterdir() if is_visible(p.name) and p.is_file()]
+    found = [p for p in there if p.suffix.lower() in READERS]
+    found = sorted(found) or [p for p in list_files(root).files if p.suffix.lower() in READERS]
+    found, others = training_split(root, found)
+    kinds = sorted({p.suffix.lower() for p in found})
     if not found:
         raise DataError(f"{what} {root} has no files of prompts; they end in {known}")
     if len(kinds) > 1:
         raise DataError(f"{what} {root} has files of several kinds ({', '.join(kinds)}); keep one kind in the folder")
-    return sorted(found)
+    return found, others
 
 
 def _hub_texts(name: str, column: str | None, what: str) -> Iterator[str]:

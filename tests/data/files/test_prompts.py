@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from piflow_cli.data.files.prompts import PromptSet, read_prompts
+from piflow_cli.data.files.prompts import PromptSet, find_prompt_shards, read_prompts
 from piflow_cli.errors import DataError, MissingExtraError
 
 TEXTS = ["a red bicycle", "ein grünes Blatt", "山の上の猫", "a sign that says “open”"]
@@ -166,3 +167,25 @@ def test_a_data_set_of_the_hub_that_cannot_be_loaded() -> None:
     pytest.importorskip("datasets")
     with pytest.raises(DataError, match="no file or folder owner/name, and no split 'train'"):
         read_prompts("owner/name")
+
+
+def test_a_data_set_of_the_hub_is_read_by_its_split_for_training(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    parquet(tmp_path / "data" / "train-00000-of-00002.parquet", TEXTS[:2])
+    parquet(tmp_path / "data" / "train-00001-of-00002.PARQUET", TEXTS[2:])
+    parquet(tmp_path / "data" / "test-00000-of-00001.parquet", ["held out"])
+    parquet(tmp_path / "data" / "._train-00000-of-00002.parquet", ["of a system"])
+    (tmp_path / "README.md").write_text("a card")
+    assert listed(read_prompts(str(tmp_path))) == TEXTS
+    assert find_prompt_shards(tmp_path)[1] == [f"{tmp_path}/data/test-00000-of-00001.parquet (split test)"]
+
+
+def test_suffixes_may_be_in_capitals(tmp_path: Path) -> None:
+    assert listed(read_prompts(str(lines(tmp_path / "P.TXT", TEXTS)))) == TEXTS
+    assert listed(read_prompts(str(tmp_path))) == TEXTS
+
+
+def test_a_pipe_is_no_file_of_prompts(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.txt")
+    with pytest.raises(DataError, match=r"p.txt is neither a regular file nor a folder"):
+        read_prompts(str(tmp_path / "p.txt"))
