@@ -165,7 +165,7 @@ class Captioned(Settings):
     type: Literal["captioned"] = "captioned"
     has_images: ClassVar[bool] = True
     path: str = Field(
-        description="folder with a metadata file or pictures beside their captions; .tar, .parquet or .safetensors shards"
+        description="folder of pictures with captions or a metadata file, or of .tar, .parquet or .safetensors shards"
     )
     column: str | None = Field(None, description="field of the caption; None takes prompt, caption or text")
     image_column: str = Field("image", description="parquet column with the pictures' bytes")

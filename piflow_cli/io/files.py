@@ -76,8 +76,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         restore_replaced(target)
-        for leftover in target.parent.glob(f"{PARTIAL}{'?' * 8}-{glob.escape(target.name)}"):
-            _remove(leftover)  # of a killed write to this target; other targets may be in the making
+        remove_partials_of(target)
         partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=PARTIAL, suffix=f"-{target.name}"))
         try:
             os.chmod(partial, 0o777 & ~_umask())
@@ -140,6 +139,12 @@ def remove_partials(folder: Path) -> None:
         restore_replaced(folder / path.name.removeprefix(REPLACED))
 
 
+def remove_partials_of(target: Path) -> None:
+    """Clear up what killed writes to a target left, where nobody else writes to it; others may be in the making."""
+    for leftover in target.parent.glob(f"{PARTIAL}{'?' * 8}-{glob.escape(target.name)}"):
+        _remove(leftover)
+
+
 def _replace(partial: Path, target: Path) -> None:
     """Put a complete folder in the place of whatever is at `target`."""
     if not target.exists():
@@ -161,10 +166,11 @@ def atomic_file(target: Path) -> Iterator[Path]:
         StorageError: the place cannot be written, or its disk is full.
     """
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=PARTIAL) as folder:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=PARTIAL, suffix=f"-{target.name}") as folder:
             yield Path(folder) / target.name
             _finish_files(Path(folder))
             os.replace(Path(folder) / target.name, target)
+            fsync_folder(target.parent)
     except OSError as error:
         raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
 

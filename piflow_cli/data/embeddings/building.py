@@ -28,12 +28,11 @@ from piflow_cli.data.embeddings.cache import (
 )
 from piflow_cli.data.embeddings.codec import PackedRow, pack, shard_tensors
 from piflow_cli.errors import DataError, StorageError
+from piflow_cli.io.files import atomic_file, remove_partials_of, write_atomic
 
 BATCH_SIZE = 16
 POLL_S = 0.2
 """How often shards that another process builds are looked at."""
-PARTIAL = ".partial-"
-"""Start of the name of what is being written; the lock's holder overwrites what a killed one left."""
 
 Encode = Callable[[list[str]], TextCondition]
 
@@ -151,9 +150,8 @@ class _Builder:
         with _writing(self.folder):
             path.with_suffix(".json").unlink(missing_ok=True)
             size, sha256 = _write_rows(path, rows)
-            _write_text(
-                path.with_suffix(".json"), ShardCard(**parts, bytes=size, sha256=sha256).model_dump_json(indent=2)
-            )
+            card = ShardCard(**parts, bytes=size, sha256=sha256)
+            write_atomic(path.with_suffix(".json"), card.model_dump_json(indent=2))
 
 
 def _prepare(folder: Path, plan: CachePlan, encode: Encode) -> CacheIndex:
@@ -181,7 +179,7 @@ def _prepare(folder: Path, plan: CachePlan, encode: Encode) -> CacheIndex:
                 specials_bytes=size,
                 specials_sha256=sha256,
             )
-            _write_text(folder / "index.json", index.model_dump_json(indent=2))
+            write_atomic(folder / "index.json", index.model_dump_json(indent=2))
         return index
 
 
@@ -227,37 +225,19 @@ def _writing(folder: Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, SafetensorError) as error:  # the latter is safetensors' word for a full disk
-        reason = getattr(error, "strerror", None) or error
+    except (OSError, SafetensorError, StorageError) as error:  # the second is safetensors' word for a full disk
         raise StorageError(
-            f"cannot write embeddings to {folder}: {reason}. Free some space or name another folder in data.cache, "
+            f"cannot write embeddings to {folder}: {error}. Free some space or name another folder in data.cache, "
             "and run the caching step again: what is whole stays."
         ) from None
 
 
 def _write_rows(path: Path, rows: Sequence[PackedRow]) -> tuple[int, str]:
-    """Write a shard whole or not at all; its size and checksum."""
+    """Write a shard whole or not at all, for who holds its lock; its size and checksum."""
     from safetensors.torch import save_file
 
-    partial = path.with_name(PARTIAL + path.name)
-    try:
+    remove_partials_of(path)
+    with atomic_file(path) as partial:
         save_file(shard_tensors(rows), partial)
-        sha256 = file_sha256(partial)
-        _finish(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return os.stat(path).st_size, sha256
-
-
-def _write_text(path: Path, content: str) -> None:
-    """Write a small file whole or not at all."""
-    partial = path.with_name(PARTIAL + path.name)
-    partial.write_text(content, encoding="utf-8")
-    _finish(partial, path)
-
-
-def _finish(partial: Path, path: Path) -> None:
-    """Wait until a file is on the disk, and give it its name."""
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+        size, sha256 = os.stat(partial).st_size, file_sha256(partial)
+    return size, sha256
