@@ -26,9 +26,10 @@ FAMILIES = ("teacher", "policy", "objective", "data")
 class OptimizerSettings(Settings):
     """The optimiser, its schedule, and what guards it."""
 
-    name: Literal["auto", "adamw", "adamw8bit", "muon"] = Field(
+    name: Literal["auto", "adamw", "adamw8bit", "paged-adamw8bit", "muon"] = Field(
         "auto",
         description="auto is 8-bit AdamW on CUDA where bitsandbytes is installed, else AdamW; "
+        "paged-adamw8bit keeps its state where the GPU can do without it; "
         "muon is Muon for the matrices of the blocks, scaled to AdamW's rate, and AdamW for the rest",
     )
     learning_rate: float = Field(5e-5, gt=0, le=1, description="after warm-up")
@@ -53,6 +54,9 @@ class TrainingSettings(Settings):
         "float32", description="of the frozen teacher; auto is bfloat16 where the device has instructions for it"
     )
     gradient_checkpointing: bool = Field(False, description="recompute the student's blocks in the backward pass")
+    offload_activations: bool = Field(
+        False, description="keep in main memory what the student's forward pass leaves for the backward pass"
+    )
     ema_gamma: float = Field(7.0, ge=0, description="beta = (1 - 1/t)^(gamma + 1)")
     seed: int = Field(0, ge=0, description="of every random draw")
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")

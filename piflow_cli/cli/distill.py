@@ -34,6 +34,13 @@ EXAMPLES = console.examples(
 )
 
 
+def _numbers(text: str | None) -> str | None:
+    """Numbers from 1, such as 1,8, as they are written; refused by Typer otherwise."""
+    if text is not None and not all(part.strip().isdecimal() and int(part) for part in text.split(",")):
+        raise typer.BadParameter(f"{text!r} is no list of numbers from 1, such as 1,8")
+    return text
+
+
 def command(
     preset: Annotated[
         str, typer.Option("--preset", "-p", help="Preset name (see `piflow presets list`) or TOML file.")
@@ -53,8 +60,13 @@ def command(
         bool, typer.Option("--cache-only", help="Encode the prompts into data.cache and stop.")
     ] = False,
     gpus: Annotated[
-        int | None,
-        typer.Option(help="GPUs that --plan reckons with. [default: 1, 2, 4, 8 and 32]", show_default=False, min=1),
+        str | None,
+        typer.Option(
+            metavar="N,...",
+            help="Numbers of GPUs that --plan reckons with. [default: 1,2,4,8,32]",
+            show_default=False,
+            callback=_numbers,
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -71,7 +83,7 @@ def command(
     for doubt in recipe.doubts() if _reports() else ():
         console.warn(doubt)
     if plan:
-        _plan(recipe, gpus=gpus, as_json=as_json)
+        _plan(recipe, gpus=[int(number) for number in gpus.split(",")] if gpus else [], as_json=as_json)
         return
     if cache_only:
         _cache(recipe, device=device, as_json=as_json)
@@ -92,7 +104,7 @@ def command(
         typer.echo(f"try it   piflow sample {prompts} --model {result.out} --grid")
 
 
-def _plan(recipe: Preset, *, gpus: int | None, as_json: bool) -> None:
+def _plan(recipe: Preset, *, gpus: list[int], as_json: bool) -> None:
     from piflow_cli.engine.plan.plan import plan
     from piflow_cli.engine.plan.report import report
 

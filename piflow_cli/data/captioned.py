@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.core.interfaces import DataSource, Draw, Space
+from piflow_cli.core.interfaces import DataSource, Draw, PromptFacts, Space
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.embeddings.cache import CacheReader
 from piflow_cli.data.embeddings.codec import Storage
@@ -22,7 +22,7 @@ from piflow_cli.data.files.pictures import open_pictures
 from piflow_cli.data.files.prompts import PromptSet
 from piflow_cli.data.latents import LatentReader, read_shard
 from piflow_cli.data.noise import draw_rows
-from piflow_cli.data.prompts import Resolution, TextRows, check_space, draw_size, open_texts, parse_resolution
+from piflow_cli.data.prompts import Resolution, TextRows, check_space, draw_size, facts_of, open_texts, parse_resolution
 from piflow_cli.data.reading import LeftOut, PictureBatch, PictureReader, encode_batch, plan_pictures
 from piflow_cli.errors import DataError
 from piflow_cli.io.folders import shards_of
@@ -175,6 +175,32 @@ class Captioned(Settings):
         (), description="width x height in pixels of each aspect bucket, such as 1360x768; none = the teacher's size"
     )
 
+    @property
+    def sizes_px(self) -> tuple[tuple[int, int], ...]:
+        """Width and height in pixels of each aspect bucket."""
+        return tuple(map(parse_resolution, self.resolutions))
+
+    @property
+    def encodes_pictures(self) -> bool:
+        """Whether there are pictures; latents were encoded before."""
+        return not self._shards()
+
+    def prompt_facts(self) -> PromptFacts:
+        """Of the captions of pictures in a folder on this machine; of others nothing is known without reading them all.
+
+        Raises:
+            DataError: they are here and cannot be read.
+        """
+        root = Path(self.path).expanduser()
+        if not root.is_dir() or self._shards():
+            return PromptFacts(None, None)
+        return facts_of(open_pictures(root, column=self.column, image_column=self.image_column).captions)
+
+    def _shards(self) -> list[Path]:
+        """Shards of latents."""
+        root = Path(self.path).expanduser()
+        return shards_of(root, ".safetensors") if root.exists() else []
+
     def check_source(self) -> None:
         """Raise DataError where there is nothing at the path."""
         if not Path(self.path).expanduser().exists():
@@ -202,6 +228,6 @@ class Captioned(Settings):
                 found.pictures, open_texts(found.captions, self.cache), (width, height), space.image_channels
             ),
             space=space,
-            sizes=tuple(map(parse_resolution, self.resolutions)),
+            sizes=self.sizes_px,
             left_out=LeftOut([*(f"{name} (no caption)" for name in found.without_caption), *found.unread]),
         )

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from piflow_cli.core.interfaces import DataSource, Draw, Space
-from piflow_cli.core.settings import Settings
-from piflow_cli.data.noise import draw_rows
+from piflow_cli.data.noise import ClassData, draw_rows
 from piflow_cli.errors import MissingExtraError
 
 
@@ -45,12 +44,11 @@ class TensorSource(DataSource):
         return batch
 
 
-class Digits(Settings):
+class Digits(ClassData):
     """The scans as pixels in [-1, 1]."""
 
     type: Literal["digits"] = "digits"
     has_images: ClassVar[bool] = True
-    cache: ClassVar[None] = None
 
     def check_source(self) -> None:
         """Raise MissingExtraError where scikit-learn, which holds the scans, is not installed."""

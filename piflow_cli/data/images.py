@@ -9,10 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from piflow_cli.core.interfaces import DataSource, Draw, Space
-from piflow_cli.core.settings import Settings
 from piflow_cli.data.files.listing import class_folders
 from piflow_cli.data.files.pictures import PictureFiles
-from piflow_cli.data.noise import check_classes
+from piflow_cli.data.noise import ClassData, check_classes
 from piflow_cli.data.reading import Labels, LeftOut, PictureBatch, PictureReader, encode_batch, plan_pictures
 from piflow_cli.errors import DataError
 from piflow_cli.io.folders import is_picture, list_files, unread
@@ -64,12 +63,12 @@ def read_square(path: Path, *, size_px: int, channels: int) -> Tensor:
     return to_tensor(cover(read_picture(path), size_px=(size_px, size_px), channels=channels))
 
 
-class Images(Settings):
+class Images(ClassData):
     """A folder with one folder of pictures a class; classes are the folders in sorted order."""
 
     type: Literal["images"] = "images"
     has_images: ClassVar[bool] = True
-    cache: ClassVar[None] = None
+    encodes_pictures: ClassVar[bool] = True
     path: str = Field(description="folder that holds one folder of pictures a class")
 
     def check_source(self) -> None:

@@ -15,8 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from piflow_cli.core.interfaces import Condition, DataSource, Draw, Space
-from piflow_cli.core.settings import Settings
-from piflow_cli.data.noise import check_classes, draw_rows
+from piflow_cli.data.noise import ClassData, check_classes, draw_rows
 from piflow_cli.data.reading import Labels, Rows
 from piflow_cli.errors import DataError
 from piflow_cli.io.folders import shards_of
@@ -151,12 +150,11 @@ class ShardSource(DataSource):
         return batch
 
 
-class Latents(Settings):
+class Latents(ClassData):
     """Latents that the teacher's autoencoder made earlier."""
 
     type: Literal["latents"] = "latents"
     has_images: ClassVar[bool] = True
-    cache: ClassVar[None] = None
     path: str = Field(description="folder of .safetensors shards with latents (N, C, H, W) and labels (N,)")
 
     def _shards(self) -> list[Path]:

@@ -43,12 +43,23 @@ class NoiseSource(DataSource):
         return None, batch
 
 
-class Noise(Settings):
+class ClassData(Settings):
+    """What every kind of data with class labels is: without prompts and their cache, and of one size."""
+
+    cache: ClassVar[None] = None
+    cache_storage: ClassVar[None] = None
+    sizes_px: ClassVar[tuple[tuple[int, int], ...]] = ()
+    encodes_pictures: ClassVar[bool] = False
+
+    def prompt_facts(self) -> None:
+        """None: there are no prompts."""
+
+
+class Noise(ClassData):
     """No data: every trajectory starts at noise."""
 
     type: Literal["noise"] = "noise"
     has_images: ClassVar[bool] = False
-    cache: ClassVar[None] = None
 
     def check_source(self) -> None:
         """There is nothing that could be missing."""

@@ -10,7 +10,7 @@ import torch
 from pydantic import AfterValidator, Field
 
 from piflow_cli.core.conditions import TextCondition, join_conditions
-from piflow_cli.core.interfaces import DataSource, Draw, Space
+from piflow_cli.core.interfaces import DataSource, Draw, PromptFacts, Space
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.embeddings.cache import CacheReader, open_if_complete
 from piflow_cli.data.embeddings.codec import Storage
@@ -159,6 +159,11 @@ def open_texts(prompts: PromptSet, cache: str | None) -> TextRows:
     return TextRows(prompts, open_if_complete(Path(cache).expanduser(), prompts) if cache else None)
 
 
+def facts_of(prompts: PromptSet) -> PromptFacts:
+    """How many prompts there are, and how long on average."""
+    return PromptFacts(len(prompts), len(prompts.data.decode()) / len(prompts))
+
+
 def locate_prompts(path: str) -> str:
     """The path itself, or of `zoo:NAME` the list of prompts that ships.
 
@@ -189,6 +194,24 @@ class Prompts(Settings):
         (), description="width x height in pixels of each aspect bucket, such as 1360x768; none = the teacher's size"
     )
 
+    encodes_pictures: ClassVar[bool] = False
+
+    @property
+    def sizes_px(self) -> tuple[tuple[int, int], ...]:
+        """Width and height in pixels of each aspect bucket."""
+        return tuple(map(parse_resolution, self.resolutions))
+
+    def prompt_facts(self) -> PromptFacts:
+        """Of the prompts where they are on this machine; else `limit` says how many at most.
+
+        Raises:
+            DataError: they are here and cannot be read.
+        """
+        place = locate_prompts(self.path)
+        if Path(place).expanduser().exists():
+            return facts_of(read_prompts(place, column=self.column, limit=self.limit))
+        return PromptFacts(abs(self.limit) if self.limit is not None else None, None)
+
     def check_source(self) -> None:
         """Raise DataError where the first prompt cannot be read; a data set on the hub is not fetched for it."""
         check_prompts(locate_prompts(self.path), self.column)
@@ -205,5 +228,4 @@ class Prompts(Settings):
         path = locate_prompts(self.path)
         prompts = read_prompts(path, column=self.column, limit=self.limit)
         skipped = [] if is_on_hub(path) else find_prompt_shards(Path(path).expanduser())[1]
-        sizes = tuple(map(parse_resolution, self.resolutions))
-        return PromptSource(open_texts(prompts, self.cache), sizes, tuple(skipped))
+        return PromptSource(open_texts(prompts, self.cache), self.sizes_px, tuple(skipped))

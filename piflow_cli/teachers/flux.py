@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from piflow_cli.core.conditions import TextCondition
+from piflow_cli.core.interfaces import CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.teachers.text.family import TextFamily
 from piflow_cli.teachers.text.space import TextSpace
 from piflow_cli.teachers.text.tokens import PATCH, TokenBackbone, pack, unpack
@@ -109,6 +110,35 @@ class Flux(TextFamily):
         "FLUX.1-dev": {"guidance_embeds": True},
         "FLUX.1-schnell": {"guidance_embeds": False},
     }
+    published_parts: ClassVar[tuple[Part, ...]] = (
+        Part("T5-XXL encoder", 4_762_310_656, True, "published"),
+        Part("CLIP-L text encoder", 123_060_480, True, "published"),
+        Part("autoencoder", 83_819_683, False, "published"),
+    )
+    measured_cases: ClassVar[dict[str, tuple[MemoryCase | CacheCase, ...]]] = {
+        "FLUX.1-dev": (
+            MemoryCase("DDP", 32, 8, 65_000_000_000),
+            MemoryCase("DDP", 32, 1, 45_000_000_000),
+            MemoryCase("FSDP2", 8, 1, 16_000_000_000),
+            MemoryCase("FSDP2", 2, 1, 24_000_000_000),
+            CacheCase(768_128, 1_100_000_000_000),
+        )
+    }
+
+    def conditioning(self, module: nn.Module) -> Conditioning:
+        """T5 embeddings, padded and attended to, CLIP's pooled embedding, and guidance where the config has it."""
+        config = module.config
+        return Conditioning(
+            text_tokens=self.max_sequence_length,
+            text_width=config.joint_attention_dim,
+            pooled_width=config.pooled_projection_dim,
+            padded=True,
+            embeds_guidance=bool(config.guidance_embeds),
+        )
+
+    def halvings(self, autoencoder: dict[str, Any]) -> int:
+        """One between two of its levels."""
+        return len(autoencoder["block_out_channels"]) - 1
 
     def base_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """A config with the base's own output."""

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from piflow_cli.core.conditions import TextCondition
+from piflow_cli.core.interfaces import CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.teachers.text.family import TextFamily
 from piflow_cli.teachers.text.space import TextSpace
 from piflow_cli.teachers.text.tokens import PATCH, TokenBackbone, pack, unpack
@@ -102,6 +103,25 @@ class QwenImage(TextFamily):
     transformer_class: ClassVar[str] = "QwenImageTransformer2DModel"
     space_class: ClassVar[Callable[..., TextSpace]] = QwenImageSpace
     architectures: ClassVar[dict[str, dict[str, Any]]] = {"Qwen-Image": {}}
+    published_parts: ClassVar[tuple[Part, ...]] = (
+        Part("Qwen2.5-VL", 8_292_166_656, True, "published"),
+        Part("autoencoder", 126_892_531, False, "published"),
+    )
+    measured_cases: ClassVar[dict[str, tuple[MemoryCase | CacheCase, ...]]] = {
+        "Qwen-Image": (
+            MemoryCase("DDP", 32, 4, 70_000_000_000),
+            MemoryCase("FSDP2", 8, 1, 20_000_000_000),
+            CacheCase(2_304_128, 380_000_000_000),
+        )
+    }
+
+    def conditioning(self, module: nn.Module) -> Conditioning:
+        """Embeddings as long as their prompt."""
+        return Conditioning(text_tokens=self.max_sequence_length, text_width=module.config.joint_attention_dim)
+
+    def halvings(self, autoencoder: dict[str, Any]) -> int:
+        """As many as it says of its levels in time."""
+        return len(autoencoder["temperal_downsample"])
 
     def base_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """A config with the base's own output."""

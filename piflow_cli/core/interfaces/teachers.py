@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from piflow_cli.core.interfaces.planning import CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.core.interfaces.policies import PatchLayout
 
 Condition = Any
@@ -137,6 +138,10 @@ class TeacherFamily(Protocol):
     type: str
     source: str
     guidance_scale: float
+    quantization: str
+    """Of the frozen weights while they load; "none" keeps them whole."""
+    offload_encoders: bool
+    """Whether text encoders and autoencoder are on the device only while they work."""
     students_need_base: ClassVar[bool]
     """Whether a student needs parts of the teacher to be sampled: text encoders, an autoencoder, frozen weights."""
 
@@ -155,7 +160,35 @@ class TeacherFamily(Protocol):
         ...
 
     def describe(self) -> tuple[nn.Module, Backbone]:
-        """The module on the meta device and its backbone."""
+        """The module on the meta device and its backbone, by the source where it is on this machine."""
+        ...
+
+    def conditioning(self, module: nn.Module) -> Conditioning:
+        """What a module of this family takes beside the latents."""
+        ...
+
+    def latent_size(self, module: nn.Module, size_px: tuple[int, int] | None) -> tuple[int, int]:
+        """Width and height in latent positions of pictures of `size_px`; None is the size that the settings are for."""
+        ...
+
+    def latent_factor(self) -> int:
+        """Pixels along the side of a latent position."""
+        ...
+
+    def pipeline_parts(self) -> tuple[Part, ...]:
+        """Text encoders and autoencoder: as the source describes them where it is on this machine, else as published.
+
+        Raises:
+            ModelError: the source names a part that is no class of diffusers' or transformers'.
+        """
+        ...
+
+    def measured(self, module: nn.Module) -> tuple[MemoryCase | CacheCase, ...]:
+        """What was measured of a published recipe whose teacher this is, at its size; none where it is another."""
+        ...
+
+    def dummy_condition(self, module: nn.Module, batch_size: int) -> Condition:
+        """A condition of the right shapes on the module's device, its values of no meaning: work is counted with it."""
         ...
 
     def rebuild(

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from piflow_cli.core.interfaces.planning import PromptFacts
 from piflow_cli.core.interfaces.policies import MakePolicy
 from piflow_cli.core.interfaces.teachers import Condition, Space, TeacherVelocity
 from piflow_cli.core.settings import SamplingSettings
@@ -68,6 +69,20 @@ class DataFamily(Protocol):
     """Whether its sources draw pictures or latents; without, training is data-free."""
     cache: str | None
     """Folder of cached embeddings; None without one, and for class labels."""
+    cache_storage: str | None
+    """How cached embeddings are stored, bf16 or fp8; None for class labels."""
+    sizes_px: tuple[tuple[int, int], ...]
+    """Width and height in pixels of each aspect bucket; none is the teacher's own size."""
+    encodes_pictures: bool
+    """Whether the teacher's autoencoder is at work in every step."""
+
+    def prompt_facts(self) -> PromptFacts | None:
+        """What is known of the prompts without asking the hub; None for class labels.
+
+        Raises:
+            DataError: the prompts are on this machine and cannot be read.
+        """
+        ...
 
     def check_source(self) -> None:
         """Raise DataError where it can be said without reading everything that opening will fail."""

@@ -109,7 +109,8 @@ def build_optimizers(
     Raises:
         MissingExtraError: 8-bit AdamW was asked for and bitsandbytes is not installed.
     """
-    eight_bit = settings.name == "adamw8bit" or (settings.name == "auto" and device.type == "cuda" and not sharded)
+    named_so = settings.name in ("adamw8bit", "paged-adamw8bit")
+    eight_bit = named_so or (settings.name == "auto" and device.type == "cuda" and not sharded)
     named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
     if settings.name != "muon":
         return [_adamw([p for _, p in named], settings, eight_bit=eight_bit)]
@@ -130,13 +131,14 @@ def _adamw(parameters: list[nn.Parameter], settings: OptimizerSettings, *, eight
     options = {"lr": settings.learning_rate, "betas": settings.betas, "weight_decay": settings.weight_decay}
     if eight_bit:
         try:
-            from bitsandbytes.optim import AdamW8bit
+            from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
 
-            return AdamW8bit(parameters, **options)
+            return (PagedAdamW8bit if settings.name == "paged-adamw8bit" else AdamW8bit)(parameters, **options)
         except ImportError:
-            if settings.name == "adamw8bit":
+            if settings.name != "auto":
                 raise MissingExtraError(
-                    "optimizer.name adamw8bit needs bitsandbytes: pip install 'piflow[bitsandbytes]', or use adamw"
+                    f"optimizer.name {settings.name} needs bitsandbytes: pip install 'piflow[bitsandbytes]', or use "
+                    "adamw"
                 ) from None
     return torch.optim.AdamW(parameters, **options)
 

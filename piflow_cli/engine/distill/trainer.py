@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from piflow_cli.core.ema import EMA
-from piflow_cli.core.interfaces import DataSource, Teacher, TrainingBatch
+from piflow_cli.core.interfaces import Condition, DataSource, Policy, Teacher, TrainingBatch
 from piflow_cli.core.student import Student, make_policy
 from piflow_cli.engine.distill.attention import training_attention
 from piflow_cli.engine.distill.build import build_student, shared_network
 from piflow_cli.engine.distill.embeddings import cache_embeddings, cache_folder, is_cached, open_with_cache
 from piflow_cli.engine.distill.events import DistillEvent, DistillResult
+from piflow_cli.engine.distill.offload import activations_on_host
 from piflow_cli.engine.distill.preview import Preview
 from piflow_cli.engine.distill.run_folder import RunFolder
 from piflow_cli.engine.distill.sharding import whole
@@ -208,13 +209,18 @@ class Trainer:
         batch = TrainingBatch(
             latents=latents,
             shape=(self.micro_batch, *(shape if latents is None else latents.shape[1:])),
-            make_policy=lambda x, sigma: make_policy(self.network, family, x, sigma, condition),
+            make_policy=lambda x, sigma: self._policy(x, sigma, condition),
             teacher=lambda x, sigma: self.teacher.velocity(x, sigma, condition, network=self.teacher_network),
             generator=generator,
             device=self.device,
         )
         objective, step = self.preset.objective, self.progress.step
         return objective.losses(batch, sampling=self.preset.sampling, dropout=family.dropout, step=step)
+
+    def _policy(self, x: Tensor, sigma: Tensor, condition: Condition) -> Policy:
+        """The policy of one evaluation of the student at the source x (B, C, *S), sigma (B,)."""
+        with activations_on_host(self.network, wanted=self.preset.training.offload_activations):
+            return make_policy(self.network, self.preset.policy, x, sigma, condition)
 
     def _skip(self, loss: float, gradient_norm: float) -> None:
         """Leave the weights alone after a non-finite step; stop where there were too many in a row."""

@@ -9,12 +9,10 @@ widest layer with LoRA, C latent channels, H, W latent size.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from piflow_cli.engine.plan.model import ModelFacts, Part, image_tokens, text_tokens
+from piflow_cli.core.interfaces import Part, Strategy
+from piflow_cli.engine.plan.model import ModelFacts
 from piflow_cli.preset import Preset
-
-Strategy = Literal["one GPU", "DDP", "FSDP2"]
 
 FP32 = 4
 ITEM_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "float32": 4, "bf16": 2, "fp16": 2, "no": 4}
@@ -67,11 +65,16 @@ class Setup:
 
 def kept(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
     """What lives from the student's forward pass to its backward pass."""
-    batch, image, text = setup.micro_batch_size, image_tokens(preset, facts), text_tokens(preset)
+    batch, image, text = setup.micro_batch_size, facts.image_tokens, facts.condition.text_tokens
     positions, states = image * facts.positions, 2 * preset.objective.num_intermediates
     size = compute_bytes(preset)
     channels = POLICY_COPIES * facts.policy_channels + states * facts.channels
-    condition = batch * teacher_passes(preset, facts) * (text * facts.text_width + facts.pooled_width) * size
+    condition = (
+        batch
+        * teacher_passes(preset, facts)
+        * (text * facts.condition.text_width + facts.condition.pooled_width)
+        * size
+    )
     if preset.training.gradient_checkpointing:
         width, words = facts.width * size, f"{facts.width:,} x {size} bytes"
     else:
@@ -99,7 +102,7 @@ def kept(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
 
 def moments(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
     """What a step needs beyond what it keeps, one moment after another."""
-    tokens = setup.micro_batch_size * (image_tokens(preset, facts) + text_tokens(preset))
+    tokens = setup.micro_batch_size * (facts.image_tokens + facts.condition.text_tokens)
     passes, size = teacher_passes(preset, facts), compute_bytes(preset)
     wide, mlp = _attention_bytes(preset, facts), _mlp_bytes(preset, facts)
     teacher = wide if preset.adapter is not None else _own_teacher_bytes(preset, facts)
@@ -126,22 +129,17 @@ def moments(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
 def encoding(preset: Preset, facts: ModelFacts, parts: tuple[Part, ...], setup: Setup) -> list[Item]:
     """Offloaded text encoders and the autoencoder at work, before anything else of the step is there."""
     size, items = ITEM_BYTES[preset.training.teacher_dtype], []
-    visiting = offloads(preset)
+    visiting = preset.teacher.offload_encoders
     encoders, others = (sum(p.parameters for p in parts if p.is_encoder == wanted) for wanted in (True, False))
     if encoders and not setup.cached and visiting:
         words = f"{encoders:,} x {size} bytes of encoders that visit the GPU; none with data.cache"
         items.append(Item("encoding prompts", encoders * size, words))
-    if preset.data.type in ("captioned", "images") and parts:
-        pixels = setup.micro_batch_size * image_tokens(preset, facts) * facts.positions * facts.pixels
+    if preset.data.encodes_pictures and parts:
+        pixels = setup.micro_batch_size * facts.image_tokens * facts.positions * facts.pixels
         visitor = others if visiting else 0
         words = f"{visitor:,} x {size} + {pixels:,} pixels x {PIXEL_BYTES} bytes"
         items.append(Item("encoding pictures", visitor * size + pixels * PIXEL_BYTES, words))
     return items
-
-
-def offloads(preset: Preset) -> bool:
-    """Whether text encoders and autoencoder are on the GPU only while they work."""
-    return getattr(preset.teacher, "offload_encoders", False)
 
 
 def compute_bytes(preset: Preset) -> int:
@@ -151,7 +149,7 @@ def compute_bytes(preset: Preset) -> int:
 
 def teacher_passes(preset: Preset, facts: ModelFacts) -> int:
     """Network evaluations of one guided velocity of the teacher, done as one batch."""
-    return 1 if facts.embeds_guidance or preset.teacher.guidance_scale == 1 else 2
+    return 1 if facts.condition.embeds_guidance or preset.teacher.guidance_scale == 1 else 2
 
 
 def _attention_bytes(preset: Preset, facts: ModelFacts) -> int:

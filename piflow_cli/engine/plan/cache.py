@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from piflow_cli.data.embeddings.codec import BYTES
-from piflow_cli.data.files.prompts import PromptSet
 from piflow_cli.engine.plan.model import ModelFacts
 from piflow_cli.preset import Preset
 
@@ -20,8 +18,6 @@ TEMPLATE_TOKENS = 5
 """What a chat template adds to a prompt and leaves in its embedding."""
 ASSUMED_TOKENS = 66
 """A captioning model's prompt with its template, where the prompts are not here to be measured."""
-PADDED = ("flux",)
-"""Teacher families whose embeddings keep their padding: it is attended to."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +67,10 @@ def estimate_cache(preset: Preset, facts: ModelFacts) -> CacheEstimate | None:
     Raises:
         DataError: the prompts are here and cannot be read.
     """
-    if not facts.text_width:
+    prompts = preset.data.prompt_facts()
+    if prompts is None or not facts.condition.text_width:
         return None
-    prompts = _local_prompts(preset)
-    limit = getattr(preset.data, "limit", None)
-    number = len(prompts) if prompts is not None else abs(limit) if limit is not None else None
-    return cache_of(preset, facts, prompts=number, characters=_mean_length(prompts))
+    return cache_of(preset, facts, prompts=prompts.number, characters=prompts.mean_characters)
 
 
 def cache_of(
@@ -88,8 +82,8 @@ def cache_of(
         prompts: how many.
         characters: mean length of a prompt, None where they are not here.
     """
-    longest = preset.teacher.max_sequence_length
-    if preset.teacher.type in PADDED:
+    longest = facts.condition.text_tokens
+    if facts.condition.padded:
         tokens, words = float(longest), f"every prompt is padded to {longest} tokens, and the padding is attended to"
     elif characters is None:
         tokens, words = float(min(ASSUMED_TOKENS, longest)), f"assumed, with {TEMPLATE_TOKENS} of the template"
@@ -103,33 +97,9 @@ def cache_of(
         prompts=prompts,
         tokens=tokens,
         tokens_from=words,
-        width=facts.text_width,
-        pooled_width=facts.pooled_width,
-        storage=getattr(preset.data, "cache_storage", "fp8"),
+        width=facts.condition.text_width,
+        pooled_width=facts.condition.pooled_width,
+        storage=preset.data.cache_storage,
         coded_share=CODED_SHARE,
-        used=bool(getattr(preset.data, "cache", None)),
+        used=preset.data.cache is not None,
     )
-
-
-def _local_prompts(preset: Preset) -> PromptSet | None:
-    """The preset's prompts or captions where they are on this machine; the hub is not asked."""
-    data = preset.data
-    if data.type == "prompts":
-        from piflow_cli.data.files.prompts import read_prompts
-        from piflow_cli.data.prompts import locate_prompts
-
-        prompts = locate_prompts(data.path)
-        local = Path(prompts).expanduser().exists()
-        return read_prompts(prompts, column=data.column, limit=data.limit) if local else None
-    path = Path(getattr(data, "path", "") or "").expanduser()
-    if data.type == "captioned" and path.is_dir():
-        from piflow_cli.data.files.pictures import open_pictures, shards_of
-
-        if not shards_of(path, ".safetensors"):
-            return open_pictures(path, column=data.column, image_column=data.image_column).captions
-    return None
-
-
-def _mean_length(prompts: PromptSet | None) -> float | None:
-    """Characters of a prompt on average."""
-    return None if prompts is None else len(prompts.data.decode()) / len(prompts)

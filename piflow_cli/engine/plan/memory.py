@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from piflow_cli.core.interfaces import Part, Strategy
 from piflow_cli.engine.plan.activations import (
     FP32,
     ITEM_BYTES,
     Item,
     Setup,
-    Strategy,
     compute_bytes,
     encoding,
     kept,
     moments,
-    offloads,
 )
-from piflow_cli.engine.plan.model import ModelFacts, Part
+from piflow_cli.engine.plan.model import ModelFacts
 from piflow_cli.preset import Preset
 
-OPTIMIZER_BYTES = {"adamw8bit": 2, "auto": 2, "adamw": 8, "muon": 8}
+OPTIMIZER_BYTES = {"adamw8bit": 2, "paged-adamw8bit": 2, "auto": 2, "adamw": 8, "muon": 8}
 """State a trainable parameter: two moments, of 8 bits each by bitsandbytes, which auto takes on CUDA; Muon keeps one
 moment of the blocks' matrices and is counted as AdamW."""
 SHARDED_OPTIMIZER_BYTES = 8
@@ -152,7 +151,7 @@ def _resident_parts(preset: Preset, parts: tuple[Part, ...], setup: Setup) -> It
     """Text encoders and autoencoder where they are not offloaded; cached embeddings need no encoders."""
     name, size = "text encoders, autoencoder", ITEM_BYTES[preset.training.teacher_dtype]
     used = [part.parameters for part in parts if not (part.is_encoder and setup.cached)]
-    if not used or offloads(preset):
+    if not used or preset.teacher.offload_encoders:
         return Item(name, 0, "offloaded" if used else "")
     return Item(name, sum(used) * size, f"({' + '.join(f'{number:,}' for number in used)}) x {size} bytes")
 

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from piflow_cli.engine.plan.activations import FP32, Setup, Strategy, teacher_passes
+from piflow_cli.core.interfaces import Part, Strategy
+from piflow_cli.engine.plan.activations import FP32, Setup, teacher_passes
 from piflow_cli.engine.plan.batches import micro_batches
 from piflow_cli.engine.plan.cache import CacheEstimate, estimate_cache
 from piflow_cli.engine.plan.memory import SHARDED_OPTIMIZER_BYTES, Memory, estimate_memory
-from piflow_cli.engine.plan.model import ModelFacts, Part, model_facts, pipeline_parts
+from piflow_cli.engine.plan.model import ModelFacts, model_facts
 from piflow_cli.engine.plan.published import Comparison, comparisons
 from piflow_cli.errors import DataError
 from piflow_cli.preset import Preset
 
 DEFAULT_GPUS = (1, 2, 4, 8, 32)
-WITHOUT_PICTURES = ("noise", "prompts")
-"""Kinds of data whose trajectories start at noise and walk all segments."""
 
 
 @dataclass(frozen=True)
@@ -110,22 +109,22 @@ class Plan:
         }
 
 
-def plan(preset: Preset, *, gpus: int | None = None) -> Plan:
+def plan(preset: Preset, *, gpus: Sequence[int] = ()) -> Plan:
     """Estimate a run from the teacher's config alone.
 
     Args:
         preset: the recipe.
-        gpus: how many share the batch; None plans for `DEFAULT_GPUS`.
+        gpus: numbers of GPUs that share the batch; none plans for `DEFAULT_GPUS`.
 
     Raises:
         ModelError: the teacher's config cannot be had.
-        DataError: the batch does not divide over `gpus`, or the prompts are here and cannot be read.
+        DataError: the batch divides over none of `gpus`, or the prompts are here and cannot be read.
     """
     settings = preset.training
-    shares = [_share(preset, number) for number in ([gpus] if gpus else DEFAULT_GPUS)]
-    if gpus and shares[0].problem:
+    shares = [_share(preset, number) for number in gpus or DEFAULT_GPUS]
+    if gpus and all(share.problem for share in shares):
         raise DataError(shares[0].problem)
-    facts, parts = model_facts(preset), pipeline_parts(preset)
+    facts, parts = model_facts(preset), preset.teacher.pipeline_parts()
     return Plan(
         preset=preset.name,
         facts=facts,
@@ -158,12 +157,12 @@ def _checkpoint_bytes(facts: ModelFacts) -> int:
 
 def _segments(preset: Preset) -> int:
     """Student evaluations of a sample: one, or without pictures one a segment of the walk."""
-    return preset.sampling.nfe if preset.data.type in WITHOUT_PICTURES else 1
+    return preset.objective.num_losses(preset.sampling, has_images=preset.data.has_images)
 
 
 def _memory(preset: Preset, facts: ModelFacts, parts: tuple[Part, ...], shares: Sequence[BatchShare]) -> list[Memory]:
     """Memory under DDP, then under FSDP2, wherever the batch divides."""
-    cached = bool(getattr(preset.data, "cache", None))
+    cached = preset.data.cache is not None
     found = []
     for sharded in (False, True):
         for share in shares:

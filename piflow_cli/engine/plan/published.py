@@ -3,50 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from piflow_cli.core.adapter import AdapterSettings
-from piflow_cli.engine.plan.activations import Setup, Strategy
+from piflow_cli.core.interfaces import CacheCase, MemoryCase, Part
+from piflow_cli.engine.plan.activations import Setup
 from piflow_cli.engine.plan.cache import cache_of
 from piflow_cli.engine.plan.memory import estimate_memory, total
-from piflow_cli.engine.plan.model import ModelFacts, Part
+from piflow_cli.engine.plan.model import ModelFacts, described
 from piflow_cli.preset import Preset
-
-GB = 1_000_000_000
-PUBLISHED_SIZE_PX = (1024, 1024)
-
-
-class MemoryCase(NamedTuple):
-    """Memory that was measured on a GPU."""
-
-    strategy: Strategy
-    gpus: int
-    micro_batch_size: int
-    bytes: int
-
-
-class CacheCase(NamedTuple):
-    """A cache of embeddings that was made."""
-
-    prompts: int
-    bytes: int
-
-
-CASES: dict[str, tuple[MemoryCase | CacheCase, ...]] = {
-    "FLUX.1-dev": (
-        MemoryCase("DDP", 32, 8, 65 * GB),
-        MemoryCase("DDP", 32, 1, 45 * GB),
-        MemoryCase("FSDP2", 8, 1, 16 * GB),
-        MemoryCase("FSDP2", 2, 1, 24 * GB),
-        CacheCase(768_128, 1_100 * GB),
-    ),
-    "Qwen-Image": (
-        MemoryCase("DDP", 32, 4, 70 * GB),
-        MemoryCase("FSDP2", 8, 1, 20 * GB),
-        CacheCase(2_304_128, 380 * GB),
-    ),
-}
-"""By teacher.architecture: 8-bit AdamW under DDP, AdamW with float32 states under FSDP, embeddings cached."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +34,13 @@ class Comparison:
 
 def comparisons(preset: Preset, facts: ModelFacts, parts: tuple[Part, ...]) -> list[Comparison]:
     """The published cases of the preset's teacher; none where the preset changes what they depend on."""
-    teacher = preset.teacher
-    cases = CASES.get(getattr(teacher, "architecture", None) or "", ())
-    if not cases or preset.adapter is None or preset.optimizer.name not in ("auto", "adamw8bit"):
+    if preset.adapter is None or preset.optimizer.name not in ("auto", "adamw8bit") or preset.data.sizes_px:
         return []
-    if (teacher.width, teacher.height) != PUBLISHED_SIZE_PX or getattr(preset.data, "resolutions", ()):
+    if preset.teacher.quantization != "none" or preset.training.offload_activations:
         return []
     if preset.adapter.rank != AdapterSettings().rank or preset.adapter.targets is not None:
         return []
+    cases = preset.teacher.measured(described(preset)[0])
     return [_compare(preset, facts, parts, case) for case in cases]
 
 

@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from piflow_cli.core.interfaces import CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.errors import ModelError
 from piflow_cli.teachers.dit import config as dit_config
 from piflow_cli.teachers.dit import weights as dit_weights
+from piflow_cli.teachers.dit.backbone import DiTBackbone
+from piflow_cli.teachers.dit.settings import DiTSettings
 from piflow_cli.teachers.dit.space import DiTSpace
+from piflow_cli.teachers.dit.teacher import DiTTeacher
 from piflow_cli.teachers.dit.vp import VariancePreserving
+from piflow_cli.teachers.local_parts import counted_parts, local_source
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
-from piflow_cli.teachers.dit.backbone import DiTBackbone
-from piflow_cli.teachers.dit.settings import DiTSettings
-from piflow_cli.teachers.dit.teacher import DiTTeacher
+
+AUTOENCODER = (Part("autoencoder", 83_653_863, False, "published"),)
+"""Of the published DiTs."""
 
 
 class DiT(DiTSettings):
@@ -102,11 +107,36 @@ class DiT(DiTSettings):
 
     def describe(self) -> tuple[nn.Module, DiTBackbone]:
         """The module on the meta device and its backbone, for planning; reads a config at most."""
-        if self.architecture is not None:
+        if self.architecture is not None and local_source(self.source) is None:
             config, scheduler = dit_config.named_config(self), None
         else:
             config, scheduler, _ = dit_weights.read_config(self)
         return self.build(config, device="meta"), self.backbone(config, scheduler)
+
+    def conditioning(self, module: nn.Module) -> Conditioning:  # noqa: ARG002
+        """Class labels."""
+        return Conditioning()
+
+    def latent_size(self, module: nn.Module, size_px: tuple[int, int] | None) -> tuple[int, int]:  # noqa: ARG002
+        """Width and height in latent positions: the one size of the module's config."""
+        return module.config.sample_size, module.config.sample_size
+
+    def latent_factor(self) -> int:
+        """Pixels along the side of a latent position in the autoencoder of the published DiTs."""
+        return 8
+
+    def pipeline_parts(self) -> tuple[Part, ...]:
+        """The autoencoder: the source's own where it is on this machine, else as published where one is named."""
+        counted = counted_parts(self.source)
+        return (AUTOENCODER if self.vae is not None else ()) if counted is None else counted
+
+    def measured(self, module: nn.Module) -> tuple[MemoryCase | CacheCase, ...]:  # noqa: ARG002
+        """Nothing was published of memory."""
+        return ()
+
+    def dummy_condition(self, module: nn.Module, batch_size: int) -> Tensor:
+        """The first class, (B,)."""
+        return torch.zeros(batch_size, dtype=torch.long, device=module.device)
 
     @staticmethod
     def build(config: dict[str, Any], *, device: str = "cpu") -> nn.Module:

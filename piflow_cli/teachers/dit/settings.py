@@ -30,3 +30,5 @@ class DiTSettings(Settings):
     revision: str | None = Field(None, description="hub revision")
 
     students_need_base: ClassVar[bool] = False
+    quantization: ClassVar[str] = "none"
+    offload_encoders: ClassVar[bool] = False

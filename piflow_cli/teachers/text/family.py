@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from piflow_cli.core.interfaces import Backbone
+from piflow_cli.core.conditions import TextCondition
+from piflow_cli.core.interfaces import Backbone, CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.errors import ModelError
+from piflow_cli.io.weights import read_json
+from piflow_cli.teachers.local_parts import counted_parts, local_source
 from piflow_cli.teachers.text.parts import (
     config_differences,
     config_hash,
@@ -25,6 +29,11 @@ from piflow_cli.teachers.text.parts import (
 from piflow_cli.teachers.text.settings import TextSettings
 from piflow_cli.teachers.text.space import TextSpace
 from piflow_cli.teachers.text.teacher import TextTeacher
+
+MEASURED_SIZE_PX = (1024, 1024)
+"""Of the authors' memory figures."""
+LATENT_FACTOR = 8
+"""Pixels along the side of a latent position in the published autoencoders."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,10 @@ class TextFamily(TextSettings, ABC):
     space_class: ClassVar[Callable[..., TextSpace]]
     architectures: ClassVar[dict[str, dict[str, Any]]]
     """Transformer configs by name, beyond diffusers' defaults."""
+    published_parts: ClassVar[tuple[Part, ...]]
+    """Of the pipeline, for sources that are not on this machine."""
+    measured_cases: ClassVar[dict[str, tuple[MemoryCase | CacheCase, ...]]] = {}
+    """By architecture, at `MEASURED_SIZE_PX`: 8-bit AdamW under DDP, AdamW in float32 under FSDP, embeddings cached."""
 
     @abstractmethod
     def backbone(self, config: dict[str, Any]) -> Backbone:
@@ -173,7 +186,7 @@ class TextFamily(TextSettings, ABC):
 
     def describe(self) -> tuple[nn.Module, Backbone]:
         """The transformer on the meta device and its backbone, for planning; reads a config at most."""
-        if self.architecture is not None and not Path(self.source).expanduser().is_dir():
+        if self.architecture is not None and local_source(self.source) is None:
             if self.architecture not in self.architectures:
                 raise ModelError(
                     f"teacher.architecture {self.architecture!r} is not known; one of {', '.join(self.architectures)}"
@@ -183,6 +196,49 @@ class TextFamily(TextSettings, ABC):
             config = read_index(self)[1]
         module = self.build(config)
         return module, self.backbone(dict(module.config))
+
+    @abstractmethod
+    def conditioning(self, module: nn.Module) -> Conditioning:
+        """What a transformer of this family takes beside the latents."""
+
+    def latent_size(self, module: nn.Module, size_px: tuple[int, int] | None) -> tuple[int, int]:  # noqa: ARG002
+        """Width and height in latent positions of pictures of `size_px`; None is the size of the settings."""
+        width, height = size_px or (self.width, self.height)
+        return width // self.latent_factor(), height // self.latent_factor()
+
+    def latent_factor(self) -> int:
+        """Pixels along the side of a latent position: by the autoencoder's config where it is on this machine."""
+        folder = local_source(self.source)
+        config = folder / "vae" / "config.json" if folder is not None else None
+        return 2 ** self.halvings(read_json(config)) if config is not None and config.is_file() else LATENT_FACTOR
+
+    @abstractmethod
+    def halvings(self, autoencoder: dict[str, Any]) -> int:
+        """How many times an autoencoder of this config halves a picture's sides."""
+
+    def pipeline_parts(self) -> tuple[Part, ...]:
+        """Text encoders and autoencoder: counted where the pipeline's folder is on this machine, else as published."""
+        counted = counted_parts(self.source)
+        return self.published_parts if counted is None else counted
+
+    def measured(self, module: nn.Module) -> tuple[MemoryCase | CacheCase, ...]:
+        """What was measured of the architecture that the settings name, if the module is of it and the size is that."""
+        if self.architecture not in self.architectures or (self.width, self.height) != MEASURED_SIZE_PX:
+            return ()
+        defaults = inspect.signature(type(module).__init__).parameters
+        expected = {key: value.default for key, value in defaults.items() if key != "self"}
+        expected |= self.architectures[self.architecture]
+        same = not config_differences(expected, dict(module.config))
+        return self.measured_cases.get(self.architecture, ()) if same else ()
+
+    def dummy_condition(self, module: nn.Module, batch_size: int) -> TextCondition:
+        """A condition of the longest prompts on the module's device, its values of no meaning."""
+        facts, place = self.conditioning(module), {"device": module.device, "dtype": module.dtype}
+        return TextCondition(
+            embeds=torch.zeros(batch_size, facts.text_tokens, facts.text_width, **place),
+            pooled=torch.zeros(batch_size, facts.pooled_width, **place) if facts.pooled_width else None,
+            guidance=torch.ones(batch_size, device=module.device) if facts.embeds_guidance else None,
+        )
 
     def build(self, config: dict[str, Any]) -> nn.Module:
         """The transformer of a config on the meta device; its buffers are real."""

@@ -19,7 +19,7 @@ class TextSettings(Settings):
     variant: str | None = Field(None, description="weight variant, such as fp16")
     revision: str | None = Field(None, description="hub revision")
     local_files_only: bool = Field(False, description="never ask the hub")
-    quantization: Quantization = Field("none", description="of the transformer, for sampling")
+    quantization: Quantization = Field("none", description="of the frozen transformer, while it loads")
     device_map: str | None = Field(None, description="diffusers' device map over several devices, such as balanced")
     offload_encoders: bool = Field(False, description="keep text encoders and autoencoder off the device while unused")
     guidance_scale: float = Field(ge=0, le=100, description="embedded where the network takes it, else by two passes")

@@ -34,7 +34,9 @@ def test_command_line_takes_a_number_of_gpus(tmp_path: Path) -> None:
     assert found["batches"] == [{"gpus": 4, "micro_batch_size": 8, "accumulation": 8, "problem": ""}]
     assert found["trainable_parameters"] == 653_697_569
     assert found["published"][0]["published_bytes"] == 65_000_000_000
-    refused = run("distill", "--preset", "flux-4nfe", "--plan", "--gpus", "0", cwd=tmp_path)
+    both = json.loads(run("distill", "-p", "flux-4nfe", "--plan", "--gpus", "1,8", "--json", cwd=tmp_path).stdout)
+    assert [(m["strategy"], m["gpus"]) for m in both["memory"]] == [("one GPU", 1), ("DDP", 8), ("FSDP2", 8)]
+    refused = run("distill", "--preset", "flux-4nfe", "--plan", "--gpus", "1,0", cwd=tmp_path)
     assert refused.returncode == 2
     assert "--gpus" in refused.stderr
     refused = run("distill", "--preset", "flux-4nfe", "--plan", "--gpus", "3", cwd=tmp_path)

@@ -10,11 +10,13 @@ import torch
 from tiny_models import PARITY
 
 from piflow_cli.engine.distill.build import build_student
-from piflow_cli.engine.plan.model import PUBLISHED_PARTS, pipeline_parts
 from piflow_cli.engine.plan.plan import Plan, plan, run_bytes
 from piflow_cli.engine.plan.report import report, size
 from piflow_cli.errors import DataError
 from piflow_cli.preset import load_preset
+from piflow_cli.teachers.dit.family import AUTOENCODER
+from piflow_cli.teachers.flux import Flux
+from piflow_cli.teachers.qwen_image import QwenImage
 
 GB = 1_000_000_000
 FLUX_LORA = (
@@ -90,9 +92,9 @@ def test_published_parts() -> None:
     def count(module: torch.nn.Module) -> int:
         return sum(p.numel() for p in module.parameters())
 
-    assert [part.parameters for part in PUBLISHED_PARTS["flux"]] == [count(module) for module in flux]
-    assert PUBLISHED_PARTS["dit"][0].parameters == count(dit)
-    assert PUBLISHED_PARTS["qwen_image"][1].parameters == count(qwen)
+    assert [part.parameters for part in Flux.published_parts] == [count(module) for module in flux]
+    assert AUTOENCODER[0].parameters == count(dit)
+    assert QwenImage.published_parts[1].parameters == count(qwen)
 
 
 @pytest.mark.parametrize("family", ["flux", "qwen"])
@@ -103,7 +105,7 @@ def test_parts_of_a_local_pipeline_are_counted(family: str) -> None:
     loaded = {"vae": pipeline.vae, "text_encoder": pipeline.text_encoder}
     if family == "flux":
         loaded["text_encoder_2"] = pipeline.text_encoder_2
-    parts = pipeline_parts(preset)
+    parts = preset.teacher.pipeline_parts()
     assert sorted(part.parameters for part in parts) == sorted(
         sum(p.numel() for p in module.parameters()) for module in loaded.values()
     )
@@ -143,16 +145,16 @@ def test_qwen_under_fsdp_by_hand() -> None:
 
 
 def test_offloaded_encoders_visit_unless_embeddings_are_cached() -> None:
-    estimate = plan(load_preset("qwen-4nfe"), gpus=8)
+    estimate = plan(load_preset("qwen-4nfe"), gpus=(8,))
     ddp = estimate.memory[0]
     moments = {moment.name: moment.bytes for moment in ddp.moments}
     assert moments["encoding prompts"] == 2 * 8_292_166_656
     assert moments["teacher forward"] == 2 * 4 * (64 * 64 + 512) * 3072 * 36  # guidance doubles the batch
     assert ddp.cached_bytes < ddp.total_bytes
-    cached = plan(load_preset("qwen-4nfe", ["data.cache=somewhere"]), gpus=8).memory[0]
+    cached = plan(load_preset("qwen-4nfe", ["data.cache=somewhere"]), gpus=(8,)).memory[0]
     assert "encoding prompts" not in {moment.name for moment in cached.moments}
     assert cached.total_bytes == cached.cached_bytes == ddp.cached_bytes
-    resident = plan(load_preset("qwen-4nfe", ["teacher.offload_encoders=false"]), gpus=8)
+    resident = plan(load_preset("qwen-4nfe", ["teacher.offload_encoders=false"]), gpus=(8,))
     parts = sum(part.parameters for part in resident.parts)
     assert items(resident, "DDP", 8)["text encoders, autoencoder"] == 2 * parts
 
@@ -175,7 +177,7 @@ PUBLISHED_GB = {
 
 @pytest.mark.parametrize("name", ["flux-4nfe", "flux-4nfe-datafree", "flux-4nfe-dx", "qwen-4nfe", "qwen-4nfe-dx"])
 def test_within_a_fifth_of_what_was_published(name: str, no_network: None) -> None:
-    found = plan(load_preset(name), gpus=8).published
+    found = plan(load_preset(name), gpus=(8,)).published
     assert {case.what: case.published_bytes / GB for case in found} == PUBLISHED_GB[name[: len("flux-4nfe")]]
     for case in found:
         assert abs(case.difference) < 0.2, case
@@ -186,28 +188,28 @@ def test_within_a_fifth_of_what_was_published(name: str, no_network: None) -> No
     "changed", ["teacher.width=512", "adapter.rank=64", "optimizer.name=adamw", "data.resolutions=['1360x768']"]
 )
 def test_other_cases_are_held_against_nothing(changed: str) -> None:
-    assert plan(load_preset("flux-4nfe", [changed]), gpus=8).published == ()
+    assert plan(load_preset("flux-4nfe", [changed]), gpus=(8,)).published == ()
 
 
 def test_the_data_free_recipes_say_the_published_cache() -> None:
-    flux = plan(load_preset("flux-4nfe-datafree"), gpus=8).embedding_cache
+    flux = plan(load_preset("flux-4nfe-datafree"), gpus=(8,)).embedding_cache
     assert flux.total_bytes == 768_128 * (512 * 4096 * 3 // 4 + 512 * 4 + 768 * 4)
-    assert plan(load_preset("flux-4nfe"), gpus=8).embedding_cache.total_bytes is None
-    qwen = plan(load_preset("qwen-4nfe-datafree"), gpus=8).embedding_cache
+    assert plan(load_preset("flux-4nfe"), gpus=(8,)).embedding_cache.total_bytes is None
+    qwen = plan(load_preset("qwen-4nfe-datafree"), gpus=(8,)).embedding_cache
     assert qwen.total_bytes == 2_304_128 * (66 * 3584 * 3 // 4 + 66 * 4)
-    assert plan(load_preset("digits-1nfe"), gpus=1).embedding_cache is None
+    assert plan(load_preset("digits-1nfe"), gpus=(1,)).embedding_cache is None
 
 
 def test_prompts_that_are_here_are_measured(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("a" * 45 + "\n" + "b" * 135 + "\n", encoding="utf-8")
     changes = [f"data.path={path}", "data.limit=2", "data.cache_storage=bf16"]
-    cache = plan(load_preset("qwen-4nfe-datafree", changes), gpus=8).embedding_cache
+    cache = plan(load_preset("qwen-4nfe-datafree", changes), gpus=(8,)).embedding_cache
     assert (cache.prompts, cache.tokens) == (2, 90 / 4.5 + 5)
     assert cache.total_bytes == 2 * (25 * 3584 * 2 * 3 // 4)
     path.write_text("\n", encoding="utf-8")
     with pytest.raises(DataError, match="no prompts"):
-        plan(load_preset("qwen-4nfe-datafree", changes), gpus=8)
+        plan(load_preset("qwen-4nfe-datafree", changes), gpus=(8,))
 
 
 def test_guidance_and_segments_are_counted_as_work() -> None:
@@ -238,9 +240,9 @@ def test_gpus_share_the_batch() -> None:
 def test_a_batch_that_does_not_divide_is_refused_with_what_does() -> None:
     preset = load_preset("flux-4nfe")
     with pytest.raises(DataError, match=r"not divisible by 3 processes. 2 or 4 GPUs share it; 3 share .* 240 or 264"):
-        plan(preset, gpus=3)
+        plan(preset, gpus=(3,))
     with pytest.raises(DataError, match=r"micro_batch_size 8\. Use --set training.micro_batch_size=4"):
-        plan(preset, gpus=64)
+        plan(preset, gpus=(64,))
     estimate = plan(load_preset("flux-4nfe", ["training.batch_size=64", "training.micro_batch_size=8"]))
     assert [bool(share.problem) for share in estimate.shares] == [False, False, False, False, True]
     assert 32 not in {memory.gpus for memory in estimate.memory}

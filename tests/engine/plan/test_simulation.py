@@ -116,10 +116,11 @@ def test_activations_are_those_of_a_simulated_step(name: str, tmp_path: Path, as
     with FakeTensorMode(allow_non_fake_inputs=True):
         materialise(student)
         passes, dtype = teacher_passes(preset, facts), torch.bfloat16
+        takes = facts.condition
         condition = TextCondition(
-            embeds=torch.randn(batch, TEXT, facts.text_width, dtype=dtype),
-            pooled=torch.randn(batch, facts.pooled_width, dtype=dtype) if facts.pooled_width else None,
-            guidance=torch.full((batch,), 3.5) if facts.embeds_guidance else None,
+            embeds=torch.randn(batch, TEXT, takes.text_width, dtype=dtype),
+            pooled=torch.randn(batch, takes.pooled_width, dtype=dtype) if takes.pooled_width else None,
+            guidance=torch.full((batch,), 3.5) if takes.embeds_guidance else None,
         )
         x, sigma = torch.randn(batch, 16, 128, 128), torch.rand(batch)
         doubled = (torch.cat([x] * passes), torch.cat([sigma] * passes), join_conditions([condition] * passes))
