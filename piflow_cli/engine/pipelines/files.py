@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from piflow_cli.core.adapter import STUDENT
 from piflow_cli.engine.pipelines.interfaces import HoldsStudent
-from piflow_cli.engine.pipelines.lora_layers import lora_layers
+from piflow_cli.engine.pipelines.style.layers import lora_layers
 from piflow_cli.engine.students.device import resolve_device
 from piflow_cli.engine.students.find import find_student
 from piflow_cli.engine.students.load import LoadedStudent, assemble, read_student

@@ -19,10 +19,10 @@ from piflow_cli.core.interfaces import Policy
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.pipelines.evaluation import evaluate
 from piflow_cli.engine.pipelines.loop import Generators, OnStepEnd, denoise
-from piflow_cli.engine.pipelines.lora import StyleLoras
-from piflow_cli.engine.pipelines.lora_layers import styles_scaled
 from piflow_cli.engine.pipelines.prompts import as_tensor
 from piflow_cli.engine.pipelines.student import Callback, StudentPipeline
+from piflow_cli.engine.pipelines.style.layers import styles_scaled
+from piflow_cli.engine.pipelines.style.loras import StyleLoras
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.teachers.text.tokens import PATCH, pack, unpack
 
@@ -147,7 +147,6 @@ class TextPipeline(StudentPipeline, StyleLoras):
 
     def _draw(self, draw: Draw, callback: Callback | None, names: Sequence[str]) -> Tensor:
         """Latents x_0, (B, C, H, W), in float32."""
-        self._check_own_lora()
         if draw.negative is not None and len(draw.negative) != len(draw.condition):
             raise ValueError(f"there are {len(draw.negative)} negative prompts for {len(draw.condition)} pictures")
         arguments = dict(draw.attention_kwargs or {})
@@ -165,7 +164,7 @@ class TextPipeline(StudentPipeline, StyleLoras):
                 return policy
             return GuidedPolicy(policy, one("uncond", x, sigma, draw.negative), scale=draw.scale)
 
-        with styles_scaled(self._module, style_scale):
+        with self._own_lora_acting(), styles_scaled(self._module, style_scale):
             return denoise(
                 self,
                 self._noise(draw),

@@ -1,0 +1,1 @@
+"""Other people's LoRA on top of a student."""
