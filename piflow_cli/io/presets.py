@@ -8,6 +8,7 @@ from typing import Any
 
 from piflow_cli import registry
 from piflow_cli.errors import PresetError
+from piflow_cli.io.bounds import bounded_toml
 
 TOML_HINT = "Quote strings with commas, spaces or brackets twice, for the shell and for TOML: --set 'key=\"a, b\"'."
 
@@ -52,9 +53,9 @@ def read_header(path: Path) -> PresetHeader:
         PresetError: it is not TOML.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PresetError(f"{path} is not TOML: {error}") from None
+        table = bounded_toml(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # what is no UTF-8 text too
+        raise PresetError(f"{path} is not TOML that can be read: {error}") from None
     texts = {key: str(table.get(key, "")) for key in ("summary", "source", "expected", "needs")}
     return PresetHeader(name=str(table.get("name", path.stem)), path=path, **texts)
 
@@ -108,9 +109,9 @@ def read_table(name_or_path: str | Path, *, beside: Path | None = None) -> Prese
             raise PresetError(f"there is no preset file {text}. Named presets: {', '.join(named)}.")
         raise PresetError(registry.unknown_name("preset", text, list(named)))
     try:
-        return PresetTable(path.resolve(), tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PresetError(f"{path} is not TOML: {error}") from None
+        return PresetTable(path.resolve(), bounded_toml(path.read_text(encoding="utf-8")))
+    except ValueError as error:  # what is no UTF-8 text too
+        raise PresetError(f"{path} is not TOML that can be read: {error}") from None
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -139,15 +140,15 @@ def _parse_value(text: str) -> Any:
     """A value in TOML's notation, a bare word as a string, nothing as UNSET.
 
     Raises:
-        PresetError: it begins as a list, a table or a string and is none.
+        PresetError: it begins as a list, a table or a string and is none, or is out of bounds.
     """
     text = text.strip()
     if not text:
         return UNSET
     try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
-        if text[0] in "[{\"'":
+        value = bounded_toml(f"v = {text}")["v"]
+    except ValueError as error:
+        if text[0] in "[{\"'" or not isinstance(error, tomllib.TOMLDecodeError):
             raise PresetError(f"--set: {text[:80]} is no value in TOML's notation ({error}). {TOML_HINT}") from None
         return text
     return Whole(value) if isinstance(value, dict) else value

@@ -1,6 +1,8 @@
 """Reading model files safely: JSON objects, state dicts without executing a pickle, and whether they fit a module."""
 
-import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,28 @@ import torch
 from torch import Tensor
 
 from piflow_cli.errors import ModelError
+from piflow_cli.io.bounds import bounded_json
+
+WEIGHT_NAME = re.compile(
+    r"(diffusion_pytorch_model|model|pytorch_model)(?:\.(?P<variant>\w+))?"
+    r"(?:-(?P<shard>\d{5})-of-(?P<shards>\d{5}))?(?:\.(?P<late_variant>\w+))?\.(?P<suffix>safetensors|bin)"
+)
+"""How diffusers and transformers call the weight files of a model; a variant may be named on either side of a shard."""
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The files that hold a model's weights once.
+
+    Args:
+        variant: such as fp16, None for files that name none.
+        names: the files.
+        missing: shards that the names of the others count, and that are not there.
+    """
+
+    variant: str | None
+    names: tuple[str, ...]
+    missing: tuple[str, ...]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -17,7 +41,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: the file is missing, or is not a JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = bounded_json(path.read_bytes())
     except FileNotFoundError:
         raise ModelError(f"{path.parent} has no {path.name}; is it a model folder?") from None
     except (ValueError, OSError) as error:
@@ -77,6 +101,67 @@ def _unreadable(path: Path, error: Exception) -> ModelError:
     )
 
 
+def find_weights(names: Iterable[str], *, variant: str | None = None) -> WeightFiles | None:
+    """Which files of a model's folder hold its weights; None where there are none.
+
+    Safetensors come before pickles; the variant asked for before files without one, and those before the first variant
+    that is there.
+
+    Args:
+        names: of the files in the folder.
+        variant: such as fp16.
+    """
+    found: dict[tuple[str, str | None], list[re.Match[str]]] = {}
+    for match in filter(None, map(WEIGHT_NAME.fullmatch, sorted(names))):
+        found.setdefault((match["suffix"], match["variant"] or match["late_variant"]), []).append(match)
+    if not found:
+        return None
+    key = min(found, key=lambda key: (key[0] != "safetensors", key[1] != variant, key[1] is not None, key[1] or ""))
+    files = [match for match in found[key] if match["shard"] is None] or found[key]
+    missing = []
+    if files[0]["shard"] is not None:
+        wanted = [_shard_name(files[0], index + 1) for index in range(int(files[0]["shards"]))]
+        missing = [name for name in wanted if name not in {match.string for match in files}]
+    return WeightFiles(variant=key[1], names=tuple(match.string for match in files), missing=tuple(missing))
+
+
+def _shard_name(match: re.Match[str], index: int) -> str:
+    start, end = match.span("shard")
+    return f"{match.string[:start]}{index:05d}{match.string[end:]}"
+
+
+def check_values(weights: Mapping[str, Tensor], *, source: object) -> None:
+    """Raise ModelError unless all weights are finite floating-point numbers; the first ones that are not are named."""
+    kinds = [f"{name} is {str(t.dtype)[6:]}" for name, t in weights.items() if not t.is_floating_point()]
+    if kinds:
+        raise ModelError(f"the weights of {source} are no floating-point numbers: {_first(kinds)}")
+    broken = [name for name, tensor in weights.items() if not _is_finite(tensor)]
+    if broken:
+        raise ModelError(
+            f"the weights of {source} are not finite (NaN or infinite) in {_first(broken)}. They are damaged, or their "
+            "training diverged; take them from where they are whole."
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite; a minimum and maximum are NaN where one value is, and cost no memory."""
+    if tensor.numel() == 0 or tensor.is_meta:
+        return True
+    low, high = torch.aminmax(tensor.detach() if tensor.element_size() > 1 else tensor.detach().float())
+    return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def check_layers(config: Mapping[str, Any], names: Collection[str], *, source: object) -> None:
+    """Raise ModelError for a configuration of more layers than there are tensors, before anything is built of it."""
+    for key, value in config.items():
+        if key.startswith("num_") and key.endswith("layers") and isinstance(value, int) and value > len(names):
+            raise ModelError(f"{source} says {key} = {value}, but its weights are {len(names)} tensors: it is damaged")
+
+
+def _first(problems: list[str], shown: int = 4) -> str:
+    return "; ".join(problems[:shown]) + (f"; and {len(problems) - shown} more" if len(problems) > shown else "")
+
+
 def check_shapes(weights: dict[str, Tensor], expected: dict[str, Tensor], *, source: object) -> None:
     """Raise ModelError unless names and shapes agree; the first few differences are named."""
     missing = [name for name in expected if name not in weights]
@@ -88,5 +173,4 @@ def check_shapes(weights: dict[str, Tensor], expected: dict[str, Tensor], *, sou
     ]
     problems = [f"missing {name}" for name in missing] + [f"unknown {name}" for name in extra] + wrong
     if problems:
-        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
-        raise ModelError(f"the weights of {source} do not fit this model: {shown}")
+        raise ModelError(f"the weights of {source} do not fit this model: {_first(problems)}")
