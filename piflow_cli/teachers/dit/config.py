@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from piflow_cli.errors import ModelError
+from piflow_cli.io.bounds import check_config
 
 if TYPE_CHECKING:
     from piflow_cli.teachers.dit.settings import DiTSettings
@@ -30,8 +31,9 @@ def checked_config(config: dict[str, Any], source: object) -> dict[str, Any]:
     """A DiT's config with its defaults filled in.
 
     Raises:
-        ModelError: it is a config of another family.
+        ModelError: it is a config of another family, or of a size that no network has.
     """
+    check_config(config, origin=source)
     name = config.get("_class_name")
     if name == LEGACY_CLASS_NAME and config.get("norm_type") == "ada_norm_zero":
         name = CLASS_NAMES[0]

@@ -168,8 +168,16 @@ class DiT(DiTSettings):
     def space(
         config: dict[str, Any], labels: dict[int, str] | None, vae: AutoencoderKL | None, *, device: torch.device | str
     ) -> DiTSpace:
-        """Labels and latent space of a module's config."""
-        labels = labels or {i: str(i) for i in range(config["num_embeds_ada_norm"])}
+        """Labels and latent space of a module's config; classes without a name are called by their number.
+
+        Raises:
+            ModelError: names of classes that the network does not know, the null class behind the last one included.
+        """
+        count = config["num_embeds_ada_norm"]
+        strange = [i for i in labels or () if not 0 <= i < count]
+        if strange:
+            raise ModelError(f"id2label names class {strange[0]}, but the network knows classes 0 to {count - 1} alone")
+        labels = {i: str(i) for i in range(count)} | (labels or {})
         size = config["sample_size"]
         shape = (config["in_channels"], size, size)
         return DiTSpace(labels=labels, latent_shape=shape, vae=vae, device=torch.device(device))

@@ -27,7 +27,7 @@ class DiTSpace:
     """The conditions and the latent space of a DiT: class labels, and an autoencoder where it works on latents.
 
     Args:
-        labels: class names by index.
+        labels: class names by index, one for every class that the network knows.
         latent_shape: (C, H, W).
         vae: AutoencoderKL, or None where the network works on pixels in [-1, 1].
     """
@@ -37,6 +37,7 @@ class DiTSpace:
     vae: AutoencoderKL | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
+    warnings = ()
     max_tokens = None
     embedded_guidance = False
 
@@ -65,8 +66,13 @@ class DiTSpace:
 
     @property
     def num_classes(self) -> int:
-        """Classes without the null class, whose label is num_classes."""
+        """Classes without the null class."""
         return len(self.labels)
+
+    @property
+    def null_class(self) -> int:
+        """The label that the network was trained on where there was none: the one after its last class."""
+        return self.num_classes
 
     @property
     def image_size_px(self) -> int:

@@ -46,7 +46,7 @@ class DiTTeacher:
         inside = (sigma >= interval[0]) & (sigma <= interval[1])
         if scale == 1 or not bool(inside.any()):
             return self._unguided(evaluate, x, sigma, condition)
-        null = torch.full_like(condition, self.space.num_classes)
+        null = torch.full_like(condition, self.space.null_class)
         both = self._unguided(evaluate, torch.cat([x, x]), torch.cat([sigma, sigma]), torch.cat([condition, null]))
         u_cond, u_uncond = both.chunk(2)
         orthogonal = self.settings.orthogonal

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from piflow_cli.errors import ModelError
-from piflow_cli.io.hub import locate, unreachable
-from piflow_cli.io.weights import check_shapes, read_json, read_weights
+from piflow_cli.io.hub import fetch_folder, locate
+from piflow_cli.io.weights import check_layers, check_shapes, check_values, find_weights, read_json, read_weights
+from piflow_cli.teachers.dit.autoencoder import WEIGHT_FILES, find_vae, load_vae
 from piflow_cli.teachers.dit.config import FREQ_SHIFT, SHARED, checked_config, infer_config, to_diffusers
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ CONFIG_KEYS = (
 """What a DiTTransformer2DModel is built from; other keys of a config are kept but not passed on."""
 CONFIG_FILES = ("*.json",)
 """What describes a model in a hub repository, in folders of any depth."""
-WEIGHT_FILES = ("diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.bin")
 
 
 @dataclass
@@ -96,6 +96,8 @@ def load(settings: DiTSettings, *, dtype: torch.dtype) -> Parts:
     """Load everything a teacher needs onto the CPU."""
     config, scheduler, labels = read_config(settings)
     weights = _read_module_weights(settings)
+    check_layers(config, list(weights), source=settings.source)
+    check_values(weights, source=settings.source)
     module = build(config, device="meta")
     load_weights(module, to_diffusers(weights), source=settings.source, dtype=dtype)
     vae = _find_vae(settings, dtype)
@@ -147,12 +149,7 @@ def _fetch(settings: DiTSettings, files: Sequence[str]) -> Path:
     source = locate(settings.source)
     if isinstance(source, Path):
         return source
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source, revision=settings.revision, allow_patterns=list(files)))
-    except Exception as error:  # hub, network and gating errors share no ground class
-        raise unreachable(source, error) from error
+    return fetch_folder(source, files, revision=settings.revision)
 
 
 def _transformer(folder: Path) -> Path:
@@ -162,56 +159,41 @@ def _transformer(folder: Path) -> Path:
 
 def _labels(index: dict[str, Any]) -> dict[int, str] | None:
     labels = index.get("id2label")
-    return {int(i): str(name) for i, name in labels.items()} if labels else None
+    try:
+        return {int(i): str(name) for i, name in labels.items()} if labels else None
+    except (AttributeError, ValueError):
+        raise ModelError(f"id2label of model_index.json is no table of names by class: {str(labels)[:100]}") from None
 
 
 def _read_module_weights(settings: DiTSettings) -> dict[str, Tensor]:
     """All weights of the module, from one file or several; pickled ones only where there are no others."""
     for pattern in WEIGHT_FILES:
         source = _fetch(settings, (*CONFIG_FILES, pattern, f"transformer/{pattern}"))
-        files = [source] if source.is_file() else sorted(_transformer(source).glob(pattern))
-        if files:
-            return {name: tensor for file in files for name, tensor in read_weights(file).items()}
+        if source.is_file():
+            return read_weights(source)
+        folder = _transformer(source)
+        found = find_weights([path.name for path in folder.iterdir()])
+        if found is not None and found.missing:
+            raise ModelError(
+                f"{folder} lacks {', '.join(found.missing[:4])}: its download was cut off; download it again"
+            )
+        if found is not None:
+            return {name: tensor for file in found.names for name, tensor in read_weights(folder / file).items()}
     raise ModelError(f"{settings.source} has no weights ({' or '.join(WEIGHT_FILES)})")
 
 
 def _find_vae(settings: DiTSettings, dtype: torch.dtype) -> AutoencoderKL | None:
     """The autoencoder that the settings name, else the source's own, else None."""
     if settings.vae is not None:
-        return load_vae(locate(settings.vae), dtype=dtype)
-    source = _fetch(settings, CONFIG_FILES)
-    if not (source / "vae" / "config.json").exists():
+        return load_vae(find_vae(settings.vae), dtype=dtype)
+    folder = _fetch(settings, CONFIG_FILES) / "vae"
+    if not (folder / "config.json").exists():
         return None
-    return load_vae(locate(settings.source), subfolder="vae", revision=settings.revision, dtype=dtype)
+    return load_vae(find_vae(settings.source, revision=settings.revision, part="vae"), dtype=dtype)
 
 
 def student_vae(settings: DiTSettings, folder: Path | None) -> AutoencoderKL | None:
     """The autoencoder inside a student's folder, else the one that the teacher's settings name, else None."""
     if folder is not None and (folder / "vae").is_dir():
         return load_vae(folder / "vae")
-    return load_vae(locate(settings.vae)) if settings.vae is not None else None
-
-
-def load_vae(
-    source: Path | str, *, subfolder: str = "", revision: str | None = None, dtype: torch.dtype = torch.float32
-) -> AutoencoderKL:
-    """The frozen autoencoder of a folder or a hub id.
-
-    Raises:
-        ModelError: it cannot be had, is damaged, or is something else.
-    """
-    from diffusers import AutoencoderKL
-
-    try:
-        config = AutoencoderKL.load_config(str(source), subfolder=subfolder, revision=revision)
-        if config["_class_name"] != AutoencoderKL.__name__:
-            raise ModelError(f"{source} holds {config['_class_name']}, not {AutoencoderKL.__name__}")
-        vae = AutoencoderKL.from_pretrained(str(source), subfolder=subfolder, revision=revision, torch_dtype=dtype)
-    except ModelError:
-        raise
-    except Exception as error:  # hub, network, gating and damage share no ground class
-        if isinstance(source, str):
-            raise unreachable(source, error) from error
-        reason = str(error).strip().splitlines()[0][:200]
-        raise ModelError(f"{source / subfolder} holds no autoencoder that can be read: {reason}") from None
-    return vae.requires_grad_(False).eval()
+    return load_vae(find_vae(settings.vae)) if settings.vae is not None else None

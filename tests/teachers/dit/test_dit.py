@@ -1,5 +1,6 @@
 """The DiT teacher: its numbers, its guidance, its latent space, and its size on paper."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,28 @@ def test_guidance_uses_the_null_class_after_the_last(teacher: DiTTeacher) -> Non
     assert not torch.allclose(u_cond, u_null)
     u = guided(teacher, guidance_scale=2.5).velocity(x, sigma, labels)
     torch.testing.assert_close(u, u_cond + 1.5 * (u_cond - u_null), rtol=1e-5, atol=1e-6)
+
+
+def test_the_null_class_is_the_networks_and_not_counted_from_the_names(tmp_path: Path) -> None:
+    folder = save_teacher(tmp_path / "teacher", labels=["zero", "one", "two"])
+    teacher = DiT(source=str(folder), guidance_scale=2.5).load()
+    plain = DiT(source=str(folder)).load()
+    x, sigma, labels = batch()
+    u_cond, u_null = (plain.velocity(x, sigma, condition) for condition in (labels, torch.full_like(labels, 10)))
+    expected = u_cond + 1.5 * (u_cond - u_null)
+    torch.testing.assert_close(teacher.velocity(x, sigma, labels), expected, rtol=1e-5, atol=1e-6)
+    assert (teacher.space.num_classes, teacher.space.null_class) == (10, 10)
+    assert teacher.space.encode_prompts(["two", "7"]).tolist() == [2, 7]
+
+
+@pytest.mark.parametrize("labels", [[str(i) for i in range(11)], {"-1": "a"}, {"x": "a"}, ["a"]])
+def test_names_of_classes_that_the_network_does_not_know_are_refused(labels, tmp_path: Path) -> None:
+    folder = save_teacher(tmp_path / "teacher")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["id2label"] = {str(i): n for i, n in enumerate(labels)} if len(labels) == 11 else labels
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="id2label"):
+        DiT(source=str(folder)).load()
 
 
 def test_guidance_acts_inside_its_interval_only(teacher: DiTTeacher) -> None:
