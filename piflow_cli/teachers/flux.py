@@ -105,6 +105,15 @@ class Flux(TextFamily):
 
     pipeline_class: ClassVar[str] = "FluxPipeline"
     transformer_class: ClassVar[str] = "FluxTransformer2DModel"
+    parts: ClassVar[tuple[str, ...]] = (
+        "scheduler",
+        "vae",
+        "tokenizer",
+        "text_encoder",
+        "tokenizer_2",
+        "text_encoder_2",
+        "transformer",
+    )
     space_class: ClassVar[Callable[..., TextSpace]] = FluxSpace
     architectures: ClassVar[dict[str, dict[str, Any]]] = {
         "FLUX.1-dev": {"guidance_embeds": True},

@@ -101,6 +101,7 @@ class QwenImage(TextFamily):
 
     pipeline_class: ClassVar[str] = "QwenImagePipeline"
     transformer_class: ClassVar[str] = "QwenImageTransformer2DModel"
+    parts: ClassVar[tuple[str, ...]] = ("scheduler", "vae", "tokenizer", "text_encoder", "transformer")
     space_class: ClassVar[Callable[..., TextSpace]] = QwenImageSpace
     architectures: ClassVar[dict[str, dict[str, Any]]] = {"Qwen-Image": {}}
     published_parts: ClassVar[tuple[Part, ...]] = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,13 +18,13 @@ from piflow_cli.core.interfaces import Backbone, CacheCase, Conditioning, Memory
 from piflow_cli.errors import ModelError
 from piflow_cli.io.weights import read_json
 from piflow_cli.teachers.local_parts import counted_parts, local_source
+from piflow_cli.teachers.text.base import TRANSFORMER, check_base_files, encoder_parts, read_encoder_configs, read_index
 from piflow_cli.teachers.text.parts import (
+    build_transformer,
     config_differences,
     config_hash,
     load_pipeline_parts,
     plain_config,
-    read_encoder_configs,
-    read_index,
 )
 from piflow_cli.teachers.text.settings import TextSettings
 from piflow_cli.teachers.text.space import TextSpace
@@ -61,7 +61,13 @@ class TextFamily(TextSettings, ABC):
         """How to call a transformer of this config."""
 
     def build_space(
-        self, pipeline: Any, config: dict[str, Any], *, device: torch.device, dtype: torch.dtype
+        self,
+        pipeline: Any,
+        config: dict[str, Any],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        warnings: Sequence[str] = (),
     ) -> TextSpace:
         """The space over a pipeline's encoders and autoencoder."""
         return self.space_class(
@@ -71,6 +77,7 @@ class TextFamily(TextSettings, ABC):
             device=device,
             dtype=dtype,
             embedded_guidance=bool(config.get("guidance_embeds")),
+            warnings=tuple(warnings),
         )
 
     def load(
@@ -86,14 +93,17 @@ class TextFamily(TextSettings, ABC):
             ModelError: missing, unreachable, damaged, or of another family.
             MissingExtraError: the quantisation's library is not installed.
         """
-        pipeline = load_pipeline_parts(self, device=device, dtype=dtype, transformer=True, encoders=encoders)
+        warnings: list[str] = []
+        pipeline = load_pipeline_parts(
+            self, device=device, dtype=dtype, transformer=True, encoders=encoders, on_warning=warnings.append
+        )
         config = plain_config(dict(pipeline.transformer.config))
         config = self.base_config({key: list(v) if isinstance(v, tuple) else v for key, v in config.items()})
         return TextTeacher(
             name=self.source,
             module=pipeline.transformer,
             backbone=self.backbone(config),
-            space=self.build_space(pipeline, config, device=torch.device(device), dtype=dtype),
+            space=self.build_space(pipeline, config, device=torch.device(device), dtype=dtype, warnings=warnings),
             settings=self,
             network={"config": config, "config_hash": config_hash(config)},
         )
@@ -113,9 +123,12 @@ class TextFamily(TextSettings, ABC):
         """
         if "config" not in network:
             raise ModelError("this student's card says nothing of config; it is no text-to-image student")
-        pipeline = load_pipeline_parts(self, device=device, dtype=dtype, transformer=False, encoders=True)
+        warnings: list[str] = []
+        pipeline = load_pipeline_parts(
+            self, device=device, dtype=dtype, transformer=False, encoders=True, on_warning=warnings.append
+        )
         config = network["config"]
-        space = self.build_space(pipeline, config, device=torch.device(device), dtype=dtype)
+        space = self.build_space(pipeline, config, device=torch.device(device), dtype=dtype, warnings=warnings)
         return self.build(config), self.backbone(config), space
 
     def load_space(
@@ -126,9 +139,12 @@ class TextFamily(TextSettings, ABC):
         Raises:
             ModelError: they cannot be had.
         """
-        pipeline = load_pipeline_parts(self, device=device, dtype=dtype, transformer=False, encoders=encoders)
+        warnings: list[str] = []
+        pipeline = load_pipeline_parts(
+            self, device=device, dtype=dtype, transformer=False, encoders=encoders, on_warning=warnings.append
+        )
         config = self.base_config(plain_config(read_index(self)[1]))
-        return self.build_space(pipeline, config, device=torch.device(device), dtype=dtype)
+        return self.build_space(pipeline, config, device=torch.device(device), dtype=dtype, warnings=warnings)
 
     def encoder_fingerprint(self) -> str:
         """What decides the embeddings of a prompt: the encoders' configs and the length, as one digest.
@@ -182,7 +198,9 @@ class TextFamily(TextSettings, ABC):
 
     def check_source(self) -> None:
         """Raise ModelError where it can be said without loading weights that `load` will fail."""
-        read_index(self)
+        encoders = encoder_parts(self)  # not needed where their embeddings are cached
+        wanted = [part for part in self.parts if part not in encoders]
+        check_base_files(self, [part for part in wanted if part != TRANSFORMER or self.transformer is None])
 
     def describe(self) -> tuple[nn.Module, Backbone]:
         """The transformer on the meta device and its backbone, for planning; reads a config at most."""
@@ -242,9 +260,4 @@ class TextFamily(TextSettings, ABC):
 
     def build(self, config: dict[str, Any]) -> nn.Module:
         """The transformer of a config on the meta device; its buffers are real."""
-        import diffusers
-        from accelerate import init_empty_weights
-
-        module_class = getattr(diffusers, self.transformer_class)
-        with init_empty_weights(include_buffers=False):
-            return module_class.from_config(plain_config(config))
+        return build_transformer(self, config)

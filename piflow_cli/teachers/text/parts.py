@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,64 +13,34 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from piflow_cli.errors import MissingExtraError, ModelError
-from piflow_cli.io.hub import locate, unreachable
-from piflow_cli.io.weights import read_json
-from piflow_cli.teachers.text.settings import Quantization, TextSettings
+from piflow_cli.io.bounds import check_config
+from piflow_cli.io.classes import library_class
+from piflow_cli.io.hub import fetch_folder, locate
+from piflow_cli.io.weights import check_values, read_json
+from piflow_cli.teachers.text.base import INDEX, TRANSFORMER, BaseFiles, base_file, encoder_parts, find_base, read_index
+from piflow_cli.teachers.text.quantization import quantization_config, require
+from piflow_cli.teachers.text.settings import TextSettings
+from piflow_cli.teachers.text.single_file import load_single_file
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import nn
 
-ENCODER_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
-INDEX, TRANSFORMER = "model_index.json", "transformer"
-KEPT_IN_FULL = ("norm_out", "proj_out")
-"""Modules that students replace; they are never quantised."""
+MIN_WORDS = 16
+"""Fewer words than any tokenizer has that was trained."""
+OFFLINE: dict[str, Any] = {"local_files_only": True}
+"""Every file is here once `find_base` has returned."""
 SINGLE_FILES = (".safetensors", ".gguf", ".ckpt", ".pt")
 
 
-def read_index(settings: TextSettings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The pipeline's index and its transformer's config; of a hub id only these two files are fetched.
-
-    Raises:
-        ModelError: missing, unreachable, or a pipeline of another family.
-    """
-    index = read_json(_file(settings, INDEX))
-    if index.get("_class_name") != settings.pipeline_class:
-        raise ModelError(
-            f"{settings.source} holds a {index.get('_class_name')}, not a {settings.pipeline_class}: it is a teacher "
-            "of another family. Check teacher.type and teacher.source."
-        )
-    return index, read_json(_file(settings, f"{TRANSFORMER}/config.json"))
-
-
-def read_encoder_configs(settings: TextSettings) -> list[dict[str, Any]]:
-    """The configs of the pipeline's text encoders.
-
-    Raises:
-        ModelError: missing or unreachable.
-    """
-    index, _ = read_index(settings)
-    names = [name for name in ENCODER_PARTS if name in index and name.startswith("text_encoder")]
-    return [read_json(_file(settings, f"{name}/config.json")) for name in names]
-
-
-def _file(settings: TextSettings, name: str) -> Path:
-    source = locate(settings.source)
-    if isinstance(source, Path):
-        if source.is_file():
-            raise ModelError(f"{settings.source} is a file; pass the pipeline's folder, and the file as transformer")
-        return source / name
-    from huggingface_hub import hf_hub_download
-
-    try:
-        local_only = settings.local_files_only
-        return Path(hf_hub_download(source, name, revision=settings.revision, local_files_only=local_only))
-    except Exception as error:  # hub, network and gating errors share no ground class
-        raise unreachable(settings.source, error) from error
-
-
 def load_pipeline_parts(
-    settings: TextSettings, *, device: torch.device | str, dtype: torch.dtype, transformer: bool, encoders: bool
+    settings: TextSettings,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    transformer: bool,
+    encoders: bool,
+    on_warning: Callable[[str], None] = warnings.warn,
 ) -> DiffusionPipeline:
     """The pipeline in its own class, frozen, with the parts that are asked for; the others are None.
 
@@ -78,6 +49,7 @@ def load_pipeline_parts(
         device: of the transformer; the text encoders too, unless they are offloaded, and the autoencoder.
         dtype: of all weights that are not quantised.
         transformer, encoders: whether to load the transformer, and tokenizers with their text encoders.
+        on_warning: called with what a user should know of how it was loaded.
 
     Raises:
         ModelError: a part is missing, unreachable or damaged.
@@ -86,33 +58,40 @@ def load_pipeline_parts(
     import diffusers
 
     index, _ = read_index(settings)
-    parts: dict[str, Any] = {}
-    if not transformer:
-        parts[TRANSFORMER] = None
-    elif settings.transformer is not None or settings.quantization != "none":
-        parts[TRANSFORMER] = _load_transformer(settings, dtype=dtype)
-    if not encoders:
-        parts |= {name: None for name in ENCODER_PARTS if name in index}
-    options = _options(settings)
+    own_transformer = settings.transformer is not None
+    left_out = [] if encoders else encoder_parts(settings)
+    left_out += [] if transformer and not own_transformer else [TRANSFORMER]
+    wanted = [part for part in settings.parts if part not in left_out]
+    base = find_base(settings, wanted)
+    for part in wanted:
+        library_class(index[part], part=part, origin=base.folder / INDEX)
+    for warning in base.warnings:
+        on_warning(warning)
+    parts: dict[str, Any] = {
+        name: None for name, entry in index.items() if isinstance(entry, list) and name not in wanted
+    }
+    if transformer and (own_transformer or settings.quantization != "none"):
+        parts[TRANSFORMER] = _load_transformer(settings, base, dtype=dtype, on_warning=on_warning)
+    options = OFFLINE | {"variant": base.variant}
     if settings.device_map is not None:
         options["device_map"] = settings.device_map
     pipeline_class = getattr(diffusers, settings.pipeline_class)
-    with _quietly(settings):
+    with _quietly():
         pipeline = _guarded(
-            settings, lambda: pipeline_class.from_pretrained(_place(settings), dtype=dtype, **options, **parts)
+            settings, lambda: pipeline_class.from_pretrained(str(base.folder), dtype=dtype, **options, **parts)
         )
+    _check_loaded(pipeline, settings)
     _freeze(pipeline, settings, device=device)
     return pipeline
 
 
 @contextmanager
-def _quietly(settings: TextSettings) -> Iterator[None]:
-    """Without the loading bars of diffusers and transformers where nothing is downloaded; one a part says little."""
+def _quietly() -> Iterator[None]:
+    """Without the loading bars of diffusers and transformers: they download nothing, and one a part says little."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    local = isinstance(locate(settings.source), Path)
-    libraries = [lib for lib in (diffusers_logging, transformers_logging) if local and lib.is_progress_bar_enabled()]
+    libraries = [lib for lib in (diffusers_logging, transformers_logging) if lib.is_progress_bar_enabled()]
     for library in libraries:
         library.disable_progress_bar()
     try:
@@ -120,6 +99,25 @@ def _quietly(settings: TextSettings) -> Iterator[None]:
     finally:
         for library in libraries:
             library.enable_progress_bar()
+
+
+def _check_loaded(pipeline: DiffusionPipeline, settings: TextSettings) -> None:
+    """Raise ModelError for weights that are not finite or were in no file, and for tokenizers that know no word."""
+    for name, part in pipeline.components.items():
+        source = f"{settings.source} ({name})"
+        if isinstance(part, torch.nn.Module):
+            lacking = [key for key, parameter in part.named_parameters() if parameter.is_meta]
+            if lacking and settings.device_map is None:
+                raise ModelError(f"the weights of {source} lack {', '.join(lacking[:4])}; download it again")
+            plain = {key: p for key, p in part.named_parameters() if type(p.data) is torch.Tensor}
+            check_values({key: p for key, p in plain.items() if p.is_floating_point()}, source=source)
+        elif name.startswith("tokenizer") and part is not None:
+            words = part.get_vocab().keys() - part.get_added_vocab().keys()
+            if len(words) < MIN_WORDS:
+                raise ModelError(
+                    f"the tokenizer {source} has a vocabulary of {len(words)} words, so that every prompt would be the "
+                    "same to it; download it again"
+                )
 
 
 def _freeze(pipeline: DiffusionPipeline, settings: TextSettings, *, device: torch.device | str) -> None:
@@ -135,63 +133,67 @@ def _freeze(pipeline: DiffusionPipeline, settings: TextSettings, *, device: torc
     pipeline.set_progress_bar_config(disable=True)
 
 
-def _load_transformer(settings: TextSettings, *, dtype: torch.dtype) -> nn.Module:
+def build_transformer(settings: TextSettings, config: dict[str, Any]) -> nn.Module:
+    """The transformer of a config on the meta device; its buffers are real."""
+    import diffusers
+    from accelerate import init_empty_weights
+
+    module_class = getattr(diffusers, settings.transformer_class)
+    check_config(config, origin=f"the transformer's config of {settings.source}")
+    with init_empty_weights(include_buffers=False):
+        return module_class.from_config(plain_config(config))
+
+
+def _load_transformer(
+    settings: TextSettings, base: BaseFiles, *, dtype: torch.dtype, on_warning: Callable[[str], None]
+) -> nn.Module:
     """The transformer from its own file or folder, or quantised while it loads."""
     import diffusers
 
-    module_class = getattr(diffusers, settings.transformer_class)
-    options = _options(settings) | {"dtype": dtype}
     own = settings.transformer
     if own is not None and own.endswith(SINGLE_FILES):
-        path = Path(own).expanduser()
-        if not path.is_file():
-            raise ModelError(
-                f"teacher.transformer {own!r} does not exist; pass a .safetensors or .gguf file, or a folder"
-            )
-        if path.suffix == ".gguf":
-            _require("gguf", "gguf")
-            options["quantization_config"] = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
-        config = str(_file(settings, f"{TRANSFORMER}/config.json").parent)
-        return _guarded(settings, lambda: module_class.from_single_file(str(path), config=config, **options))
+        return _load_file(settings, Path(own).expanduser(), dtype=dtype, on_warning=on_warning)
+    module_class = getattr(diffusers, settings.transformer_class)
+    options: dict[str, Any] = OFFLINE | {"dtype": dtype}
     if settings.quantization != "none":
-        options["quantization_config"] = _quantization_config(settings.quantization, dtype)
-    place, subfolder = (str(locate(own)), None) if own is not None else (_place(settings), TRANSFORMER)
-    return _guarded(settings, lambda: module_class.from_pretrained(place, subfolder=subfolder, **options))
+        options["quantization_config"] = quantization_config(settings.quantization, dtype)
+    if own is None:
+        place, subfolder = base.folder, TRANSFORMER
+        options["variant"] = base.variant
+    else:
+        found = locate(own)
+        place = found if isinstance(found, Path) else fetch_folder(found, ("*.json", "*.safetensors"))
+        subfolder = TRANSFORMER if not (place / "config.json").is_file() else None
+        options["variant"] = settings.variant
+    return _guarded(settings, lambda: module_class.from_pretrained(str(place), subfolder=subfolder, **options))
 
 
-def _quantization_config(name: Quantization, dtype: torch.dtype) -> Any:
-    """diffusers' configuration of a quantisation; what students replace stays in full precision."""
+def _load_file(
+    settings: TextSettings, path: Path, *, dtype: torch.dtype, on_warning: Callable[[str], None]
+) -> nn.Module:
+    """The transformer of one file; GGUF is read, and kept quantised, by diffusers."""
     import diffusers
 
-    skipped = list(KEPT_IN_FULL)
-    if name.startswith("bnb"):
-        _require("bitsandbytes", "bitsandbytes")
-        four = name == "bnb-4bit"
-        options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype} if four else {}
-        return diffusers.BitsAndBytesConfig(load_in_8bit=not four, llm_int8_skip_modules=skipped, **options)
-    _require("torchao", "torchao")
-    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
-
-    kind = Int8WeightOnlyConfig() if name == "torchao-int8" else Float8WeightOnlyConfig()
-    return diffusers.TorchAoConfig(kind, modules_to_not_convert=skipped)
-
-
-def _require(module: str, extra: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec(module) is None:
-        raise MissingExtraError(f"this quantisation needs {module}: pip install 'piflow[{extra}]'")
-
-
-def _place(settings: TextSettings) -> str:
-    return str(locate(settings.source))
-
-
-def _options(settings: TextSettings) -> dict[str, Any]:
-    values = {"variant": settings.variant, "revision": settings.revision}
-    return {key: value for key, value in values.items() if value is not None} | {
-        "local_files_only": settings.local_files_only
-    }
+    if not path.is_file():
+        raise ModelError(f"teacher.transformer {path} does not exist; pass a .safetensors or .gguf file, or a folder")
+    if settings.quantization != "none":
+        raise ModelError(
+            f"quantization {settings.quantization} is for transformers in folders; {path.name} is one file, which is "
+            "loaded as it is. Leave quantization out, or pass a folder."
+        )
+    config = base_file(settings, f"{TRANSFORMER}/config.json")
+    if path.suffix == ".gguf":
+        require("gguf", "gguf")
+        options = {"quantization_config": diffusers.GGUFQuantizationConfig(compute_dtype=dtype), "dtype": dtype}
+        module_class = getattr(diffusers, settings.transformer_class)
+        return _guarded(
+            settings, lambda: module_class.from_single_file(str(path), config=str(config.parent), **options)
+        )
+    description = read_json(config)
+    module, notes = load_single_file(build_transformer(settings, description), path, config=description, dtype=dtype)
+    for note in notes:
+        on_warning(note)
+    return module
 
 
 def _guarded(settings: TextSettings, load: Any) -> Any:
@@ -200,9 +202,7 @@ def _guarded(settings: TextSettings, load: Any) -> Any:
         return load()
     except (ModelError, MissingExtraError):
         raise
-    except Exception as error:  # hub, network, gating, damage and missing parts share no ground class
-        if isinstance(locate(settings.source), str):
-            raise unreachable(settings.source, error) from error
+    except Exception as error:  # damage and missing weights share no ground class
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise ModelError(f"{settings.source} cannot be loaded as a {settings.pipeline_class}: {reason}") from None
 

@@ -32,4 +32,6 @@ class TextSettings(Settings):
 
     students_need_base: ClassVar[bool] = True
     pipeline_class: ClassVar[str]
+    parts: ClassVar[tuple[str, ...]]
+    """What the pipeline needs to be whole, by the names of its folders."""
     transformer_class: ClassVar[str]

@@ -47,6 +47,7 @@ class TextSpace(ABC):
         device: where the transformer is, and so where conditions and latents belong.
         dtype: of the conditions.
         embedded_guidance: whether the network embeds the guidance scale.
+        warnings: what a user should know of how the pipeline was loaded.
     """
 
     pipeline: DiffusionPipeline
@@ -55,6 +56,7 @@ class TextSpace(ABC):
     device: torch.device
     dtype: torch.dtype
     embedded_guidance: bool
+    warnings: tuple[str, ...] = ()
     _null: TextCondition | None = field(default=None, init=False)
 
     image_channels = 3
