@@ -74,6 +74,8 @@ class Space(Protocol):
     """Tokens a prompt is cut to; None where conditions are classes."""
     embedded_guidance: bool
     """Whether the network embeds the guidance scale."""
+    warnings: Sequence[str]
+    """What a user should know of how it was loaded, such as rounded weights."""
     own_vae: nn.Module | None
     """The autoencoder that belongs into a student's folder; None where there is none, or where the base keeps it."""
 

@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 
 from piflow_cli import registry
-from piflow_cli.engine.convert.merge import base_is_here, merge, on_base
+from piflow_cli.engine.convert.merge import base_is_here, merge
 from piflow_cli.engine.convert.verify import Difference, check_same, difference_on_base
 from piflow_cli.engine.students.device import DTYPES, resolve_device
 from piflow_cli.engine.students.find import find_student
-from piflow_cli.engine.students.load import assemble, read_student
+from piflow_cli.engine.students.load import assemble, on_base, read_student
 from piflow_cli.engine.students.save import write_student
 from piflow_cli.errors import ModelError, PiflowError, StorageError
 from piflow_cli.formats.released.files import check_fits

@@ -8,10 +8,10 @@ from piflow_cli.core.adapter import merged_weights
 from piflow_cli.core.interfaces import TeacherFamily
 from piflow_cli.core.student import Student
 from piflow_cli.engine.students.device import DTYPES
-from piflow_cli.engine.students.load import change_teacher
+from piflow_cli.engine.students.load import on_base
 from piflow_cli.errors import ModelError
 from piflow_cli.formats.student import StoredStudent
-from piflow_cli.io.hub import locate, unreachable
+from piflow_cli.io.hub import fetch_folder, locate
 from piflow_cli.io.weights import check_shapes
 
 STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -58,7 +58,12 @@ def base_dtype(family: TeacherFamily) -> torch.dtype:
     """
     folder = locate(family.source)
     if isinstance(folder, str):
-        folder = _download(folder, family)
+        options = {
+            ours: getattr(family, theirs)
+            for ours, theirs in (("revision", "revision"), ("local_only", "local_files_only"))
+            if theirs in type(family).model_fields
+        }
+        folder = fetch_folder(folder, ["transformer/*"], **options)
     files = sorted((folder / "transformer").glob("*.safetensors"))
     stored = _stored_dtype(files[0]) if files else "unknown"
     if stored not in STORED_DTYPES:
@@ -69,30 +74,12 @@ def base_dtype(family: TeacherFamily) -> torch.dtype:
     return STORED_DTYPES[stored]
 
 
-def on_base(family: TeacherFamily, base: str | None) -> TeacherFamily:
-    """A teacher's settings with another source, where one is given."""
-    return family if base is None else change_teacher(family, {"source": base})
-
-
 def base_is_here(family: TeacherFamily) -> bool:
     """Whether the source is a folder on this machine."""
     try:
         return isinstance(locate(family.source), Path)
     except ModelError:
         return False
-
-
-def _download(repository: str, family: TeacherFamily) -> Path:
-    """The local folder of a pipeline on the hub, with its transformer."""
-    from huggingface_hub import snapshot_download
-
-    options = {
-        key: getattr(family, key) for key in ("revision", "local_files_only") if key in type(family).model_fields
-    }
-    try:
-        return Path(snapshot_download(repository, allow_patterns="transformer/*", **options))
-    except Exception as error:  # hub, network and gating errors share no ground class
-        raise unreachable(repository, error) from error
 
 
 def _stored_dtype(file: Path) -> str:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from piflow_cli.core.sampling import sample_student
-from piflow_cli.engine.convert.merge import base_dtype, on_base
+from piflow_cli.engine.convert.merge import base_dtype
 from piflow_cli.engine.students.device import DTYPES
-from piflow_cli.engine.students.load import LoadedStudent, assemble
+from piflow_cli.engine.students.load import LoadedStudent, assemble, on_base
 from piflow_cli.errors import ModelError
 from piflow_cli.formats.student import StoredStudent
 

@@ -18,8 +18,8 @@ from piflow_cli.engine.pipelines.interfaces import HoldsStudent
 from piflow_cli.engine.pipelines.style.layers import lora_layers
 from piflow_cli.engine.students.device import resolve_device
 from piflow_cli.engine.students.find import find_student
-from piflow_cli.engine.students.load import LoadedStudent, assemble, read_student
-from piflow_cli.engine.students.save import write_student
+from piflow_cli.engine.students.load import PLACE_KEYS, LoadedStudent, assemble, read_student
+from piflow_cli.engine.students.save import anchored, write_student
 from piflow_cli.errors import ModelError, PiflowError, StorageError
 from piflow_cli.formats.native import CARD, NativeFormat
 from piflow_cli.formats.student import StoredStudent
@@ -77,6 +77,9 @@ def load_for_pipeline(source: str, **options: Any) -> LoadedStudent:
     stored, _ = read_student(path, recipe=load_preset(preset) if preset is not None else None)
     changes = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
     base = options.get("base")
+    if base is None and (noted := _noted_base(path)):
+        base = noted.pop(BASE)
+        changes = noted | {name: value for name, value in changes.items() if value is not None}
     if "offload_encoders" in type(stored.card.teacher).model_fields:
         changes["offload_encoders"] = False  # diffusers' own offloading is there for that
     elif base is not None:
@@ -84,24 +87,25 @@ def load_for_pipeline(source: str, **options: Any) -> LoadedStudent:
     return assemble(
         stored,
         name=source,
-        base=str(base) if base is not None else _noted_base(path),
+        base=str(base) if base is not None else None,
         device=resolve_device(options.get("device") or "cpu"),
         dtype=options.get("torch_dtype") or options.get("dtype") or torch.float32,
         teacher_changes=changes,
     )
 
 
-def _noted_base(folder: Path) -> str | None:
-    """The base that a saved pipeline notes, where it is still there."""
+def _noted_base(folder: Path) -> dict[str, str]:
+    """The base that a saved pipeline notes, where it is still there, with the settings that say how it lies there."""
     if not (folder / NOTE).is_file():
-        return None
-    noted = str(read_json(folder / NOTE).get(BASE, ""))
+        return {}
+    note = {key: str(value) for key, value in read_json(folder / NOTE).items() if key in (BASE, *PLACE_KEYS)}
+    noted = note.get(BASE, "")
     if (folder / noted / "model_index.json").is_file():  # an absolute path stays one
-        return str(folder / noted)
+        return note | {BASE: str(folder / noted)}
     try:
-        return noted if isinstance(locate(noted), str) else None
+        return note if isinstance(locate(noted), str) else {}
     except PiflowError:
-        return None
+        return {}
 
 
 def save_student_of(pipeline: HoldsStudent, target: Path, *, save_base: bool) -> None:
@@ -123,11 +127,13 @@ def save_student_of(pipeline: HoldsStudent, target: Path, *, save_base: bool) ->
         if not _has_base(student):
             return
         source = locate(student.space.settings.source)
-        noted = str(source.resolve()) if isinstance(source, Path) else source
+        settings = anchored(student.space.settings)
+        note = {BASE: str(source.resolve()) if isinstance(source, Path) else source}
+        note |= settings.model_dump(include=set(PLACE_KEYS), exclude_none=True)
         if save_base:
             _save_base(pipeline, partial / BASE)
-            noted = BASE
-        (partial / NOTE).write_text(json.dumps({BASE: noted}, indent=2) + "\n", encoding="utf-8")
+            note = {BASE: BASE}
+        (partial / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
 
 def own_weights(student: LoadedStudent) -> dict[str, Tensor]:

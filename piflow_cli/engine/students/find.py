@@ -6,7 +6,7 @@ from piflow_cli import registry
 from piflow_cli.errors import ModelError
 from piflow_cli.formats.native import read_card
 from piflow_cli.io.files import restore_replaced
-from piflow_cli.io.hub import HUB_ID, unreachable
+from piflow_cli.io.hub import HUB_ID, beside, fetch_folder, looks_local
 from piflow_cli.io.zoo import ZOO
 
 DEFAULT_ENTRIES = ("emoji", "digits")
@@ -59,9 +59,14 @@ def find_student(source: str) -> Path:
         restore_replaced(folder)
     if path.exists():
         return path / "student" if (path / "student" / "student.json").exists() else path
+    if looks_local(source):
+        raise ModelError(
+            f"there is no student at {source}.{beside(path)} "
+            f"Pass a student or run folder, a hub id, or an embedded student: {', '.join(embedded)}."
+        )
     repository, subfolder = _hub_place(source)
     if repository is not None:
-        return _download(source, repository, subfolder)
+        return _download(repository, subfolder)
     raise ModelError(registry.unknown_name("student", source, list(embedded)) + " Or pass a student folder or hub id.")
 
 
@@ -72,20 +77,14 @@ def _hub_place(source: str) -> tuple[str | None, str]:
     return (repository if HUB_ID.fullmatch(repository) else None), subfolder
 
 
-def _download(source: str, repository: str, subfolder: str) -> Path:
+def _download(repository: str, subfolder: str) -> Path:
     """The local folder of a student on the hub.
 
     Raises:
         ModelError: unreachable, no such folder, or several students and none named.
     """
-    from huggingface_hub import snapshot_download
-
     prefix = f"{subfolder}/" if subfolder else ""
-    patterns = [f"{prefix}*.json", f"{prefix}*.safetensors", f"{prefix}vae/*"]
-    try:
-        root = Path(snapshot_download(repository, allow_patterns=patterns))
-    except Exception as error:  # hub, network and gating errors share no ground class
-        raise unreachable(source, error) from error
+    root = fetch_folder(repository, [f"{prefix}*.json", f"{prefix}*.safetensors", f"{prefix}vae/*"])
     folder = root / subfolder
     if not folder.is_dir():
         raise ModelError(f"{repository} has no folder {subfolder}")

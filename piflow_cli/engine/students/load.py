@@ -15,6 +15,9 @@ from piflow_cli.formats.student import Format, Recipe, StoredStudent, StudentCar
 from piflow_cli.io.weights import check_shapes
 from piflow_cli.preset import Preset, load_preset
 
+PLACE_KEYS = ("transformer", "variant", "revision")
+"""Settings of a teacher that say something of its source's files, and nothing of another source's."""
+
 
 @dataclass
 class LoadedStudent:
@@ -74,7 +77,7 @@ def _on_base(recipe: Preset, base: str | None) -> Preset:
     """A recipe with another teacher of the same family, where there is one and students need it."""
     if base is None or not recipe.teacher.students_need_base:
         return recipe
-    return recipe.model_copy(update={"teacher": change_teacher(recipe.teacher, {"source": base})})
+    return recipe.model_copy(update={"teacher": on_base(recipe.teacher, base)})
 
 
 def load_student(
@@ -115,10 +118,9 @@ def assemble(
     """Build the network of a stored student and put its weights in; arguments as `load_student`."""
     card = stored.card
     changes = {key: value for key, value in (teacher_changes or {}).items() if value is not None}
-    changes |= {"source": base} if base is not None else {}
     if base is not None and not card.teacher.students_need_base:
         raise ModelError(f"{name} holds all it needs and takes no base; leave it out")
-    family = change_teacher(card.teacher, changes)
+    family = change_teacher(on_base(card.teacher, base), changes)
     if card.adapter is not None:
         return _assemble_on_base(stored, family, name=name, device=device, dtype=dtype)
     folder = stored.vae_folder.parent if stored.vae_folder else None
@@ -129,7 +131,9 @@ def assemble(
     module.load_state_dict(weights, strict=False, assign=True)
     backbone.retie(module)
     network.requires_grad_(False).eval().to(device)
-    return LoadedStudent(name=name, network=network, card=card, space=space, family=family)
+    return LoadedStudent(
+        name=name, network=network, card=card, space=space, family=family, warnings=tuple(space.warnings)
+    )
 
 
 def _assemble_on_base(
@@ -145,9 +149,10 @@ def _assemble_on_base(
     for key, parameter in own.items():
         parameter.data = stored.weights[key].to(device=device, dtype=dtype)
     network.requires_grad_(False).eval()
-    warnings = ()
-    if family.source != card.teacher.source:
-        warnings = (f"{name} was trained on {card.teacher.source} and is loaded onto {family.source}",)
+    warnings = tuple(teacher.space.warnings)
+    trained, here = _place(card.teacher), _place(family)
+    if trained != here:
+        warnings += (f"{name} was trained on {trained} and is loaded onto {here}",)
     return LoadedStudent(
         name=name,
         network=network,
@@ -157,6 +162,24 @@ def _assemble_on_base(
         teacher=teacher,
         warnings=warnings,
     )
+
+
+def _place(family: TeacherFamily) -> str:
+    """Where a teacher's weights are, in words."""
+    values = family.model_dump(include={"source", "transformer"}, exclude_none=True)
+    return " with ".join(str(values[key]) for key in ("source", "transformer") if key in values)
+
+
+def on_base(family: TeacherFamily, base: str | None) -> TeacherFamily:
+    """A teacher's settings with another source, where one is given: nothing stays of where and how the first one lay.
+
+    Raises:
+        ModelError: the base's name is not allowed.
+    """
+    if base is None:
+        return family
+    reset = {key: None for key in PLACE_KEYS if key in type(family).model_fields}
+    return change_teacher(family, reset | {"source": base})
 
 
 def change_teacher(family: TeacherFamily, changes: dict[str, object]) -> TeacherFamily:

@@ -3,14 +3,26 @@
 from pathlib import Path
 
 from piflow_cli import registry
-from piflow_cli.core.interfaces import Teacher
+from piflow_cli.core.interfaces import Teacher, TeacherFamily
+from piflow_cli.engine.students.load import change_teacher
 from piflow_cli.formats.student import Format, Recipe, StoredStudent, StudentCard
 from piflow_cli.io.files import atomic_folder
 
+PATH_KEYS = ("source", "transformer", "vae")
+"""Settings of a teacher that may be local paths."""
+
 
 def card_of(recipe: Recipe, teacher: Teacher, *, steps: int) -> StudentCard:
-    """The card of a student that `recipe` makes of `teacher`."""
-    return StudentCard.of(recipe, teacher.network, steps=steps)
+    """The card of a student that `recipe` makes of `teacher`; from any folder it finds what lies on this machine."""
+    card = StudentCard.of(recipe, teacher.network, steps=steps)
+    return card.model_copy(update={"teacher": anchored(card.teacher)})
+
+
+def anchored(family: TeacherFamily) -> TeacherFamily:
+    """A teacher's settings with absolute paths in the place of relative ones that exist."""
+    values = family.model_dump(include=set(PATH_KEYS), exclude_none=True)
+    paths = {key: Path(value).expanduser() for key, value in values.items()}
+    return change_teacher(family, {key: str(path.absolute()) for key, path in paths.items() if path.exists()})
 
 
 def save_student(stored: StoredStudent, target: Path, *, format_name: str = "native", vae: object = None) -> None:

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import huggingface_hub.constants
 import pytest
 import torch
@@ -17,6 +18,7 @@ from piflow_cli.engine.students.find import default_student, default_students, e
 from piflow_cli.engine.students.load import load_student, read_student
 from piflow_cli.engine.students.save import card_of, save_student
 from piflow_cli.errors import DeviceError, ModelError, StorageError
+from piflow_cli.io.hub import locate
 from piflow_cli.teachers.dit.family import DiT
 
 
@@ -104,10 +106,31 @@ def test_embedded_students_load() -> None:
         assert student.space.latent_shape == ((1, 8, 8) if name.startswith("digits") else (16, 8, 8))
 
 
-@pytest.mark.parametrize("source", ["digits-3nfe", "no such student", "./missing", "/missing"])
+@pytest.mark.parametrize("source", ["digits-3nfe", "no such student"])
 def test_missing_student_says_what_can_be_passed(source: str) -> None:
     with pytest.raises(ModelError, match=r"unknown student .* Or pass a student folder or hub id"):
         load_student(source)
+
+
+@pytest.mark.parametrize("source", ["runs/mine", "./mine", "../mine", "/no/mine", "~/no/mine", "models/mine"])
+def test_what_looks_like_a_path_is_never_asked_of_the_hub(
+    source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(ModelError, match=f"there is no student at {source}.*embedded student: digits-1nfe"):
+        load_student(source)
+    with pytest.raises(ModelError, match="does not exist here"):
+        locate(source)
+
+
+def test_a_run_that_does_not_exist_names_those_that_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("flux-4nfe", "flux-8nfe"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    with pytest.raises(ModelError, match=r"no student at runs/flux-3nfe\. In runs there is flux-4nfe, flux-8nfe\."):
+        load_student("runs/flux-3nfe")
 
 
 def test_hub_id_without_network_says_what_to_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
