@@ -79,6 +79,6 @@ def test_only_models_of_the_two_libraries_are_resolved(
     index = json.loads((tmp_path / "pipeline" / "model_index.json").read_text())
     (tmp_path / "pipeline" / "model_index.json").write_text(json.dumps(index | {"vae": entry}))
     preset = load_preset("flux-4nfe", [f"teacher.source={tmp_path / 'pipeline'}"])
-    with pytest.raises(ModelError, match=r"model_index\.json: vae is"):
+    with pytest.raises(ModelError, match=r"model_index\.json says that vae is"):
         plan(preset, gpus=(1,))
     assert not (tmp_path / "ran").exists()
