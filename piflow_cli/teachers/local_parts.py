@@ -8,10 +8,10 @@ import torch
 
 from piflow_cli.core.interfaces import Part
 from piflow_cli.io.bounds import check_config
-from piflow_cli.io.classes import library_class
 from piflow_cli.io.hub import locate
 from piflow_cli.io.weights import read_json
 from piflow_cli.io.zoo import PREFIX
+from piflow_cli.teachers.classes import library_class
 
 INDEX, AUTOENCODER, ENCODER = "model_index.json", "vae", "text_encoder"
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from piflow_cli.errors import ModelError
 from piflow_cli.io.bounds import check_config
-from piflow_cli.io.classes import check_entry
 from piflow_cli.io.hub import fetch_file, fetch_folder, list_files, locate
 from piflow_cli.io.weights import check_layers, find_weights, read_header, read_json
+from piflow_cli.teachers.classes import check_entry
 from piflow_cli.teachers.text.settings import TextSettings
 
 INDEX, TRANSFORMER = "model_index.json", "transformer"

@@ -14,9 +14,9 @@ import torch
 
 from piflow_cli.errors import MissingExtraError, ModelError
 from piflow_cli.io.bounds import check_config
-from piflow_cli.io.classes import library_class
 from piflow_cli.io.hub import fetch_folder, locate
 from piflow_cli.io.weights import check_values, read_json
+from piflow_cli.teachers.classes import library_class
 from piflow_cli.teachers.text.base import INDEX, TRANSFORMER, BaseFiles, base_file, encoder_parts, find_base, read_index
 from piflow_cli.teachers.text.quantization import quantization_config, require
 from piflow_cli.teachers.text.settings import TextSettings

@@ -8,7 +8,7 @@ import pytest
 import transformers
 
 from piflow_cli.errors import ModelError
-from piflow_cli.io.classes import check_entry, library_class
+from piflow_cli.teachers.classes import check_entry, library_class
 
 
 def test_classes_of_both_libraries_are_found() -> None:
