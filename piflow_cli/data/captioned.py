@@ -23,7 +23,7 @@ from piflow_cli.data.files.prompts import PromptSet
 from piflow_cli.data.latents import LatentReader, read_shard
 from piflow_cli.data.noise import draw_rows
 from piflow_cli.data.prompts import Resolution, TextRows, check_space, draw_size, facts_of, open_texts, parse_resolution
-from piflow_cli.data.reading import LeftOut, PictureBatch, PictureReader, encode_batch, plan_pictures
+from piflow_cli.data.reading import FEW_PICTURES, LeftOut, PictureBatch, PictureReader, encode_batch, plan_pictures
 from piflow_cli.errors import DataError
 from piflow_cli.io.folders import shards_of
 
@@ -45,7 +45,11 @@ class PictureSource(DataSource):
     left_out: LeftOut = field(default_factory=LeftOut)
 
     has_images = True
-    reads_files = True
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether there are more than a few."""
+        return len(self.reader.pictures) > FEW_PICTURES
 
     @property
     def texts(self) -> TextRows:

@@ -12,7 +12,15 @@ from piflow_cli.core.interfaces import DataSource, Draw, Space
 from piflow_cli.data.files.listing import class_folders
 from piflow_cli.data.files.pictures import PictureFiles
 from piflow_cli.data.noise import ClassData, check_classes
-from piflow_cli.data.reading import Labels, LeftOut, PictureBatch, PictureReader, encode_batch, plan_pictures
+from piflow_cli.data.reading import (
+    FEW_PICTURES,
+    Labels,
+    LeftOut,
+    PictureBatch,
+    PictureReader,
+    encode_batch,
+    plan_pictures,
+)
 from piflow_cli.errors import DataError
 from piflow_cli.io.folders import is_picture, list_files, unread
 from piflow_cli.io.images import SUFFIXES, cover, read_picture, to_tensor
@@ -27,7 +35,11 @@ class FolderSource(DataSource):
     left_out: LeftOut = field(default_factory=LeftOut)
 
     has_images = True
-    reads_files = True
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether there are more than a few."""
+        return len(self.reader.pictures) > FEW_PICTURES
 
     @property
     def skipped(self) -> list[str]:

@@ -22,6 +22,8 @@ DECODING_THREADS = 8
 PATIENCE = 16
 """Pictures that may fail before the share of failures counts."""
 REASON_LENGTH = 160
+FEW_PICTURES = 64
+"""So many are read in the training process: others would cost more than they save."""
 
 
 class Pictures(Protocol):
