@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from piflow_cli.errors import ModelError
 from piflow_cli.io.zoo import in_zoo, zoo_entries
@@ -11,6 +13,53 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".ckpt", ".pth", ".pt", ".bin")
 LOCAL_FOLDERS = ("runs",)
 """First folders that are never somebody's name on the hub: the documentation writes there."""
+
+
+@dataclass(frozen=True)
+class HubAccess:
+    """How the hub is asked; what is left out is its client's default.
+
+    Args:
+        token: of an account, or False for none.
+        cache_dir: where downloads are kept.
+        force_download: whether to download again what is there.
+        local_files_only: never ask.
+    """
+
+    token: str | bool | None = None
+    cache_dir: str | Path | None = None
+    force_download: bool = False
+    local_files_only: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """As keywords of the hub's client."""
+        return {
+            "token": self.token,
+            "cache_dir": self.cache_dir,
+            "force_download": self.force_download,
+            "local_files_only": self.local_files_only,
+        }
+
+
+@dataclass(frozen=True)
+class HubTarget:
+    """Where on the hub a folder goes.
+
+    Args:
+        repository: owner/name, or a name of the token's own; made where there is none.
+        subfolder: inside it.
+        message: of the commit.
+        private: whether a repository that is made is; None is the owner's default.
+        token: of an account that may write there.
+        create_pr: ask the owner to take it instead.
+    """
+
+    repository: str
+    subfolder: str | None = None
+    message: str | None = None
+    private: bool | None = None
+    token: str | bool | None = None
+    create_pr: bool = False
 
 
 def locate(source: str, *, part: str = "teacher") -> Path | str:
@@ -76,9 +125,17 @@ def fetch_file(repository: str, name: str, *, revision: str | None = None, local
 
 
 def fetch_folder(
-    repository: str, patterns: Sequence[str], *, revision: str | None = None, local_only: bool = False
+    repository: str,
+    patterns: Sequence[str],
+    *,
+    revision: str | None = None,
+    local_only: bool = False,
+    access: HubAccess | None = None,
 ) -> Path:
     """The local folder of a repository with the files that match, downloaded if need be.
+
+    Args:
+        access: how the hub is asked, in place of `local_only`.
 
     Raises:
         ModelError: it cannot be had.
@@ -87,11 +144,71 @@ def fetch_folder(
 
     try:
         folder = huggingface_hub.snapshot_download(
-            repository, revision=revision, allow_patterns=list(patterns), local_files_only=local_only
+            repository,
+            revision=revision,
+            allow_patterns=list(patterns),
+            **(access or HubAccess(local_files_only=local_only)).options(),
         )
     except Exception as error:  # hub, network and gating errors share no ground class
         raise unreachable(repository, error) from error
     return Path(folder)
+
+
+def fetch_base(source: str, access: HubAccess, **options: Any) -> Path:
+    """The local folder of a diffusers pipeline on the hub: the files that loading it takes.
+
+    Args:
+        options: diffusers' revision, variant and use_safetensors.
+
+    Raises:
+        ModelError: it cannot be had.
+    """
+    from diffusers import DiffusionPipeline
+
+    try:
+        return Path(DiffusionPipeline.download(source, **options, **access.options()))
+    except Exception as error:  # hub, network and gating errors share no ground class
+        raise unreachable(source, error) from error
+
+
+def fetch_part(source: str, part: str) -> Path | None:
+    """The local folder of a part of a diffusers pipeline, None where it has none.
+
+    Raises:
+        ModelError: the hub cannot be reached.
+    """
+    place = locate(source)
+    root = place if isinstance(place, Path) else fetch_folder(source, [f"{part}/*"])
+    return root / part if (root / part).is_dir() else None
+
+
+def upload(folder: Path, target: HubTarget) -> str:
+    """Upload a folder and return what the hub's client says of the commit; a README that is there already stays.
+
+    Raises:
+        ModelError: the hub cannot be reached, or does not take it.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=target.token)
+    try:
+        made = api.create_repo(target.repository, private=target.private, exist_ok=True, token=target.token)
+        described = target.subfolder is not None or api.file_exists(made.repo_id, "README.md", token=target.token)
+        return api.upload_folder(
+            repo_id=made.repo_id,
+            folder_path=folder,
+            path_in_repo=target.subfolder,
+            commit_message=target.message or "Upload a pi-Flow student",
+            create_pr=target.create_pr,
+            token=target.token,
+            ignore_patterns=["README.md"] if described else None,
+        )
+    except Exception as error:  # hub, network and access errors share no ground class
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+        raise ModelError(
+            f"cannot upload to {target.repository!r}: {type(error).__name__} {reason}. `hf auth login` with a token "
+            "that may write there, or pass token."
+        ) from error
 
 
 def list_files(repository: str, *, known: str, revision: str | None = None, local_only: bool = False) -> list[str]:

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from piflow_cli.engine.pipelines.files import LoadOptions, load_for_pipeline
+from piflow_cli.engine.pipelines.loading import LoadOptions, load_for_pipeline
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.errors import ModelError
 

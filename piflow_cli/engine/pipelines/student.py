@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any, ClassVar, Literal, Self, Unpack
 from torch import Tensor
 
 from piflow_cli.core.settings import SamplingSettings
-from piflow_cli.engine.pipelines.files import LoadOptions, load_for_pipeline, save_student_of
+from piflow_cli.engine.pipelines.interfaces import held_by, hold
+from piflow_cli.engine.pipelines.loading import LoadOptions, load_for_pipeline
+from piflow_cli.engine.pipelines.saving import SaveOptions, push_student_of, save_student_of
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.engine.students.settings import sampling_settings
 from piflow_cli.errors import ModelError
+from piflow_cli.io.hub import HubTarget
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 
@@ -47,6 +51,7 @@ class StudentPipeline:
                 f"{student.name} is a student of a {student.card.teacher.type} teacher, but {cls.__name__} is for "
                 f"students of {cls.teacher_type}; load_pipeline chooses by itself"
             )
+        hold(student)
         pipeline = cls._build(student)
         pipeline.student = student
         for warning in student.warnings:
@@ -58,25 +63,119 @@ class StudentPipeline:
         """The pipeline over the student's module and the other parts of its base."""
         raise NotImplementedError
 
+    def register_modules(self, **parts: Any) -> None:
+        """As diffusers' method, which all ways to make a pipeline go through; the transformer brings its student along.
+
+        Raises:
+            ValueError: the transformer is no student's, or one of another family.
+        """
+        if "transformer" in parts:
+            student = held_by(parts["transformer"])
+            if student is None or student.card.teacher.type != self.teacher_type:
+                what = "no student" if student is None else f"a student of {student.card.teacher.type}"
+                raise ValueError(
+                    f"the transformer for this {type(self).__name__} holds {what}; make the pipeline by load_pipeline "
+                    "or from_pretrained, or of the components of one that was made so"
+                )
+            self.student = self._taking(student)
+        super().register_modules(**parts)
+
+    def _taking(self, student: LoadedStudent) -> LoadedStudent:
+        """The student as this pipeline holds it, where it is another one's too."""
+        return student
+
+    @property
+    def config(self) -> Any:
+        """As diffusers' property; refused to those who would make a pipeline of another kind of it.
+
+        Raises:
+            ValueError: `from_pipe` of a class that cannot sample this student.
+        """
+        caller = sys._getframe(1)  # diffusers gives the pipeline that is converted no other say
+        target = caller.f_locals.get("cls") if caller.f_code.co_name == "from_pipe" else None
+        if target is not None and getattr(target, "teacher_type", None) != self.teacher_type:
+            raise ValueError(
+                f"{target.__name__} cannot be made of a {type(self).__name__}: what the student's network gives are "
+                "policies, and it was trained to draw from noise alone. Load the base for this, or for its own class."
+            )
+        return super().config
+
     @classmethod
     def from_pretrained(cls, student: str | Path, **options: Unpack[LoadOptions]) -> Self:
         """Load a student; arguments and errors as `load_pipeline`."""
         return cls.of(load_for_pipeline(str(student), **options))
 
-    def save_pretrained(self, save_directory: str | Path, *, save_base: bool = False) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        *,
+        save_base: bool = False,
+        repo_id: str | None = None,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        create_pr: bool = False,
+    ) -> None:
         """Write the student's folder, which `from_pretrained`, `load_pipeline` and the command line read.
 
         Style LoRA is not part of it. The folder notes a local base, so that it loads again here without `base`.
 
         Args:
             save_directory: a new or empty folder, or one of a student, which is replaced.
+            safe_serialization: the student's weights are safetensors anyway.
+            variant, max_shard_size: of the base's files; the student's weights are one file.
+            push_to_hub: upload the student too, as `push_to_hub` does with the arguments after `save_base`.
             save_base: put the base beside it too, so that the folder needs nothing else anywhere.
+            repo_id: where to on the hub; the folder's name by default.
 
         Raises:
-            ValueError: style LoRA is fused into the weights, or offloading has moved them away.
+            ValueError: style LoRA or projections are fused into the weights, or offloading has moved them away.
             StorageError: something else is in the folder, or it cannot be written.
         """
-        save_student_of(self, Path(save_directory).expanduser(), save_base=save_base)
+        options = _save_options(safe_serialization, save_base=save_base, variant=variant, max_shard_size=max_shard_size)
+        folder = Path(save_directory).expanduser()
+        save_student_of(self, folder, options)
+        if push_to_hub:
+            target = HubTarget(
+                repo_id or folder.absolute().name,
+                message=commit_message,
+                private=private,
+                token=token,
+                create_pr=create_pr,
+            )
+            push_student_of(self, target, options)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        subfolder: str | None = None,
+        *,
+        save_base: bool = False,
+        max_shard_size: int | str | None = None,
+    ) -> Any:
+        """Upload the student's folder, and what says how to load it; arguments as `save_pretrained`.
+
+        Where a base is on this machine is not told. Returns what the hub says of the commit.
+
+        Raises:
+            ValueError: as `save_pretrained`.
+            ModelError: the hub cannot be reached, or does not take it.
+        """
+        options = _save_options(safe_serialization, save_base=save_base, variant=variant, max_shard_size=max_shard_size)
+        target = HubTarget(
+            repo_id, subfolder=subfolder, message=commit_message, private=private, token=token, create_pr=create_pr
+        )
+        return push_student_of(self, target, options)
 
     @property
     def interrupt(self) -> bool:
@@ -108,10 +207,6 @@ class StudentPipeline:
                 raise ValueError(f"{name} is an argument of the base's pipeline that its students do not support")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type {output_type!r} is not known; one of {', '.join(OUTPUT_TYPES)}")
-        if self.student is None:
-            raise ValueError(
-                f"this {type(self).__name__} holds no student; make it by load_pipeline or from_pretrained"
-            )
         if getattr(self.transformer, "_orig_mod", self.transformer) is not self.student.network.module:
             raise ValueError("pipe.transformer is not the student's any more; load the pipeline again")
         self._interrupt, self._current_timestep = False, None
@@ -130,3 +225,13 @@ class StudentPipeline:
         for note in notes:
             warnings.warn(note, stacklevel=4)  # over the call, and over torch.no_grad around it
         return settings
+
+
+def _save_options(
+    safe_serialization: bool, *, save_base: bool, variant: str | None, max_shard_size: int | str | None
+) -> SaveOptions:
+    if not safe_serialization:
+        warnings.warn("students are saved as safetensors, whatever safe_serialization says", stacklevel=3)
+    if variant is not None and not save_base:
+        warnings.warn(f"variant {variant!r} is of the base's files; without save_base there are none", stacklevel=3)
+    return SaveOptions(save_base=save_base, variant=variant, max_shard_size=max_shard_size)

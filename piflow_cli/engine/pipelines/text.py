@@ -5,6 +5,7 @@ Shapes: B batch (prompts x pictures a prompt), N image tokens, C latent channels
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -66,8 +67,19 @@ class TextPipeline(StudentPipeline, StyleLoras):
         pipeline = cls(**(base.components | {"transformer": student.network.module}))
         pipeline.hf_device_map = base.hf_device_map
         student.space.pipeline = pipeline  # so that parts put into the pipeline are used by the space too
-        pipeline._remember_own_lora()
         return pipeline
+
+    def register_modules(self, **parts: Any) -> None:
+        """As diffusers' method, with the student that the transformer belongs to."""
+        super().register_modules(**parts)
+        if "transformer" in parts:
+            self._remember_own_lora()
+
+    def _taking(self, student: LoadedStudent) -> LoadedStudent:
+        """The student over this pipeline's encoders and autoencoder."""
+        space = copy.copy(student.space)
+        space.pipeline = self
+        return replace(student, space=space)
 
     def _shape(self, width: int | None, height: int | None) -> tuple[int, int, int]:
         """(C, H, W) of the latents; the size the student was trained for where none is given.

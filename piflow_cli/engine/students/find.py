@@ -6,7 +6,7 @@ from piflow_cli import registry
 from piflow_cli.errors import ModelError
 from piflow_cli.formats.native import read_card
 from piflow_cli.io.files import restore_replaced
-from piflow_cli.io.hub import HUB_ID, beside, fetch_folder, looks_local
+from piflow_cli.io.hub import HUB_ID, HubAccess, beside, fetch_folder, looks_local
 from piflow_cli.io.zoo import ZOO
 
 DEFAULT_ENTRIES = ("emoji", "digits")
@@ -45,8 +45,12 @@ def default_student(nfe: int | None = None) -> str:
     return min(trained, key=lambda name: (abs(trained[name] - wanted), -trained[name], name))
 
 
-def find_student(source: str) -> Path:
+def find_student(source: str, *, access: HubAccess | None = None) -> Path:
     """The local folder or file of a student: an embedded name, a path, a run folder, or a hub id (downloaded).
+
+    Args:
+        source: one of these.
+        access: how the hub is asked.
 
     Raises:
         ModelError: there is none.
@@ -66,7 +70,7 @@ def find_student(source: str) -> Path:
         )
     repository, subfolder = _hub_place(source)
     if repository is not None:
-        return _download(repository, subfolder)
+        return _download(repository, subfolder, access or HubAccess())
     raise ModelError(registry.unknown_name("student", source, list(embedded)) + " Or pass a student folder or hub id.")
 
 
@@ -77,15 +81,15 @@ def _hub_place(source: str) -> tuple[str | None, str]:
     return (repository if HUB_ID.fullmatch(repository) else None), subfolder
 
 
-def _download(repository: str, subfolder: str) -> Path:
+def _download(repository: str, subfolder: str, access: HubAccess) -> Path:
     """The local folder of a student on the hub.
 
     Raises:
         ModelError: unreachable, no such folder, or several students and none named.
     """
     prefix = f"{subfolder}/" if subfolder else ""
-    root = fetch_folder(repository, [f"{prefix}*.json", f"{prefix}*.safetensors", f"{prefix}vae/*"])
-    folder = root / subfolder
+    patterns = [f"{prefix}{pattern}" for pattern in ("*.json", "*.safetensors", "vae/*", "base/*")]
+    folder = fetch_folder(repository, patterns, access=access) / subfolder
     if not folder.is_dir():
         raise ModelError(f"{repository} has no folder {subfolder}")
     return folder

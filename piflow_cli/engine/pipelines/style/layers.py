@@ -118,6 +118,11 @@ def _names(key: str, layer: str) -> bool:
     return f".{key}." in f".{layer}."
 
 
+def has_fused_projections(module: nn.Module) -> bool:
+    """Whether `fuse_qkv_projections` of diffusers is in force."""
+    return any(getattr(part, "fused_projections", False) for part in module.modules())
+
+
 def hidden_by_fused_projections(module: nn.Module) -> list[str]:
     """Layers whose active LoRA is left out because `fuse_qkv_projections` put one projection in their place."""
     attentions = [name for name, part in module.named_modules() if getattr(part, "fused_projections", False)]

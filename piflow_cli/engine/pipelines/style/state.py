@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -21,20 +22,60 @@ from piflow_cli.engine.pipelines.style.weights import TRANSFORMER, said_of
 from piflow_cli.errors import ModelError
 
 
+@dataclass
+class StyleRecord:
+    """What was done with style LoRA on a transformer, which several pipelines may share.
+
+    Args:
+        fused: what can be unfused, by component.
+        merged: names of what is fused, and of what was unloaded after it was.
+        resting: style LoRA that is switched off, None where it is not.
+    """
+
+    fused: dict[str, Scales] = field(default_factory=dict)
+    merged: set[str] = field(default_factory=set)
+    resting: list[str] | None = None
+
+
 class StyleState:
     """What is loaded and active in a LoRA pipeline of diffusers whose transformer is a student."""
 
     _own_layers: tuple[str, ...] = ()
     """Layers that carry the student's own LoRA."""
-    _resting: list[str] | None = None
-    """Style LoRA that `disable_lora` switched off, None where it did not."""
-    _fused: dict[str, Scales]
-    """What can be unfused, by component; diffusers' `_merged_adapters` has the names of what was unloaded since too."""
 
     def _remember_own_lora(self) -> None:
-        """Note where the student's own LoRA is, once it is loaded."""
-        self._fused = {}
+        """Note where the student's own LoRA is."""
         self._own_layers = tuple(name for name, layer in lora_layers(self._module).items() if carries(layer, ADAPTER))
+
+    @property
+    def _record(self) -> StyleRecord:
+        """What was done to the transformer, whichever pipeline did it."""
+        if not isinstance(getattr(self._module, "_piflow_styles", None), StyleRecord):
+            self._module._piflow_styles = StyleRecord()
+        return self._module._piflow_styles
+
+    @property
+    def _fused(self) -> dict[str, Scales]:
+        """What can be unfused, by component."""
+        return self._record.fused
+
+    @property
+    def _resting(self) -> list[str] | None:
+        """Style LoRA that `disable_lora` switched off, None where it did not."""
+        return self._record.resting
+
+    @_resting.setter
+    def _resting(self, names: list[str] | None) -> None:
+        self._record.resting = names
+
+    @property
+    def _merged_adapters(self) -> set[str]:
+        """What diffusers calls fused: `_fused`, and what was unloaded since."""
+        return self._record.merged
+
+    @_merged_adapters.setter
+    def _merged_adapters(self, names: set[str]) -> None:
+        self._record.merged = names
 
     def get_active_adapters(self) -> list[str]:
         """Names of all LoRA that act, the student's own ("piflow") first."""
