@@ -8,7 +8,7 @@ import copy
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field
@@ -112,30 +112,74 @@ def split_sides(module: nn.Module, names: Sequence[str]) -> None:
         module.set_submodule(name, TwoSided(original, copy.deepcopy(original)))
 
 
-@contextmanager
-def as_teacher(module: nn.Module) -> Iterator[None]:
-    """Within the context the module computes what it did before it was adapted."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
+class TeacherSwitch:
+    """Turns an adapted module into its teacher and back by the flags of the parts concerned, which it finds once.
 
-    layers = [part for part in module.modules() if isinstance(part, BaseTunerLayer)]
-    sides = [part for part in module.modules() if isinstance(part, TwoSided)]
-    trainable = [p for layer in layers for p in layer.parameters() if p.requires_grad]
-    _switch(layers, sides, teacher=True)
-    try:
-        yield
-    finally:
-        _switch(layers, sides, teacher=False)
-        for layer in layers:
-            layer.requires_grad_(False)
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+    A walk over the thousands of modules of a large transformer costs more than what a step asks of it. Parts are looked
+    for again where peft has other adapters than then, or where one of them is no longer in its place.
+
+    Args:
+        module: a diffusers module with a student in it.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._adapters: list[tuple[str, object]] | None = None
+        self._layers: list[Placed] = []
+        self._sides: list[Placed] = []
+
+    @contextmanager
+    def as_teacher(self) -> Iterator[None]:
+        """Within the context the module computes what it did before it was adapted."""
+        if self._is_stale():
+            self._find()
+        layers = [(place.part, place.part.disable_adapters) for place in self._layers]
+        sides = [(place.part, place.part.as_teacher) for place in self._sides]
+        # The flag alone: `enable_adapters` would also walk every layer's weights to change which of them train.
+        for layer, _ in layers:
+            layer._disable_adapters = True
+        for side, _ in sides:
+            side.as_teacher = True
+        try:
+            yield
+        finally:
+            for layer, before in layers:
+                layer._disable_adapters = before
+            for side, before in sides:
+                side.as_teacher = before
+
+    def _is_stale(self) -> bool:
+        """Whether adapters came or went, or a part was replaced."""
+        if self._adapters is None:
+            return True
+        adapters = list(self.module.peft_config.items())
+        same = len(adapters) == len(self._adapters) and all(
+            name == then and config is known
+            for (name, config), (then, known) in zip(adapters, self._adapters, strict=True)
+        )
+        return not same or not all(place.holds() for place in (*self._layers, *self._sides))
+
+    def _find(self) -> None:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        self._adapters = list(self.module.peft_config.items())
+        places = [
+            Placed(parent, name, part) for parent in self.module.modules() for name, part in parent._modules.items()
+        ]
+        self._layers = [place for place in places if isinstance(place.part, BaseTunerLayer)]
+        self._sides = [place for place in places if isinstance(place.part, TwoSided)]
 
 
-def _switch(layers: Sequence[Any], sides: Sequence[TwoSided], *, teacher: bool) -> None:
-    for layer in layers:
-        layer.enable_adapters(not teacher)
-    for side in sides:
-        side.as_teacher = teacher
+class Placed(NamedTuple):
+    """A part of a module, and where it is."""
+
+    parent: nn.Module
+    name: str
+    part: Any
+
+    def holds(self) -> bool:
+        """Whether the part is still there."""
+        return self.parent._modules.get(self.name) is self.part
 
 
 def stored_name(name: str) -> str | None:

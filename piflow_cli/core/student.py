@@ -55,6 +55,7 @@ class Student(nn.Module):
         else:
             self._adapt(module, head, adapter)
         self.module = module
+        self._switch = adapters.TeacherSwitch(module)
         self._evaluates_teacher = False
 
     def _adapt(self, module: nn.Module, head: nn.Module, settings: AdapterSettings) -> None:
@@ -126,7 +127,7 @@ class Student(nn.Module):
             raise ModelError("a student trained in full does not hold its teacher")
         self._evaluates_teacher = True
         try:
-            with adapters.as_teacher(self.module):
+            with self._switch.as_teacher():
                 yield
         finally:
             self._evaluates_teacher = False
