@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from piflow_cli.core.flow import send
+
 
 @dataclass(frozen=True)
 class TextCondition:
@@ -37,7 +39,11 @@ class TextCondition:
 
     def to(self, device: torch.device | str) -> TextCondition:
         """The same on another device."""
-        return self._map(lambda tensor: tensor.to(device))
+        return self._map(lambda tensor: send(tensor, device))
+
+    def expand(self, count: int) -> TextCondition:
+        """A condition of one row as `count` rows that share its memory."""
+        return self._map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
 
     def with_guidance(self, scale: float) -> TextCondition:
         """The same with another embedded guidance scale; itself where the network embeds none."""

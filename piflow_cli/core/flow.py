@@ -19,9 +19,27 @@ def single_or_double(value: Tensor) -> Tensor:
     return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
+def send(value: Tensor, device: torch.device | str) -> Tensor:
+    """Return `value` on `device`; CUDA takes it from the host in its own time, and the host does not wait."""
+    target = torch.device(device)
+    return value.to(target, non_blocking=target.type == "cuda" and value.device.type == "cpu")
+
+
+def beside(value: Tensor, like: Tensor) -> Tensor:
+    """Return `value` on the device of `like`; times that the host keeps in float64 are rounded to a lower precision."""
+    if value.dtype == torch.float64 and like.dtype != torch.float64:
+        value = value.to(torch.promote_types(like.dtype, torch.float32))
+    return send(value, like.device)
+
+
 def match_dims(value: Tensor, like: Tensor) -> Tensor:
-    """Return `value` of shape (B,) viewed as (B, 1, ..., 1) with the number of dimensions of `like`."""
-    return value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
+    """Return `value` (B,) as (B, 1, ..., 1) with the number of dimensions of `like`, and beside it."""
+    return beside(value, like).reshape(value.shape + (1,) * (like.ndim - value.ndim))
+
+
+def on_host(value: Tensor) -> Tensor:
+    """Return times in float64 on the CPU, where spans and counts are found without waiting for a device."""
+    return value.detach().cpu().double()
 
 
 def float64(value: Tensor) -> Tensor:
@@ -31,7 +49,7 @@ def float64(value: Tensor) -> Tensor:
 
 def as_like(value: Tensor, like: Tensor) -> Tensor:
     """Return `value` in the dtype and on the device of `like`, rounded before it is moved."""
-    return value.to(like.dtype).to(like.device)
+    return send(value.to(like.dtype), like.device)
 
 
 def diffuse(x_0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
@@ -83,4 +101,4 @@ def randn_like_seeded(shape: tuple[int, ...], generator: Generators, device: tor
         if len(generator) != shape[0]:
             raise ValueError(f"{len(generator)} generators for {shape[0]} rows")
         return torch.stack([randn_like_seeded(shape[1:], own, device) for own in generator])
-    return torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32).to(device)
+    return send(torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32), device)

@@ -1,7 +1,8 @@
 """Policy imitation distillation, pi-ID (pi-Flow, section 4 and algorithms 1-3): the loss of a segment, and of a walk.
 
 A rollout of the detached policy visits states of the student's own making; at each the teacher is asked for its
-velocity, and the live policy is pulled towards it with a plain L2 loss.
+velocity, and the live policy is pulled towards it with a plain L2 loss. Times are drawn and kept on the host, in
+float64; student and teacher are given noise levels there, in the precision of the state.
 
 Shapes: B batch, M intermediates, C latent channels, S spatial dims.
 """
@@ -122,16 +123,18 @@ def visit_states(
         partition: where to stop.
         shift, total_substeps: of the rollout.
     """
-    x, tau = x_src, tau_src
-    visits = []
+    x, tau_src = x_src, tau_src.cpu()
+    tau, visits = tau_src, []
     for i in range(partition.visits.shape[1]):
         tau_a = (tau_src - partition.visits[:, i]).clamp(min=0)
         tau_b = (tau_src - partition.teacher_ends[:, i]).clamp(min=0)
-        at_start = match_dims(tau_a >= tau, x)
-        x = torch.where(at_start, x, policy.rollout(x, tau, tau_a, shift=shift, total_substeps=total_substeps))
-        sigma_a = shift.sigma(tau_a)
+        at_start = tau_a >= tau  # (B,)
+        if not bool(at_start.all()):
+            moved = policy.rollout(x, tau, tau_a, shift=shift, total_substeps=total_substeps)
+            x = torch.where(match_dims(at_start, x), x, moved) if bool(at_start.any()) else moved
         end = (tau_b - partition.window).clamp(min=0)
-        visit = Visit(x_t=x, tau=tau_a, tau_teacher_end=tau_b, tau_window_end=end, u_teacher=teacher(x, sigma_a))
+        u_teacher = teacher(x, shift.sigma(tau_a).to(x.dtype))
+        visit = Visit(x_t=x, tau=tau_a, tau_teacher_end=tau_b, tau_window_end=end, u_teacher=u_teacher)
         visits.append(visit)
         x, tau = visit.after_teacher(shift), tau_b
     return visits
@@ -182,16 +185,17 @@ def imitation_loss(policy: Policy, visits: list[Visit], *, settings: ImitationSe
 def draw_partition(
     segment: Tensor, *, settings: ImitationSettings, teacher_ratio: float, generator: torch.Generator
 ) -> Partition:
-    """Return a random partition of segments of length (B,); the student's times are drawn first, then the teacher's."""
+    """Return a random partition of segments of length (B,), on the host; the student's times are drawn first."""
+    segment = segment.cpu()
 
     def draw(count: int) -> Tensor:
         shape = (segment.shape[0], count)
-        return torch.rand(shape, generator=generator, device=generator.device).to(segment.device)
+        return torch.rand(shape, generator=generator, device=generator.device).to(segment)
 
     count = settings.num_intermediates
     student_draws, teacher_draws = draw(count), draw(count - 1)
     if settings.stratified:
-        student_draws = (torch.arange(count, device=segment.device) + student_draws) / count
+        student_draws = (torch.arange(count) + student_draws) / count
     return Partition.of(
         segment,
         student_draws,
@@ -262,11 +266,11 @@ def data_free_losses(
     shift, total_substeps = settings.shift, settings.total_substeps
     x_src = noise
     for tau_from, tau_to in pairwise(segments.boundaries()):
-        tau_src, tau_dst = (noise.new_full(noise.shape[:1], tau) for tau in (tau_from, tau_to))
+        tau_src, tau_dst = (torch.full(noise.shape[:1], tau, dtype=torch.float64) for tau in (tau_from, tau_to))
         partition = draw_partition(
             tau_src - tau_dst, settings=settings, teacher_ratio=teacher_ratio, generator=generator
         )
-        policy = make_policy(x_src, shift.sigma(tau_src))
+        policy = make_policy(x_src, shift.sigma(tau_src).to(x_src.dtype))
         detached = policy.detach().perturb(dropout, generator=generator)
         visits = visit_states(detached, teacher, x_src, tau_src, partition, shift=shift, total_substeps=total_substeps)
         if tau_to > 0:

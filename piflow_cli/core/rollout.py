@@ -1,5 +1,8 @@
 """Integrating a policy's ODE over substeps (pi-Flow, section 3): no network is called here.
 
+Times are kept on the host in float64, so that counts and spans are known without waiting for a device; what a rollout
+needs of them is sent as one table. Times on a device are taken too, and are read once.
+
 Shapes: B batch, C latent channels, S spatial dims, n substeps of the longest rollout in the batch.
 """
 
@@ -8,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from piflow_cli.core.flow import as_like, euler_step, float64, match_dims
+from piflow_cli.core.flow import as_like, euler_step, match_dims, on_host
 from piflow_cli.core.interfaces import Policy
 from piflow_cli.core.schedule import Shift
 
@@ -17,23 +20,24 @@ MEAN_VELOCITY_EPS = 1e-4
 
 
 def count_substeps(tau_from: Tensor, tau_to: Tensor, *, total_substeps: int) -> Tensor:
-    """Return max(1, round((tau_from - tau_to) total_substeps)) as int64, (B,).
+    """Return max(1, round((tau_from - tau_to) total_substeps)) as int64 on the host, (B,).
 
     Rounding (not the ceiling that a later release of the authors takes) is robust to float32 times.
     """
-    return torch.round((tau_from - tau_to) * total_substeps).clamp(min=1).long()
+    return torch.round((tau_from - tau_to).cpu() * total_substeps).clamp(min=1).long()
 
 
 def substep_sigmas(tau_from: Tensor, tau_to: Tensor, *, shift: Shift, total_substeps: int) -> tuple[Tensor, Tensor]:
-    """Return raw times and noise levels of all substep boundaries, (n + 1, B) both, in float64.
+    """Return raw times and noise levels of all substep boundaries, (n + 1, B) both, in float64 on the host.
 
     Substeps are uniform in raw time. A sample with fewer than n substeps stays at its end, so its last steps have
     length 0.
     """
-    count = float64(count_substeps(tau_from, tau_to, total_substeps=total_substeps))  # (B,)
-    steps = torch.arange(int(count.max()) + 1, device=count.device, dtype=torch.float64)[:, None]  # (n + 1, 1)
+    tau_from, tau_to = tau_from.cpu(), tau_to.cpu()
+    count = count_substeps(tau_from, tau_to, total_substeps=total_substeps).double()  # (B,)
+    steps = torch.arange(int(count.max()) + 1, dtype=torch.float64)[:, None]  # (n + 1, 1)
     fraction = (steps / count).clamp(max=1.0)  # (n + 1, B)
-    start, end = float64(tau_from), float64(tau_to)
+    start, end = on_host(tau_from), on_host(tau_to)
     taus = torch.where(fraction < 1, start + (end - start) * fraction, end.expand_as(fraction))
     return taus, shift.sigma(taus)
 
@@ -71,6 +75,7 @@ def mean_velocity(
 
     Source: pi-Flow, section 4 (micro window).
     """
+    tau_from, tau_to = tau_from.cpu(), tau_to.cpu()
     sigma_from = shift.sigma(tau_from)
     short = torch.round((tau_from - tau_to) * total_substeps) < 2  # (B,)
     if bool(short.all()):

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from piflow_cli.core.flow import Generators, euler_step, randn_like_seeded
+from piflow_cli.core.flow import Generators, randn_like_seeded
 from piflow_cli.core.interfaces import Condition, Policy, PolicyFamily
 from piflow_cli.core.schedule import FlowMapStep, Shift, flow_map_steps
 from piflow_cli.core.settings import SamplingSettings
@@ -133,7 +133,7 @@ def sample_student(
 
 def _roll(policy: Policy, x: Tensor, tau_src: float, sigma_dst: float, settings: SamplingSettings) -> Tensor:
     shift = settings.time_shift
-    tau_from, tau_to = x.new_full((x.shape[0],), tau_src), x.new_full((x.shape[0],), shift.tau(sigma_dst))
+    tau_from, tau_to = (torch.full(x.shape[:1], tau, dtype=torch.float64) for tau in (tau_src, shift.tau(sigma_dst)))
     return policy.rollout(x, tau_from, tau_to, shift=shift, total_substeps=settings.total_substeps)
 
 
@@ -150,7 +150,7 @@ def sample_euler(
     """Return states (B, C, *S) by Euler steps of a velocity field, uniform in raw time: first order, one call a step.
 
     Args:
-        velocity: (x, sigma (B,)) -> u.
+        velocity: (x, sigma (B,) on the host) -> u.
         noise: the state to start from, (B, C, *S): standard normal at raw time 1.
         num_steps: network evaluations.
         shift: the map from raw time to sigma.
@@ -160,8 +160,8 @@ def sample_euler(
     x = noise.float()
     sigmas = shift.sigma(torch.linspace(*tau, num_steps + 1, dtype=torch.float64)).tolist()
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-        now, then = x.new_full((x.shape[0],), sigma), x.new_full((x.shape[0],), sigma_next)
-        x = euler_step(x, velocity(x, now), now, then)
+        now = torch.full(x.shape[:1], sigma, dtype=x.dtype)
+        x = x + velocity(x, now) * (sigma_next - sigma)
         if on_step is not None:
             on_step(i + 1, x)
     return x

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from piflow_cli.core import adapter as adapters
 from piflow_cli.core.adapter import AdapterSettings
+from piflow_cli.core.flow import beside
 from piflow_cli.core.interfaces import Backbone, Condition, Policy, PolicyFamily
 from piflow_cli.errors import ModelError
 
@@ -146,5 +147,6 @@ class Student(nn.Module):
 
 def make_policy(network: nn.Module, family: PolicyFamily, x: Tensor, sigma: Tensor, condition: Condition) -> Policy:
     """The policy of one evaluation of `network`, which may be a Student or what a distributed wrapper made of it."""
+    sigma = beside(sigma, x)
     output, extra = network(x, sigma, condition)
     return family.policy(output, extra, x, sigma)

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from piflow_cli.core.flow import diffuse, randn_like_seeded
+from piflow_cli.core.flow import diffuse, on_host, randn_like_seeded, send
 from piflow_cli.core.imitation import ImitationSettings, data_free_losses, imitate_segment
 from piflow_cli.core.interfaces import TrainingBatch
 from piflow_cli.core.settings import SamplingSettings, Settings
@@ -82,10 +82,10 @@ class Imitation(Settings):
             noise = randn_like_seeded(batch.shape, batch.generator, batch.device)
             yield from data_free_losses(batch.make_policy, batch.teacher, noise, segments=sampling.segments, **options)
             return
-        latents = batch.latents.to(batch.device)
-        tau = 1 - torch.rand(len(latents), generator=batch.generator).to(batch.device)  # (B,) in (0, 1]
+        latents = send(batch.latents, batch.device)
+        tau = on_host(1 - torch.rand(len(latents), generator=batch.generator))  # (B,) in (0, 1]
         tau_src, length = sampling.segments.locate(tau)
-        sigma_src = sampling.time_shift.sigma(tau_src)
+        sigma_src = sampling.time_shift.sigma(tau_src).to(latents.dtype)
         x_src = diffuse(latents, randn_like_seeded(batch.shape, batch.generator, batch.device), sigma_src)
         policy = batch.make_policy(x_src, sigma_src)
         yield imitate_segment(policy, batch.teacher, x_src, tau_src, length, **options)

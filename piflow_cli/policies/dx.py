@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from piflow_cli.core.flow import as_like, float64, match_dims, single_or_double
+from piflow_cli.core.flow import as_like, beside, float64, match_dims, send, single_or_double
 from piflow_cli.core.interfaces import PatchLayout
 from piflow_cli.core.rollout import substep_sigmas
 from piflow_cli.core.schedule import Segments, Shift
@@ -47,10 +47,15 @@ class DXPolicy:
     exact_rollout = True
     depends_on_x = False
 
+    @property
+    def _times_device(self) -> torch.device:
+        """Where float64 can be had beside the points."""
+        return torch.device("cpu") if self.points.device.type == "mps" else self.points.device
+
     def basis(self, tau: Tensor) -> Tensor:
-        """Weights of the N points in x_0(tau): raw times (n, B) to (n, B, N), in float64."""
+        """Weights of the N points in x_0(tau): raw times (n, B) to (n, B, N), in float64 on their device."""
         num_points = self.points.shape[1]
-        tau_src = self.shift.tau(float64(self.sigma_src))  # (B,)
+        tau_src = self.shift.tau(send(float64(self.sigma_src), tau.device))  # (B,)
         index = torch.arange(num_points, device=tau.device, dtype=torch.float64)
         if self.mode == "polynomial":
             return (tau_src - tau)[..., None] ** index
@@ -63,7 +68,7 @@ class DXPolicy:
 
     def velocity(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Velocity u = (x - x_0(tau)) / max(sigma, eps) at x (B, C, *S), sigma (B,)."""
-        weights = self.basis(self.shift.tau(float64(sigma))[None])[0]  # (B, N)
+        weights = self.basis(self.shift.tau(send(float64(sigma), self._times_device))[None])[0]  # (B, N)
         sigma = match_dims(sigma, x).clamp(min=self.eps)
         return (x - self._combine(weights)) / sigma
 
@@ -74,6 +79,7 @@ class DXPolicy:
         the product of 1 + r_i, and x_0(tau_i) enters with -r_i times the product of the later ones.
         """
         _, sigmas = substep_sigmas(tau_from, tau_to, shift=shift, total_substeps=total_substeps)
+        sigmas = send(sigmas, self._times_device)  # (n + 1, B)
         r = sigmas.diff(dim=0) / sigmas[:-1].clamp(min=self.eps)  # (n, B)
         keep = (1 + r).flip(0).cumprod(0).flip(0)  # (n, B): product from substep i to the end
         later = torch.cat([keep[1:], torch.ones_like(keep[:1])])
@@ -198,7 +204,8 @@ def points_policy(velocities: Tensor, x_src: Tensor, sigma_src: Tensor, *, setti
     The polynomial form turns every coefficient so, as the released weights need it: higher orders of zero velocity
     start at x_src, not at 0.
     """
-    x_src, sigma_src = single_or_double(x_src), single_or_double(sigma_src)
+    x_src = single_or_double(x_src)
+    sigma_src = single_or_double(beside(sigma_src, x_src))
     return DXPolicy(
         points=x_src.unsqueeze(1) - match_dims(sigma_src, velocities) * velocities,
         sigma_src=sigma_src,

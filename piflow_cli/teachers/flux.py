@@ -6,6 +6,7 @@ Shapes: B batch, N image tokens, T text tokens, C latent channels, H, W latent s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,6 +22,8 @@ from piflow_cli.teachers.text.tokens import PATCH, TokenBackbone, pack, unpack
 DOUBLE_TARGETS = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
 SINGLE_TARGETS = ("proj_mlp", "proj_out")
 TIME_TARGETS = ("time_text_embed.timestep_embedder.linear_1", "time_text_embed.timestep_embedder.linear_2")
+SIZES_KEPT = 16
+"""Sizes whose position ids are kept on a device."""
 TIME_SCALE = 1000
 """The network embeds 1000 sigma, and 1000 times the guidance scale."""
 
@@ -38,7 +41,7 @@ class FluxBackbone(TokenBackbone):
             timestep=sigma,
             guidance=condition.guidance,
             img_ids=_image_ids(height // PATCH, width // PATCH, x.device),
-            txt_ids=torch.zeros(condition.embeds.shape[1], 3, device=x.device),
+            txt_ids=_text_ids(condition.embeds.shape[1], x.device),
             return_dict=False,
         )[0]
         return unpack(tokens, height, width)
@@ -58,11 +61,20 @@ class FluxBackbone(TokenBackbone):
         return [*double, *single, *TIME_TARGETS]
 
 
+@lru_cache(maxsize=SIZES_KEPT)
 def _image_ids(rows: int, columns: int, device: torch.device) -> Tensor:
     """Position ids (N, 3) as the pipeline makes them."""
     from diffusers import FluxPipeline
 
-    return FluxPipeline._prepare_latent_image_ids(1, rows, columns, device, torch.float32)
+    with torch.inference_mode(False):  # kept for calls that record a graph
+        return FluxPipeline._prepare_latent_image_ids(1, rows, columns, device, torch.float32)
+
+
+@lru_cache(maxsize=SIZES_KEPT)
+def _text_ids(length: int, device: torch.device) -> Tensor:
+    """Position ids (T, 3): text has no place."""
+    with torch.inference_mode(False):
+        return torch.zeros(length, 3, device=device)
 
 
 class FluxSpace(TextSpace):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from parity import assert_close, load, out
 
-from piflow_cli.core.guidance import guide
+from piflow_cli.core.guidance import guide, guided_velocity
 
 CASES = sorted(key.removeprefix("out/") for key in load("guidance")[0] if "interval" in key)
 
@@ -53,3 +53,29 @@ def test_the_orthogonal_bias_has_no_part_along_x_0():
 def test_orthogonal_guidance_asks_for_the_state():
     with pytest.raises(ValueError, match="needs x_t"):
         guide(torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), torch.ones(1), scale=2.0, orthogonal=0.5)
+
+
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.3, 0.7), (0.9, 0.95)])
+@pytest.mark.parametrize("orthogonal", [0.0, 0.6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_only_samples_inside_the_interval_take_a_second_row(
+    interval: tuple[float, float], orthogonal: float, dtype: torch.dtype
+) -> None:
+    x = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([0.2, 0.3, 0.5, 0.8], dtype=dtype)
+    condition = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    rows = []
+
+    def evaluate(x: torch.Tensor, sigma: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        rows.append(len(x))
+        assert sigma.dtype == x.dtype
+        return x * condition.view(-1, 1, 1, 1) + sigma.view(-1, 1, 1, 1)
+
+    options = {"scale": 3.0, "orthogonal": orthogonal, "interval": interval}
+    found = guided_velocity(
+        evaluate, x, sigma, condition, with_null=lambda c, n: torch.cat([c, c.new_zeros(n)]), **options
+    )
+    low, high = interval
+    assert rows == [4 + sum(low <= value <= high for value in (0.2, 0.3, 0.5, 0.8))]
+    u_cond, u_uncond = (evaluate(x, sigma.float(), c) for c in (condition, torch.zeros(4)))
+    assert_close(found, guide(u_cond, u_uncond, sigma.float(), x_t=x, **options))

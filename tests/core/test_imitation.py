@@ -222,12 +222,13 @@ def test_a_walk_of_one_segment_is_that_segment(network, noise):
         generator=seeded(),
     )
     policy = network.make_policy(noise, torch.ones(2))
+    whole = torch.ones(2, dtype=torch.float64)  # times as a walk has them
     alone = imitate_segment(
         policy,
         linear_teacher,
         noise,
-        torch.ones(2),
-        torch.ones(2),
+        whole,
+        whole,
         settings=settings,
         teacher_ratio=0.4,
         generator=seeded(),

@@ -30,7 +30,7 @@ class Policy(Protocol):
         ...
 
     def rollout(self, x: Tensor, tau_from: Tensor, tau_to: Tensor, *, shift: Shift, total_substeps: int) -> Tensor:
-        """State at raw time tau_to of the policy's ODE started at x (B, C, *S), tau_from; times are (B,)."""
+        """State at raw time tau_to of the ODE started at x (B, C, *S), tau_from; times are (B,), best on the host."""
         ...
 
     def detach(self) -> Self:
@@ -47,7 +47,7 @@ class Policy(Protocol):
 
 
 MakePolicy = Callable[[Tensor, Tensor], Policy]
-"""(x_src (B, C, *S), sigma_src (B,)) -> the live policy of one network evaluation there."""
+"""(x_src (B, C, *S), sigma_src (B,), which may be on the host) -> the live policy of one network evaluation there."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from piflow_cli.core.interfaces.policies import PatchLayout
 Condition = Any
 """What a network is conditioned on, as its teacher family made it: labels (B,), or a dataclass of embeddings."""
 TeacherVelocity = Callable[[Tensor, Tensor], Tensor]
-"""(x (B, C, *S), sigma (B,)) -> guided teacher velocity (B, C, *S), without gradient."""
+"""(x (B, C, *S), sigma (B,), best on the host) -> guided teacher velocity (B, C, *S), without gradient."""
 
 
 class Backbone(Protocol):
@@ -128,6 +128,7 @@ class Teacher(Protocol):
         """Guided velocity (B, C, *S) in float32 at x (B, C, *S), sigma (B,).
 
         Args:
+            sigma: best on the host, where it tells which samples guidance acts on without a wait for the device.
             network: (x, sigma, condition) -> output; evaluates the network in place of `module`, as a student that
                 shares the teacher's weights does.
         """

@@ -10,6 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from piflow_cli.core.flow import send
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -65,7 +67,7 @@ class Mixture:
             return self
         shape = (*self.offsets.shape[:2], *(1,) * (self.offsets.ndim - 2))
         device = generator.device if generator is not None else self.offsets.device
-        draws = torch.rand(shape, generator=generator, device=device).to(self.offsets.device)
+        draws = send(torch.rand(shape, generator=generator, device=device), self.offsets.device)
         return self.drop_components(draws < p)
 
     def drop_components(self, dropped: Tensor) -> Self:

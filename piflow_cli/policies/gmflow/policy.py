@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from piflow_cli.core.flow import match_dims, single_or_double
+from piflow_cli.core.flow import beside, match_dims, single_or_double
 from piflow_cli.core.schedule import Shift
 from piflow_cli.policies.gmflow.mixture import Mixture
 from piflow_cli.policies.gmflow.rollout import mixture_velocity, rollout_mixture
@@ -49,7 +49,8 @@ def mixture_policy(
 
     Source: pi-Flow, section 3.2: mu = x_src - sigma_src mean, v = exp(2 logstd) sigma_src^2.
     """
-    x_src, sigma_src = single_or_double(x_src), single_or_double(sigma_src)
+    x_src = single_or_double(x_src)
+    sigma_src = single_or_double(beside(sigma_src, x_src))
     return GMFlowPolicy(
         x_src=x_src,
         sigma_src=sigma_src,

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from piflow_cli.core.flow import as_like, float64
+from piflow_cli.core.flow import as_like, float64, send
 from piflow_cli.core.rollout import count_substeps, substep_sigmas
 from piflow_cli.core.schedule import Shift
 from piflow_cli.policies.gmflow.mixture import Mixture
@@ -66,11 +66,12 @@ class Coefficients:
     source: Tensor
 
     @classmethod
-    def of(cls, policy: Mixture, sigma: Tensor, length: Tensor) -> Coefficients:
-        """Coefficients of substeps of `length` from noise levels `sigma`, (n, B) both, in float64."""
-        sigma = sigma.clamp(min=policy.eps)
-        sigma_src = float64(policy.sigma_src).clamp(min=policy.eps)
+    def of(cls, policy: Mixture, table: Tensor) -> Coefficients:
+        """Coefficients of substeps by a table of their noise levels and lengths, (2, n, B) in float64."""
         v = float64(policy.variance)
+        sigma, length = send(table, v.device).unbind()  # (n, B) both
+        sigma = sigma.clamp(min=policy.eps)
+        sigma_src = send(float64(policy.sigma_src), v.device).clamp(min=policy.eps)
         a, a_src = (1 - sigma) / sigma, (1 - sigma_src) / sigma_src
         zeta = a.square() - a_src.square()
         d = (v * zeta + 1).clamp(min=policy.eps)
@@ -106,7 +107,7 @@ class Coefficients:
 def mixture_velocity(policy: Mixture, x: Tensor, sigma: Tensor) -> Tensor:
     """Return the policy's velocity at x (B, C, *S), sigma (B,): the increment of a substep of length 1."""
     sigma = float64(sigma)[None]
-    scalars = Coefficients.of(policy, sigma, torch.ones_like(sigma)).steps[0]
+    scalars = Coefficients.of(policy, torch.stack([sigma, torch.ones_like(sigma)])).steps[0]
     y, x_src, e, logweights = _flatten(policy, x)
     norm = e.square().sum(2)  # (B, K, L)
     return _direct_increment(y, x_src, e, logweights, norm, scalars).view_as(x)
@@ -128,14 +129,15 @@ def rollout_mixture(
         total_substeps: substeps of a rollout over [0, 1].
     """
     _, sigmas = substep_sigmas(tau_from, tau_to, shift=shift, total_substeps=total_substeps)
-    coefficients = Coefficients.of(policy, sigmas[:-1], sigmas.diff(dim=0))
+    coefficients = Coefficients.of(policy, torch.stack([sigmas[:-1], sigmas.diff(dim=0)]))
     planes = _flatten(policy, x)
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (*planes, coefficients.steps))
     compiled = policy.compiled and not needs_grad
     counts = count_substeps(tau_from, tau_to, total_substeps=total_substeps).tolist()
     order = None
     if not compiled and counts != sorted(counts, reverse=True):
-        order = torch.tensor(counts, device=x.device).argsort(descending=True, stable=True)  # (B,)
+        order = torch.tensor(counts).argsort(descending=True, stable=True)
+        order, back = send(torch.stack([order, order.argsort()]), x.device).unbind()  # (B,) both
         planes, coefficients = tuple(plane[order] for plane in planes), coefficients.of_samples(order)
         counts.sort(reverse=True)
     num_components, channels = policy.offsets.shape[1:3]
@@ -156,7 +158,7 @@ def rollout_mixture(
         rows.append(torch.cat(row, dim=2) if len(row) > 1 else row[0])
     y = torch.cat(rows) if len(rows) > 1 else rows[0]
     if order is not None:
-        y = y[order.argsort()]
+        y = y[back]
     return policy.x_src + y.view_as(policy.x_src)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from piflow_cli.core.guidance import guide
+from piflow_cli.core.guidance import guided_velocity
 from piflow_cli.teachers.dit.space import DiTSpace
 
 if TYPE_CHECKING:
@@ -39,18 +39,20 @@ class DiTTeacher:
         """Guided velocity (B, C, H, W) in float32 at x (B, C, H, W), sigma (B,), labels (B,).
 
         Args:
+            sigma: best on the host, as `guided_velocity`.
             network: evaluates the teacher's network in place of its own module.
         """
         evaluate = network or self._evaluate
-        scale, interval = self.settings.guidance_scale, self.settings.guidance_interval
-        inside = (sigma >= interval[0]) & (sigma <= interval[1])
-        if scale == 1 or not bool(inside.any()):
-            return self._unguided(evaluate, x, sigma, condition)
-        null = torch.full_like(condition, self.space.null_class)
-        both = self._unguided(evaluate, torch.cat([x, x]), torch.cat([sigma, sigma]), torch.cat([condition, null]))
-        u_cond, u_uncond = both.chunk(2)
-        orthogonal = self.settings.orthogonal
-        return guide(u_cond, u_uncond, sigma, scale=scale, interval=interval, orthogonal=orthogonal, x_t=x)
+        return guided_velocity(
+            lambda x, sigma, labels: self._unguided(evaluate, x, sigma, labels),
+            x,
+            sigma,
+            condition,
+            with_null=lambda labels, count: torch.cat([labels, labels.new_full((count,), self.space.null_class)]),
+            scale=self.settings.guidance_scale,
+            interval=self.settings.guidance_interval,
+            orthogonal=self.settings.orthogonal,
+        )
 
     def _evaluate(self, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
         return self.backbone.predict(self.module, x, sigma, condition)

@@ -7,6 +7,7 @@ Shapes: B batch, C latent channels, H, W latent size.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 import torch
@@ -14,6 +15,14 @@ from torch import Tensor
 
 from piflow_cli.core.flow import as_like, float64, match_dims
 from piflow_cli.errors import ModelError
+
+
+@lru_cache(maxsize=4)
+def _log_ratio(abar: tuple[float, ...], device: torch.device) -> Tensor:
+    """Log noise-to-signal of each step, rising, (T,) in float64."""
+    with torch.inference_mode(False):
+        steps = torch.tensor(abar, dtype=torch.float64, device=device)
+        return 0.5 * ((1 - steps) / steps).log()
 
 
 @dataclass(frozen=True)
@@ -51,8 +60,7 @@ class VariancePreserving:
     def timestep(self, sigma: Tensor) -> Tensor:
         """The network's time (B,) at noise level sigma (B,), clamped to [0, T - 1]; linear in log noise-to-signal."""
         s = float64(sigma).clamp(1e-9, 1 - 1e-9)
-        abar = torch.tensor(self.abar, dtype=torch.float64, device=s.device)
-        log_ratio = 0.5 * ((1 - abar) / abar).log()  # rising, (T,)
+        log_ratio = _log_ratio(self.abar, s.device)
         target = (s / (1 - s)).log().clamp(log_ratio[0], log_ratio[-1])
         right = torch.searchsorted(log_ratio, target).clamp(1, len(self.abar) - 1)
         left_value, right_value = log_ratio[right - 1], log_ratio[right]

@@ -154,7 +154,7 @@ class TextSpace(ABC):
         """The condition of the negative prompt, `count` times; encoded once."""
         if self._null is None:
             self._null = self.encode_prompts([self.settings.negative_prompt])
-        return self._null[torch.zeros(count, dtype=torch.long, device=self.device)]
+        return self._null.expand(count)
 
     def set_null_condition(self, condition: TextCondition) -> None:
         """Give the condition of the negative prompt, (1, T, D), where it was encoded before."""

@@ -6,14 +6,14 @@ Shapes: B batch, C latent channels, H, W latent size.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from piflow_cli.core.conditions import TextCondition, join_conditions
-from piflow_cli.core.guidance import guide
+from piflow_cli.core.guidance import guided_velocity
 from piflow_cli.core.interfaces import Backbone
 from piflow_cli.teachers.text.settings import TextSettings
 from piflow_cli.teachers.text.space import TextSpace
@@ -32,6 +32,7 @@ class TextTeacher:
     space: TextSpace
     settings: TextSettings
     network: dict[str, Any]
+    _joined: tuple[TextCondition, int, TextCondition] | None = field(default=None, init=False, repr=False)
 
     @torch.no_grad()
     def velocity(self, x: Tensor, sigma: Tensor, condition: TextCondition, *, network: Network | None = None) -> Tensor:
@@ -40,16 +41,25 @@ class TextTeacher:
         Guidance is embedded where the network takes it, else by a second pass with the negative prompt.
 
         Args:
+            sigma: best on the host, as `guided_velocity`.
             network: evaluates the teacher's network in place of its own module, as a student that holds it does.
         """
         evaluate = network or self._evaluate
-        scale, interval = self.settings.guidance_scale, self.settings.guidance_interval
-        inside = (sigma >= interval[0]) & (sigma <= interval[1])
-        if condition.guidance is not None or scale == 1 or not bool(inside.any()):
-            return evaluate(x, sigma, condition).float()
-        both = join_conditions([condition, self.space.null_condition(len(condition))])
-        u_cond, u_uncond = evaluate(torch.cat([x, x]), torch.cat([sigma, sigma]), both).float().chunk(2)
-        return guide(u_cond, u_uncond, sigma, scale=scale, interval=interval)
+        return guided_velocity(
+            lambda x, sigma, condition: evaluate(x, sigma, condition).float(),
+            x,
+            sigma,
+            condition,
+            with_null=self._with_null,
+            scale=1.0 if condition.guidance is not None else self.settings.guidance_scale,
+            interval=self.settings.guidance_interval,
+        )
+
+    def _with_null(self, condition: TextCondition, count: int) -> TextCondition:
+        """The condition and `count` rows of the negative prompt, kept until another is asked for: a walk asks often."""
+        if self._joined is None or self._joined[0] is not condition or self._joined[1] != count:
+            self._joined = (condition, count, join_conditions([condition, self.space.null_condition(count)]))
+        return self._joined[2]
 
     def _evaluate(self, x: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
         return self.backbone.predict(self.module, x, sigma, condition)

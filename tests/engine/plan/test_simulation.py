@@ -26,6 +26,7 @@ from piflow_cli.core.student import Student
 from piflow_cli.engine.plan.activations import Setup, kept, moments, teacher_passes
 from piflow_cli.engine.plan.model import model_facts
 from piflow_cli.preset import Preset, load_preset
+from piflow_cli.teachers.flux import _image_ids, _text_ids
 
 TEXT = 512
 SHALLOW = {"flux-4nfe": {"num_layers": 2, "num_single_layers": 4}, "qwen-4nfe": {"num_layers": 5}}
@@ -77,7 +78,9 @@ def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(F, "layer_norm", in_float32)
     monkeypatch.setattr(F, "dropout", dropout)
-    return
+    yield
+    for made_once in (_image_ids, _text_ids):
+        made_once.cache_clear()  # of fake tensors
 
 
 def shallow_preset(name: str, folder: Path, *, micro_batch_size: int) -> Preset:
