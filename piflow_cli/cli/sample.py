@@ -64,7 +64,8 @@ def command(
         str, typer.Option(metavar="MODE", help="none, encoders, model, sequential or group: what waits off the GPU.")
     ] = "none",
     quantize: Annotated[
-        str | None, typer.Option(metavar="KIND", help="The base: bnb-8bit, bnb-4bit, torchao-int8 or torchao-fp8.")
+        str | None,
+        typer.Option(metavar="KIND", help="The base: bnb-8bit, bnb-4bit, torchao-int8, torchao-fp8, or none."),
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     out: Annotated[Path, typer.Option(help="A .png file, or a folder.")] = Path("samples"),

@@ -209,6 +209,11 @@ def lora_layout(weights: dict[str, Tensor], *, source: object) -> tuple[int, lis
     return next(iter(down.values())), list(down)
 
 
+def _kind(tensor: Tensor) -> str:
+    """How a quantised tensor is called: by its class, or by its dtype where it has none of its own."""
+    return str(tensor.dtype) if type(tensor) is Tensor else type(tensor).__name__
+
+
 @torch.no_grad()
 def merged_weights(module: nn.Module) -> dict[str, Tensor]:
     """The parameters of an adapted module as if every weight were its own: LoRA added to the base.
@@ -229,8 +234,8 @@ def merged_weights(module: nn.Module) -> dict[str, Tensor]:
         layer = layers.get(name.removesuffix(".base_layer.weight"))
         tensor = parameter.detach()
         if layer is not None and name.endswith(".base_layer.weight"):
-            if not tensor.is_floating_point():
-                raise ModelError(f"{plain} is quantised ({tensor.dtype}); LoRA is merged into unquantised bases only")
+            if not tensor.is_floating_point() or type(tensor) is not Tensor:  # some libraries subclass Tensor
+                raise ModelError(f"{plain} is quantised ({_kind(tensor)}); LoRA is merged into unquantised bases only")
             tensor = (tensor.float() + layer.get_delta_weight(ADAPTER).float()).to(tensor.dtype)
         weights[plain] = tensor
     return weights

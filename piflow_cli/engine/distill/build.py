@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from piflow_cli.core.interfaces import Condition, Teacher
-from piflow_cli.core.student import Student
+from piflow_cli.core.interfaces import Condition, Policy, Teacher
+from piflow_cli.core.student import Student, make_policy
+from piflow_cli.engine.distill.offload import activations_on_host
 from piflow_cli.preset import Preset
 
 
@@ -24,6 +25,12 @@ def build_student(preset: Preset, teacher: Teacher, *, generator: torch.Generato
     )
     student.make_trainable()
     return student
+
+
+def student_policy(network: nn.Module, preset: Preset, x: Tensor, sigma: Tensor, condition: Condition) -> Policy:
+    """The policy of one evaluation of the student, or what wraps it, at the source x (B, C, *S), sigma (B,)."""
+    with activations_on_host(network, wanted=preset.training.offload_activations):
+        return make_policy(network, preset.policy, x, sigma, condition)
 
 
 def shared_network(network: nn.Module, student: Student) -> Callable[[Tensor, Tensor, Condition], Tensor]:

@@ -4,6 +4,18 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from piflow_cli.errors import PresetError
+from piflow_cli.preset import Preset
+
+
+def check_sharding(preset: Preset, *, sharded: bool) -> None:
+    """Raise PresetError where parameters are to be sharded that cannot be."""
+    if sharded and preset.teacher.quantization != "none":
+        raise PresetError(
+            f"teacher.quantization {preset.teacher.quantization}: a quantised base is not sharded; use DDP, or set it "
+            "to none"
+        )
+
 
 def whole(tensor: Tensor) -> Tensor:
     """The whole of a tensor; every process must ask where it is sharded."""

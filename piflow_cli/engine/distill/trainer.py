@@ -13,16 +13,15 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from piflow_cli.core.ema import EMA
-from piflow_cli.core.interfaces import Condition, DataSource, Policy, Teacher, TrainingBatch
-from piflow_cli.core.student import Student, make_policy
+from piflow_cli.core.interfaces import DataSource, Teacher, TrainingBatch
+from piflow_cli.core.student import Student
 from piflow_cli.engine.distill.attention import training_attention
-from piflow_cli.engine.distill.build import build_student, shared_network
+from piflow_cli.engine.distill.build import build_student, shared_network, student_policy
 from piflow_cli.engine.distill.embeddings import cache_embeddings, cache_folder, is_cached, open_with_cache
 from piflow_cli.engine.distill.events import DistillEvent, DistillResult
-from piflow_cli.engine.distill.offload import activations_on_host
 from piflow_cli.engine.distill.preview import Preview
 from piflow_cli.engine.distill.run_folder import RunFolder
-from piflow_cli.engine.distill.sharding import whole
+from piflow_cli.engine.distill.sharding import check_sharding, whole
 from piflow_cli.engine.distill.signals import StopRequest
 from piflow_cli.engine.distill.state import AverageState, Progress, build_optimizers, build_scheduler, save_only
 from piflow_cli.engine.plan.batches import micro_batches
@@ -59,6 +58,8 @@ class Trainer:
             project_config=ProjectConfiguration(project_dir=str(run.path), logging_dir=str(run / "logs")),
         )
         self.device = self.accelerator.device
+        sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        check_sharding(preset, sharded=sharded)
         self.micro_batch, self.accumulation = micro_batches(preset, self.accelerator.num_processes)
         self.progress = Progress(seed=settings.seed, process=self.accelerator.process_index)
         self._cache_embeddings()
@@ -71,7 +72,6 @@ class Trainer:
         student = build_student(preset, self.teacher, generator=generator).to(self.device)
         if settings.gradient_checkpointing:
             student.module.enable_gradient_checkpointing()
-        sharded = self.accelerator.distributed_type == DistributedType.FSDP
         optimizers = build_optimizers(student, preset.optimizer, device=self.device, sharded=sharded)
         self.schedulers = [build_scheduler(o, preset.optimizer, steps=settings.steps) for o in optimizers]
         self.network, *self.optimizers = self.accelerator.prepare(student, *optimizers)
@@ -209,18 +209,13 @@ class Trainer:
         batch = TrainingBatch(
             latents=latents,
             shape=(self.micro_batch, *(shape if latents is None else latents.shape[1:])),
-            make_policy=lambda x, sigma: self._policy(x, sigma, condition),
+            make_policy=lambda x, sigma: student_policy(self.network, self.preset, x, sigma, condition),
             teacher=lambda x, sigma: self.teacher.velocity(x, sigma, condition, network=self.teacher_network),
             generator=generator,
             device=self.device,
         )
         objective, step = self.preset.objective, self.progress.step
         return objective.losses(batch, sampling=self.preset.sampling, dropout=family.dropout, step=step)
-
-    def _policy(self, x: Tensor, sigma: Tensor, condition: Condition) -> Policy:
-        """The policy of one evaluation of the student at the source x (B, C, *S), sigma (B,)."""
-        with activations_on_host(self.network, wanted=self.preset.training.offload_activations):
-            return make_policy(self.network, self.preset.policy, x, sigma, condition)
 
     def _skip(self, loss: float, gradient_norm: float) -> None:
         """Leave the weights alone after a non-finite step; stop where there were too many in a row."""

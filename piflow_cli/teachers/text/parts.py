@@ -18,7 +18,7 @@ from piflow_cli.io.hub import fetch_folder, locate
 from piflow_cli.io.weights import check_values, read_json
 from piflow_cli.teachers.classes import library_class
 from piflow_cli.teachers.text.base import INDEX, TRANSFORMER, BaseFiles, base_file, encoder_parts, find_base, read_index
-from piflow_cli.teachers.text.quantization import quantization_config, require
+from piflow_cli.teachers.text.quantization import quantization_config, require, restore_projection
 from piflow_cli.teachers.text.settings import TextSettings
 from piflow_cli.teachers.text.single_file import load_single_file
 
@@ -71,7 +71,7 @@ def load_pipeline_parts(
         name: None for name, entry in index.items() if isinstance(entry, list) and name not in wanted
     }
     if transformer and (own_transformer or settings.quantization != "none"):
-        parts[TRANSFORMER] = _load_transformer(settings, base, dtype=dtype, on_warning=on_warning)
+        parts[TRANSFORMER] = _load_transformer(settings, base, device=device, dtype=dtype, on_warning=on_warning)
     options = OFFLINE | {"variant": base.variant}
     if settings.device_map is not None:
         options["device_map"] = settings.device_map
@@ -145,7 +145,12 @@ def build_transformer(settings: TextSettings, config: dict[str, Any]) -> nn.Modu
 
 
 def _load_transformer(
-    settings: TextSettings, base: BaseFiles, *, dtype: torch.dtype, on_warning: Callable[[str], None]
+    settings: TextSettings,
+    base: BaseFiles,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    on_warning: Callable[[str], None],
 ) -> nn.Module:
     """The transformer from its own file or folder, or quantised while it loads."""
     import diffusers
@@ -157,6 +162,9 @@ def _load_transformer(
     options: dict[str, Any] = OFFLINE | {"dtype": dtype}
     if settings.quantization != "none":
         options["quantization_config"] = quantization_config(settings.quantization, dtype)
+    on_device = settings.quantization.startswith("bnb")  # it quantises where the weights are to stay
+    if on_device:
+        options["device_map"] = {"": str(device)}
     if own is None:
         place, subfolder = base.folder, TRANSFORMER
         options["variant"] = base.variant
@@ -165,7 +173,10 @@ def _load_transformer(
         place = found if isinstance(found, Path) else fetch_folder(found, ("*.json", "*.safetensors"))
         subfolder = TRANSFORMER if not (place / "config.json").is_file() else None
         options["variant"] = settings.variant
-    return _guarded(settings, lambda: module_class.from_pretrained(str(place), subfolder=subfolder, **options))
+    module = _guarded(settings, lambda: module_class.from_pretrained(str(place), subfolder=subfolder, **options))
+    if on_device:
+        restore_projection(module, place / (subfolder or ""), dtype=dtype)
+    return module
 
 
 def _load_file(

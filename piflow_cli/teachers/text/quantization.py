@@ -1,36 +1,99 @@
-"""Quantising a transformer while it loads: diffusers' own configurations, but for what students replace."""
+"""Quantising a transformer while it loads; what students replace, its last norm and its projection, stays whole."""
 
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from piflow_cli.errors import MissingExtraError
+from piflow_cli.errors import MissingExtraError, ModelError
 from piflow_cli.teachers.text.settings import Quantization
 
-KEPT_IN_FULL = ("norm_out", "proj_out")
-"""Modules that students replace; they are never quantised."""
+LAST_NORM, PROJECTION = "norm_out", "proj_out"
+WEIGHT = f"{PROJECTION}.weight"
+BITS = {"bnb-4bit": 4, "bnb-8bit": 8, "torchao-int8": 8, "torchao-fp8": 8}
+NF4_BLOCK = 64
+"""Weights that share a scale in float32."""
+
+
+def require(module: str, extra: str) -> None:
+    """Raise MissingExtraError where a quantisation's library is not installed."""
+    if find_spec(module) is None:
+        raise MissingExtraError(
+            f"this quantisation needs {module}: pip install 'piflow[{extra}]'; a student takes its base whole too "
+            "(--quantize none)"
+        )
 
 
 def quantization_config(name: Quantization, dtype: torch.dtype) -> Any:
-    """diffusers' configuration of a quantisation; what students replace stays in full precision."""
+    """diffusers' configuration of a quantisation.
+
+    bitsandbytes tells layers by the last part of their name, by which FLUX also calls layers inside its blocks: the
+    projection is quantised with them, and put back whole by `restore_projection`.
+
+    Args:
+        dtype: that matrix products are done in.
+
+    Raises:
+        MissingExtraError: its library is not installed.
+    """
     import diffusers
 
-    skipped = list(KEPT_IN_FULL)
     if name.startswith("bnb"):
         require("bitsandbytes", "bitsandbytes")
         four = name == "bnb-4bit"
         options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype} if four else {}
-        return diffusers.BitsAndBytesConfig(load_in_8bit=not four, llm_int8_skip_modules=skipped, **options)
+        return diffusers.BitsAndBytesConfig(load_in_8bit=not four, llm_int8_skip_modules=[LAST_NORM], **options)
     require("torchao", "torchao")
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
 
     kind = Int8WeightOnlyConfig() if name == "torchao-int8" else Float8WeightOnlyConfig()
-    return diffusers.TorchAoConfig(kind, modules_to_not_convert=skipped)
+    return diffusers.TorchAoConfig(kind, modules_to_not_convert=[LAST_NORM, WEIGHT])
 
 
-def require(module: str, extra: str) -> None:
-    """Raise MissingExtraError where a library is not installed."""
-    from importlib.util import find_spec
+def restore_projection(module: nn.Module, folder: Path, *, dtype: torch.dtype) -> None:
+    """Put the final projection back as the files of a folder hold it, where it was quantised.
 
-    if find_spec(module) is None:
-        raise MissingExtraError(f"this quantisation needs {module}: pip install 'piflow[{extra}]'")
+    Raises:
+        ModelError: no .safetensors there holds it, as where the files themselves are quantised.
+    """
+    from safetensors import safe_open
+
+    quantised = module.get_submodule(PROJECTION)
+    if quantised.weight.is_floating_point():
+        return
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            if WEIGHT in file.keys() and f"{WEIGHT}.absmax" not in file.keys():  # noqa: SIM118
+                whole = nn.Linear(quantised.in_features, quantised.out_features, dtype=dtype, device="meta")
+                names = {name: file.get_tensor(f"{PROJECTION}.{name}") for name in ("weight", "bias")}
+                if names["weight"].shape != whole.weight.shape or not names["weight"].is_floating_point():
+                    continue
+                place = {"device": quantised.weight.device, "dtype": dtype}
+                whole.load_state_dict({name: tensor.to(**place) for name, tensor in names.items()}, assign=True)
+                module.set_submodule(PROJECTION, whole.requires_grad_(False).eval())
+                return
+    raise ModelError(f"{folder} has no .safetensors with an unquantised {WEIGHT}, which students are initialised from")
+
+
+def frozen_bytes(module: nn.Module, quantization: Quantization, item_bytes: int) -> int:
+    """Bytes of a transformer's frozen weights as they are loaded.
+
+    Args:
+        module: unquantised, on any device.
+        item_bytes: of a weight that is not quantised.
+    """
+    whole = sum(parameter.numel() for parameter in module.parameters()) * item_bytes
+    if quantization == "none":
+        return whole
+    layers = [layer for name, layer in module.named_modules() if _is_quantised(name, layer)]
+    weights, rows = sum(layer.weight.numel() for layer in layers), sum(layer.out_features for layer in layers)
+    scales = weights // NF4_BLOCK * 4 if quantization == "bnb-4bit" else rows * 4
+    return whole - weights * item_bytes + weights * BITS[quantization] // 8 + scales
+
+
+def _is_quantised(name: str, layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear) and name != PROJECTION and not name.startswith(f"{LAST_NORM}.")
