@@ -149,7 +149,7 @@ def open_latents(paths: list[Path], latent_shape: tuple[int, ...], cache: str | 
         count, metadata = read_shard(path, latent_shape, what="latents and prompts")
         try:
             texts = json.loads(metadata.get("prompts", "null"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is no shard of latents and prompts: {error}") from None
         if not isinstance(texts, list) or len(texts) != count or not all(isinstance(text, str) for text in texts):
             has = f"{len(texts)} values" if isinstance(texts, list) else "none"

@@ -16,7 +16,7 @@ from torch.utils.data import get_worker_info
 from piflow_cli.core.interfaces import Condition, Draw, Space
 from piflow_cli.data.noise import draw_indices, draw_rows
 from piflow_cli.errors import DataError
-from piflow_cli.io.images import cover, decode
+from piflow_cli.io.images import decode_to
 
 DECODING_THREADS = 8
 PATIENCE = 16
@@ -131,7 +131,7 @@ class PictureReader:
 
     def _try(self, index: int, size_px: tuple[int, int]) -> np.ndarray | str:
         try:
-            picture = cover(decode(self.pictures.content(index)), size_px=size_px, channels=self.channels)
+            picture = decode_to(self.pictures.content(index), size_px=size_px, channels=self.channels)
         except OSError as error:
             return error.strerror or str(error)
         except DataError as error:

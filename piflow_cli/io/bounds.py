@@ -20,6 +20,16 @@ MAX_LAYERS = 1024
 """Layers, blocks or lists of them in the configuration of a network."""
 MAX_WIDTH = 2**24
 """Any other count in the configuration of a network."""
+MAX_PICTURE_BYTES = 512 * 2**20
+"""Of an encoded picture: one of `MAX_PICTURE_PIXELS` without compression fits."""
+MAX_PICTURE_PIXELS = 2**27
+"""Of a picture, by its header before anything is decoded: 134 million, half a GB in memory."""
+LARGE_PICTURE_PIXELS = 2**25
+"""Of larger pictures one is decoded at a time."""
+MAX_CAPTION_BYTES = 2**20
+"""Of a file that holds one caption."""
+MAX_ROW_GROUP_BYTES = 2**31
+"""Of the column of pictures in one row group of a parquet file, which is read as a whole."""
 LAYER_WORDS = ("layers", "blocks", "depth")
 """What keys of a configuration that count layers have in their names."""
 SIZE_WORDS = ("dim", "size", "heads", "channels", "width", "length", "embeds", "groups", "positions", "components")

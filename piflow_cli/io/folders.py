@@ -58,7 +58,7 @@ def _gather(folder: Path, files: list[Path], left_out: list[str], *, above: tupl
                 elif entry.is_file():
                     files.append(path)
                 elif not entry.is_dir():
-                    left_out.append(f"{path} ({'a link to nothing' if entry.is_symlink() else 'no regular file'})")
+                    left_out.append(f"{path} ({'no regular file' if path.exists() else 'a link to nothing'})")
                 elif not any(os.path.samestat(entry.stat(), other) for other in (*above, facts)):
                     _gather(path, files, left_out, above=(*above, facts))
     except OSError as error:

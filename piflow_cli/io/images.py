@@ -4,7 +4,10 @@ Shapes: C channels (1 or 3), H, W size in pixels.
 """
 
 import functools
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 
@@ -14,7 +17,8 @@ from PIL import Image, ImageCms, ImageOps, features
 from torch import Tensor
 
 from piflow_cli.errors import DataError
-from piflow_cli.io.regular import MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS, read_regular
+from piflow_cli.io.bounds import LARGE_PICTURE_PIXELS, MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS
+from piflow_cli.io.regular import read_regular
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF") + (("AVIF",) if features.check("avif") else ())
 """What a file may hold, whatever its name says: decoders that start other programs are never among them."""
@@ -22,6 +26,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp",
 """What names of picture files end in, in lower case."""
 PROFILE_SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK", "Lab": "LAB"}
 """Colour spaces of ICC profiles, and the mode of the pictures that they describe."""
+_LARGE = threading.Lock()
 PNG_BIT_DEPTH = 24
 """Where a PNG file says its bits a channel."""
 
@@ -56,18 +61,40 @@ def decode(content: bytes) -> Image.Image:
         PictureError: it is none of `FORMATS`, is damaged or larger than `MAX_PICTURE_PIXELS`, or its pixels are 32-bit
             integers or floats, of which none is known to be white.
     """
+    with _opened(content) as image:
+        return _plain(ImageOps.exif_transpose(image), bits=_bits(image, content))
+
+
+def decode_to(content: bytes, *, size_px: tuple[int, int], channels: int) -> Image.Image:
+    """The middle of an encoded picture at a size, as `decode` and `cover` give it, keeping none of the rest.
+
+    Raises:
+        PictureError: as `decode`.
+    """
+    with _opened(content) as image:
+        picture = _plain(ImageOps.exif_transpose(image), bits=_bits(image, content))
+        return cover(picture, size_px=size_px, channels=channels)
+
+
+@contextmanager
+def _opened(content: bytes) -> Iterator[Image.Image]:
+    """A picture with its pixels; of large ones there is one at a time, whatever the number of threads."""
     try:
         with Image.open(BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PICTURE_PIXELS:
+            num_pixels = image.width * image.height
+            if num_pixels > MAX_PICTURE_PIXELS:
                 raise PictureError(
                     f"it has {image.width} x {image.height} pixels; up to {MAX_PICTURE_PIXELS} are read. Scale it down"
                 )
-            image.load()
-            return _plain(ImageOps.exif_transpose(image), bits=_bits(image, content))
+            with _LARGE if num_pixels > LARGE_PICTURE_PIXELS else nullcontext():
+                image.load()
+                yield image
     except PictureError:
         raise
     except Image.UnidentifiedImageError:
         raise PictureError(f"it is none of {', '.join(FORMATS)}, or its head is damaged") from None
+    except Image.DecompressionBombError:
+        raise PictureError(f"it has more than the {MAX_PICTURE_PIXELS} pixels that are read. Scale it down") from None
     except Exception as error:  # decoders raise errors of many classes
         raise PictureError(str(error) or type(error).__name__) from None
 

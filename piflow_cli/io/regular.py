@@ -6,15 +6,6 @@ from pathlib import Path
 
 from piflow_cli.errors import DataError
 
-MAX_PICTURE_BYTES = 512 * 2**20
-"""Of an encoded picture: one of `MAX_PICTURE_PIXELS` without compression fits."""
-MAX_PICTURE_PIXELS = 2**27
-"""Of a picture, read from its header before anything is decoded: 134 million, half a GB in memory."""
-MAX_CAPTION_BYTES = 2**20
-"""Of a file that holds one caption."""
-MAX_ROW_GROUP_BYTES = 2**31
-"""Of the column of pictures in one row group of a parquet file, which is read as a whole."""
-
 
 def read_regular(path: Path, *, max_bytes: int) -> bytes:
     """A file's content.

@@ -5,8 +5,10 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,9 @@ import torch
 from PIL import Image, ImageCms
 
 from piflow_cli.errors import DataError
-from piflow_cli.io.images import PictureError, cover, decode, read_picture, to_tensor
-from piflow_cli.io.regular import MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS
+from piflow_cli.io import images
+from piflow_cli.io.bounds import MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS
+from piflow_cli.io.images import PictureError, cover, decode, decode_to, read_picture, to_tensor
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -167,7 +170,7 @@ def test_a_damaged_profile_or_one_of_other_channels_is_left_alone(profile: bytes
     [
         (encoded(Image.new("F", (2, 2)), "TIFF"), "floating-point numbers, of which none is known to be white"),
         (encoded(Image.new("I", (2, 2)), "TIFF"), "integers beyond 16 bits"),
-        (png((60000, 60000), 8, RGB, b""), r"60000|pixels"),
+        (png((60000, 60000), 8, RGB, b""), "more than the 134217728 pixels that are read"),
         (png((16384, 8193), 8, GREY, b""), "16384 x 8193 pixels; up to 134217728 are read"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "none of PNG, JPEG"),
         (encoded(Image.new("RGB", (2, 2)), "PDF"), "none of PNG, JPEG"),
@@ -223,6 +226,31 @@ def test_the_middle_is_taken_in_the_proportions_asked_for(size: tuple[int, int],
     wanted = middle.reshape(size_px[1], step, size_px[0], step).mean(axis=(1, 3))
     got = np.asarray(cover(Image.fromarray(pixels), size_px=size_px, channels=1)).astype(float)
     assert np.abs(got - wanted).max() <= 0.5 + 0.5
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_decoding_to_a_size_is_decoding_and_covering(channels: int) -> None:
+    content = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 41, 4), dtype=np.uint8)))
+    whole = cover(decode(content), size_px=(8, 16), channels=channels)
+    assert np.array_equal(np.asarray(decode_to(content, size_px=(8, 16), channels=channels)), np.asarray(whole))
+
+
+def test_large_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight threads with pictures above the bound are never within one together."""
+    monkeypatch.setattr(images, "LARGE_PICTURE_PIXELS", 100)
+    content, inside, most = encoded(Image.new("RGB", (20, 20))), [], []
+
+    def slow(picture: Image.Image, **_: object) -> Image.Image:
+        inside.append(picture)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+        return picture
+
+    monkeypatch.setattr(images, "_plain", slow)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(decode, [content] * 16))
+    assert most == [1] * 16
 
 
 def a_pipe(path: Path) -> None:

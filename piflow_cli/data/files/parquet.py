@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from piflow_cli.errors import DataError, MissingExtraError
-from piflow_cli.io.regular import MAX_ROW_GROUP_BYTES
+from piflow_cli.io.bounds import MAX_ROW_GROUP_BYTES
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile

@@ -18,9 +18,10 @@ from piflow_cli.data.files.prompts import PromptSet, read_parquet_column
 from piflow_cli.data.files.tars import TarPictures, read_tar
 from piflow_cli.data.reading import Pictures
 from piflow_cli.errors import DataError
+from piflow_cli.io.bounds import MAX_CAPTION_BYTES, MAX_PICTURE_BYTES
 from piflow_cli.io.folders import is_picture, list_files, unread
-from piflow_cli.io.images import SUFFIXES, cover, decode, to_tensor
-from piflow_cli.io.regular import MAX_CAPTION_BYTES, MAX_PICTURE_BYTES, read_regular
+from piflow_cli.io.images import SUFFIXES, decode_to, to_tensor
+from piflow_cli.io.regular import read_regular
 
 
 @dataclass(frozen=True)
@@ -193,4 +194,4 @@ def decode_picture(content: bytes, *, size_px: tuple[int, int], channels: int) -
     Raises:
         ValueError: it does not decode.
     """
-    return to_tensor(cover(decode(content), size_px=size_px, channels=channels))
+    return to_tensor(decode_to(content, size_px=size_px, channels=channels))

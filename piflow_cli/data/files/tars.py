@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from piflow_cli.data.files.captions import caption_text, pair
 from piflow_cli.errors import DataError
+from piflow_cli.io.bounds import MAX_CAPTION_BYTES, MAX_PICTURE_BYTES
 from piflow_cli.io.folders import is_companion, is_picture, is_visible
-from piflow_cli.io.regular import MAX_CAPTION_BYTES, MAX_PICTURE_BYTES
 
 LABEL_SUFFIXES = frozenset({".cls", ".id", ".index"})
 """Numbers that a sample of webdataset may carry beside its picture."""

@@ -16,6 +16,9 @@ from piflow_cli.metrics.detectors.features import Detector, Reference, extract_f
 
 EMBEDDED_REFERENCES = {name: ZOO / name / "features" / "reference.safetensors" for name in ("digits", "emoji")}
 
+BATCH_PIXELS = 2**25
+"""Of the pictures that are in memory at once, unless one alone has more."""
+
 
 def load_reference(spec: str | Path, *, detector: Detector, batch_size: int = 64) -> Reference:
     """The statistics that generated pictures are compared to.
@@ -89,11 +92,16 @@ def reference_from_folder(folder: Path, *, detector: Detector, batch_size: int =
 
 
 def read_images(paths: list[Path], *, batch_size: int = 64) -> Iterator[Tensor]:
-    """Batches (B, C, H, W) in [0, 1] of consecutive pictures of one shape; grey pictures have C = 1, others 3."""
+    """Batches (B, C, H, W) in [0, 1] of consecutive pictures of one shape; grey pictures have C = 1, others 3.
+
+    Args:
+        batch_size: pictures at a time; of large ones as many as have `BATCH_PIXELS` together, one at least.
+    """
     batch: list[Tensor] = []
     for path in paths:
         image = read_image(path)  # (C, H, W)
-        if batch and (len(batch) == batch_size or batch[0].shape != image.shape):
+        full = len(batch) == batch_size or (len(batch) + 1) * image[0].numel() > BATCH_PIXELS
+        if batch and (full or batch[0].shape != image.shape):
             yield torch.stack(batch)
             batch = []
         batch.append(image)

@@ -284,9 +284,13 @@ def test_links_are_followed_and_a_loop_ends(tmp_path: Path) -> None:
     (tmp_path / "set" / "more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "again").symlink_to(tmp_path / "set")
     (tmp_path / "set" / "gone.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "set" / "zero.png").symlink_to("/dev/zero")
     found = opened(tmp_path / "set")
     assert by_caption(found) == {"one": b"1"}
-    assert found.unread == (f"{tmp_path}/set/gone.png (a link to nothing)",)
+    assert found.unread == (
+        f"{tmp_path}/set/gone.png (a link to nothing)",
+        f"{tmp_path}/set/zero.png (no regular file)",
+    )
 
 
 def test_hard_links_in_a_tar_are_pictures_and_other_links_are_named(tmp_path: Path) -> None:

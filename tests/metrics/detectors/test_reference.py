@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from piflow_cli.errors import DataError
+from piflow_cli.metrics.detectors import reference as reference_module
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference, extract_features, mean_and_cov
-from piflow_cli.metrics.detectors.reference import load_reference, read_image, save_reference
+from piflow_cli.metrics.detectors.reference import load_reference, read_image, read_images, save_reference
 
 
 class PixelDetector:
@@ -68,6 +69,16 @@ def test_folder(tmp_path: Path) -> None:
     assert loaded.features[:, 3].tolist() == [6, 6, 6, 4, 8]
     first = torch.from_numpy(np.array(Image.open(tmp_path / "0.png"))).float().mean(dim=(0, 1)) / 255
     assert torch.allclose(loaded.features[0, :3], first)
+
+
+def test_of_large_pictures_fewer_make_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(5)]
+    for path in paths:
+        Image.new("L", (10, 6)).save(path)
+    monkeypatch.setattr(reference_module, "BATCH_PIXELS", 150)
+    assert [len(batch) for batch in read_images(paths)] == [2, 2, 1]
+    monkeypatch.setattr(reference_module, "BATCH_PIXELS", 50)
+    assert [len(batch) for batch in read_images(paths)] == [1] * 5
 
 
 def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
