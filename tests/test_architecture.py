@@ -28,12 +28,13 @@ LEAVES = {"zoo": 6, "speed": 6}
 """Scripts a person runs: they may use what lies below the engine's floor or on it, and nobody imports them."""
 ROOMS = {
     "students": set(),
+    "processes": set(),
     "pipelines": {"students"},
     "plan": set(),
     "convert": {"students"},
     "sample": {"students", "pipelines"},
     "benchmark": {"students", "sample"},
-    "distill": {"students", "plan"},
+    "distill": {"students", "plan", "processes"},
 }
 """The rooms of the engine, and which others each may import: a verb builds on what verbs share, not on another verb."""
 MAX_LINES, MAX_FILES = 310, 12

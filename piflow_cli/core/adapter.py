@@ -191,6 +191,13 @@ def stored_name(name: str) -> str | None:
     return None
 
 
+def base_name(name: str) -> str | None:
+    """The name that a parameter of an adapted module has in its base; None for LoRA, the original of a trained copy."""
+    if ".lora_" in name:
+        return None
+    return name.replace(".base_layer.", ".").replace(".teacher.", ".").replace(f".{STUDENT}.", ".")
+
+
 def lora_layout(weights: dict[str, Tensor], *, source: object) -> tuple[int, list[str]]:
     """The rank, and the names of the layers, of LoRA weights named `LAYER.lora_A.weight` and `LAYER.lora_B.weight`.
 

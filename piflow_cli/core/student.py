@@ -5,7 +5,7 @@ Trained in full it is a copy; with an adapter it is the teacher's own module, wh
 Shapes: B batch, C latent channels, S spatial dims.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -96,12 +96,23 @@ class Student(nn.Module):
         return student
 
     @torch.no_grad()
-    def init_lora(self, generator: torch.Generator) -> None:
-        """Draw the LoRA factors A from the generator, uniform in +-1/sqrt(in_features); B stays zero."""
+    def init_lora(
+        self, generator: torch.Generator, *, write: Callable[[Tensor, Tensor], object] = Tensor.copy_
+    ) -> None:
+        """Draw the LoRA factors A from the generator, uniform in +-1/sqrt(in_features); B is zero.
+
+        Args:
+            generator: source of the draws, in the order of the layers.
+            write: (parameter, whole value) -> put there; parameters may be sharded.
+        """
         for name, parameter in self.module.named_parameters():
-            if f".lora_A.{adapters.ADAPTER}." in name and not parameter.is_meta:
+            if parameter.is_meta:
+                continue
+            if f".lora_A.{adapters.ADAPTER}." in name:
                 draw = torch.rand(parameter.shape, generator=generator, device=generator.device)
-                parameter.copy_((draw * 2 - 1) / parameter.shape[1] ** 0.5)
+                write(parameter, (draw * 2 - 1) / parameter.shape[1] ** 0.5)
+            elif f".lora_B.{adapters.ADAPTER}." in name:
+                parameter.zero_()
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """The weights that make the student, by the names they are stored under: all, or those beside the base."""

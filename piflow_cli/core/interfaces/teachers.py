@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from piflow_cli.core.interfaces.planning import CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.core.interfaces.policies import PatchLayout
+from piflow_cli.io.weights import SlicedWeights
 
 Condition = Any
 """What a network is conditioned on, as its teacher family made it: labels (B,), or a dataclass of embeddings."""
@@ -152,6 +153,12 @@ class TeacherFamily(Protocol):
         self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, encoders: bool = True
     ) -> Teacher:
         """The frozen teacher; without its text encoders where `encoders` is False."""
+        ...
+
+    def outline(
+        self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, encoders: bool = True
+    ) -> tuple[Teacher, SlicedWeights]:
+        """The teacher with its module on the meta device, and the files that its weights are read from in slices."""
         ...
 
     def check_base(self, network: dict[str, Any], teacher: Teacher) -> None:

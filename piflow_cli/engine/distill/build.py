@@ -1,4 +1,4 @@
-"""The student of a run, made from its teacher, and the teacher's network where the student holds it."""
+"""The student of a run, made from its teacher: whole, or sharded over processes from the meta device on."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
+from piflow_cli.core.adapter import base_name
 from piflow_cli.core.interfaces import Condition, Policy, Teacher
 from piflow_cli.core.student import Student, make_policy
 from piflow_cli.engine.distill.offload import activations_on_host
+from piflow_cli.engine.processes.sharded import fill
+from piflow_cli.engine.processes.sharding import materialise, precision_policy, real_parameters, repeated_blocks, shard
+from piflow_cli.io.weights import SlicedWeights
 from piflow_cli.preset import Preset
 
 
@@ -31,6 +36,62 @@ def student_policy(network: nn.Module, preset: Preset, x: Tensor, sigma: Tensor,
     """The policy of one evaluation of the student, or what wraps it, at the source x (B, C, *S), sigma (B,)."""
     with activations_on_host(network, wanted=preset.training.offload_activations):
         return make_policy(network, preset.policy, x, sigma, condition)
+
+
+def build_sharded(
+    preset: Preset,
+    teacher: Teacher,
+    files: SlicedWeights,
+    *,
+    mesh: DeviceMesh,
+    mixed_precision: str,
+    device: torch.device,
+    generator: torch.Generator,
+) -> Student:
+    """What `build_student` makes, its weights and the teacher's sharded over processes; every process reads its part.
+
+    Args:
+        preset: the recipe.
+        teacher: in outline: its module is on the meta device, and is sharded too.
+        files: its weights.
+        mesh: one dimension of processes.
+        mixed_precision: no, bf16 or fp16: what parameters are gathered in.
+        device: of this process.
+        generator: of the initial weights; every process draws the same.
+    """
+    adapted, projection = preset.adapter is not None, teacher.backbone.projection_name
+    policy = precision_policy(mixed_precision)
+    _read_projection(teacher.module, projection, files)
+    module = teacher.module if adapted else copy.deepcopy(teacher.module).float()
+    student = Student.from_teacher(
+        module, backbone=teacher.backbone, family=preset.policy, generator=generator, adapter=preset.adapter
+    )
+    student.make_trainable()
+    head = f"{projection}.student." if adapted else f"{projection}."
+
+    def source_of(name: str) -> str | None:
+        name = name.removeprefix("module.")
+        return None if name.startswith(head) else base_name(name)
+
+    made = dict(real_parameters(student))
+    shard(student, blocks=repeated_blocks(student.module), mesh=mesh, policy=policy)
+    materialise(student, files, source_of, device=device, made=made)
+    if adapted:
+        student.init_lora(generator, write=fill)
+        return student
+    whole = dict(real_parameters(teacher.module))
+    shard(teacher.module, blocks=repeated_blocks(teacher.module), mesh=mesh, policy=precision_policy("no"))
+    materialise(teacher.module, files, str, device=device, made=whole)
+    return student
+
+
+@torch.no_grad()
+def _read_projection(module: nn.Module, name: str, files: SlicedWeights) -> None:
+    """Give the final projection its weights on the CPU: a head is made from it, and it is small."""
+    projection = module.get_submodule(name)
+    projection.to_empty(device="cpu")
+    for key, parameter in projection.named_parameters():
+        parameter.copy_(files.read(f"{name}.{key}"))
 
 
 def shared_network(network: nn.Module, student: Student) -> Callable[[Tensor, Tensor, Condition], Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from piflow_cli.core.ema import EMA
-from piflow_cli.engine.distill.sharding import fill, whole
+from piflow_cli.engine.processes.sharded import fill, whole
 from piflow_cli.errors import MissingExtraError
 from piflow_cli.preset import OptimizerSettings
 

@@ -21,10 +21,10 @@ from piflow_cli.engine.distill.embeddings import cache_embeddings, cache_folder,
 from piflow_cli.engine.distill.events import DistillEvent, DistillResult
 from piflow_cli.engine.distill.preview import Preview
 from piflow_cli.engine.distill.run_folder import RunFolder
-from piflow_cli.engine.distill.sharding import check_sharding, whole
 from piflow_cli.engine.distill.signals import StopRequest
 from piflow_cli.engine.distill.state import AverageState, Progress, build_optimizers, build_scheduler, save_only
 from piflow_cli.engine.plan.batches import micro_batches
+from piflow_cli.engine.processes.sharded import check_sharding, whole
 from piflow_cli.engine.students.device import resolve_dtype, resolve_precision
 from piflow_cli.engine.students.save import card_of, save_student
 from piflow_cli.errors import TrainingError

@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from piflow_cli import __version__
+from piflow_cli.engine.sample.sample import SampleResult
 from piflow_cli.errors import DataError
 from piflow_cli.io.files import writable_folder, write_atomic
 from piflow_cli.io.pictures import grid_picture, png_bytes
-
-if TYPE_CHECKING:
-    pass
-from piflow_cli.engine.sample.sample import SampleResult
 
 PICTURE_SUFFIXES = {".png"}
 GRID_COLUMNS = 8

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.errors import PolicyError
-
-if TYPE_CHECKING:
-    pass
 
 
 def sampling_settings(

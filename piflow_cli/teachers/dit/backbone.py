@@ -6,16 +6,12 @@ Shapes: B batch, C latent channels, H, W latent size, D network width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from piflow_cli.core.interfaces import PatchLayout
 from piflow_cli.teachers.dit import weights as dit_weights
 from piflow_cli.teachers.dit.vp import VariancePreserving
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

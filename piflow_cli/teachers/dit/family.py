@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from piflow_cli.core.interfaces import CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.errors import ModelError
+from piflow_cli.io.weights import SlicedWeights
 from piflow_cli.teachers.dit import config as dit_config
 from piflow_cli.teachers.dit import weights as dit_weights
 from piflow_cli.teachers.dit.backbone import DiTBackbone
@@ -42,7 +43,26 @@ class DiT(DiTSettings):
             ModelError: missing, of another family, damaged, or with settings that nothing gives.
         """
         parts = dit_weights.load(self, dtype=dtype)
-        module = parts.module.requires_grad_(False).eval().to(device)
+        return self._teacher(parts, parts.module.to(device), device=device)
+
+    def outline(
+        self,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        encoders: bool = True,  # noqa: ARG002
+    ) -> tuple[DiTTeacher, SlicedWeights]:
+        """The teacher with its module on the meta device, and the files of its weights; arguments as `load`.
+
+        Raises:
+            ModelError: as `load`.
+        """
+        parts, files = dit_weights.outline(self, dtype=dtype)
+        return self._teacher(parts, nn.Module.to(parts.module, dtype), device=device), files
+
+    def _teacher(self, parts: dit_weights.Parts, module: nn.Module, *, device: torch.device | str) -> DiTTeacher:
+        """The teacher of a module that is where it works, or on the meta device."""
+        module.requires_grad_(False).eval()
         if parts.vae is not None:
             parts.vae.requires_grad_(False).eval().to(device)
         backbone = self.backbone(parts.config, parts.scheduler)

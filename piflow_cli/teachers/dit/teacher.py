@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from piflow_cli.core.guidance import guided_velocity
-from piflow_cli.teachers.dit.space import DiTSpace
-
-if TYPE_CHECKING:
-    pass
 from piflow_cli.teachers.dit.backbone import DiTBackbone
 from piflow_cli.teachers.dit.settings import DiTSettings
+from piflow_cli.teachers.dit.space import DiTSpace
 
 
 @dataclass

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from piflow_cli.errors import ModelError
 from piflow_cli.io.hub import fetch_folder, locate
-from piflow_cli.io.weights import check_layers, check_shapes, check_values, find_weights, read_json, read_weights
+from piflow_cli.io.weights import (
+    SlicedWeights,
+    check_layers,
+    check_shapes,
+    check_values,
+    find_weights,
+    read_json,
+    read_weights,
+)
 from piflow_cli.teachers.dit.autoencoder import WEIGHT_FILES, find_vae, load_vae
 from piflow_cli.teachers.dit.config import FREQ_SHIFT, SHARED, checked_config, infer_config, to_diffusers
 
@@ -104,6 +112,15 @@ def load(settings: DiTSettings, *, dtype: torch.dtype) -> Parts:
     return Parts(module=module, config=config, scheduler=scheduler, labels=labels, vae=vae)
 
 
+def outline(settings: DiTSettings, *, dtype: torch.dtype) -> tuple[Parts, SlicedWeights]:
+    """What `load` gives with the module on the meta device, and the files that its weights are in."""
+    config, scheduler, labels = read_config(settings)
+    files = SlicedWeights(_weight_paths(settings), rename=lambda name: next(iter(to_diffusers({name: None}))))
+    vae = _find_vae(settings, dtype)
+    module = build(config, device="meta")
+    return Parts(module=module, config=config, scheduler=scheduler, labels=labels, vae=vae), files
+
+
 def load_weights(module: nn.Module, weights: dict[str, Tensor], *, source: object, dtype: torch.dtype) -> None:
     """Put weights, named as the module's own parameters (each once), into a module built on any device.
 
@@ -166,11 +183,16 @@ def _labels(index: dict[str, Any]) -> dict[int, str] | None:
 
 
 def _read_module_weights(settings: DiTSettings) -> dict[str, Tensor]:
-    """All weights of the module, from one file or several; pickled ones only where there are no others."""
+    """All weights of the module, from one file or several."""
+    return {name: tensor for path in _weight_paths(settings) for name, tensor in read_weights(path).items()}
+
+
+def _weight_paths(settings: DiTSettings) -> list[Path]:
+    """The module's weight files; pickled ones only where there are no others."""
     for pattern in WEIGHT_FILES:
         source = _fetch(settings, (*CONFIG_FILES, pattern, f"transformer/{pattern}"))
         if source.is_file():
-            return read_weights(source)
+            return [source]
         folder = _transformer(source)
         found = find_weights([path.name for path in folder.iterdir()])
         if found is not None and found.missing:
@@ -178,7 +200,7 @@ def _read_module_weights(settings: DiTSettings) -> dict[str, Tensor]:
                 f"{folder} lacks {', '.join(found.missing[:4])}: its download was cut off; download it again"
             )
         if found is not None:
-            return {name: tensor for file in found.names for name, tensor in read_weights(folder / file).items()}
+            return [folder / file for file in found.names]
     raise ModelError(f"{settings.source} has no weights ({' or '.join(WEIGHT_FILES)})")
 
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.interfaces import Backbone, CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.errors import ModelError
-from piflow_cli.io.weights import read_json
+from piflow_cli.io.weights import SlicedWeights, read_json
 from piflow_cli.teachers.local_parts import counted_parts, local_source
 from piflow_cli.teachers.text.base import TRANSFORMER, check_base_files, encoder_parts, read_encoder_configs, read_index
+from piflow_cli.teachers.text.outline import transformer_files
 from piflow_cli.teachers.text.parts import (
     build_transformer,
     config_differences,
@@ -107,6 +108,27 @@ class TextFamily(TextSettings, ABC):
             settings=self,
             network={"config": config, "config_hash": config_hash(config)},
         )
+
+    def outline(
+        self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, encoders: bool = True
+    ) -> tuple[TextTeacher, SlicedWeights]:
+        """The teacher with its transformer on the meta device, and the files of its weights; arguments as `load`.
+
+        Raises:
+            ModelError: as `load`, and for a transformer of which no slices can be read.
+        """
+        files = transformer_files(self)
+        pipeline = load_pipeline_parts(self, device=device, dtype=dtype, transformer=False, encoders=encoders)
+        config = self.base_config(plain_config(read_index(self)[1]))
+        teacher = TextTeacher(
+            name=self.source,
+            module=nn.Module.to(self.build(config), dtype).requires_grad_(False).eval(),
+            backbone=self.backbone(config),
+            space=self.build_space(pipeline, config, device=torch.device(device), dtype=dtype),
+            settings=self,
+            network={"config": config, "config_hash": config_hash(config)},
+        )
+        return teacher, files
 
     def rebuild(
         self,

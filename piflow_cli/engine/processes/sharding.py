@@ -1,0 +1,106 @@
+"""Sharding a network over processes by torch's FSDP2: on the meta device first, then every process reads its slices.
+
+No process ever holds more of a frozen base than its shard and what it gathers: the module is built without memory,
+sharded (`torch.distributed.fsdp.fully_shard`), given empty shards, and each is read from its place in the weight files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from piflow_cli.engine.processes.sharded import fill
+from piflow_cli.io.weights import SlicedWeights
+
+SourceOf = Callable[[str], str | None]
+"""A parameter's name -> its name in the weight files, None for what has no place there."""
+
+
+def precision_policy(mixed_precision: str) -> MixedPrecisionPolicy:
+    """Parameters are gathered in the precision of the passes, gradients reduced in float32, inputs left as they are.
+
+    Args:
+        mixed_precision: no, bf16 or fp16.
+    """
+    gathered = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[mixed_precision]
+    reduced = None if gathered is None else torch.float32
+    return MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=reduced, cast_forward_inputs=False)
+
+
+def shard(network: nn.Module, *, blocks: Iterable[nn.Module], mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
+    """Shard a network in place: each block by itself, and what is left as a whole.
+
+    A parameter that several blocks share is left to the whole, which is gathered while the network runs.
+
+    Args:
+        network: its parameters may be on the meta device.
+        blocks: the repeated blocks, each gathered while it runs.
+        mesh: one dimension of processes.
+        policy: the precision of what is gathered and reduced.
+    """
+    blocks = list(blocks)
+    seen: set[nn.Parameter] = set()
+    shared: set[nn.Parameter] = set()
+    for block in blocks:
+        own = set(block.parameters())
+        shared |= own & seen
+        seen |= own
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=shared)
+    fully_shard(network, mesh=mesh, mp_policy=policy)
+
+
+@torch.no_grad()
+def materialise(
+    network: nn.Module, files: SlicedWeights, source_of: SourceOf, *, device: torch.device, made: dict[str, Tensor]
+) -> None:
+    """Give a sharded network on the meta device its memory and its weights, each process its shards alone.
+
+    Args:
+        network: sharded; its buffers are real already.
+        files: the weights of its base.
+        source_of: where a parameter is in the files.
+        device: where the shards live.
+        made: values of parameters that are in no file, whole, by name.
+    """
+    buffers = {name: buffer for name, buffer in network.named_buffers() if not buffer.is_meta}
+    network.to_empty(device=device)
+    for name, buffer in buffers.items():
+        owner, _, last = name.rpartition(".")
+        setattr(network.get_submodule(owner), last, buffer.to(device))
+    for name, parameter in network.named_parameters():
+        source = source_of(name)
+        if name in made:
+            fill(parameter, made[name])
+        elif source is not None:
+            _read_shard(parameter, files, source)
+
+
+def _read_shard(parameter: Tensor, files: SlicedWeights, source: str) -> None:
+    """Read this process's part of a tensor into it."""
+    if not isinstance(parameter, DTensor):
+        parameter.copy_(files.read(source))
+        return
+    shape, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
+    local = parameter.to_local()
+    if local.numel():
+        local.copy_(files.read(source, tuple(slice(o, o + n) for o, n in zip(offset, shape, strict=True))))
+
+
+def real_parameters(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters that are on no meta device, by name, as copies."""
+    for name, parameter in network.named_parameters():
+        if not parameter.is_meta:
+            yield name, parameter.detach().clone()
+
+
+def repeated_blocks(module: nn.Module) -> list[nn.Module]:
+    """The blocks of a diffusers module, as its class names them for splitting a model over devices."""
+    names = set(module._no_split_modules or ())
+    return [part for part in module.modules() if type(part).__name__ in names]

@@ -1,0 +1,113 @@
+"""The processes that a command runs as: how many there are, who started them, and what ends them together."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from piflow_cli.errors import DeviceError
+
+Strategy = Literal["auto", "ddp", "fsdp2"]
+STRATEGY = "PIFLOW_STRATEGY"
+"""Names the strategy to the processes that a launcher starts."""
+ORPHAN_GRACE_S = 45
+"""Seconds that a process whose launcher has died takes to save and stop before it ends by itself."""
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all.
+
+    Args:
+        rank: its number.
+        size: of how many.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process prints and writes."""
+        return self.rank == 0
+
+    @classmethod
+    def here(cls) -> World:
+        """The processes as torchrun, accelerate or Slurm's srun started them.
+
+        Raises:
+            DeviceError: a launcher was asked for more processes than it has started.
+        """
+        adopt_slurm()
+        if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+            return cls(rank=int(os.environ["RANK"]), size=int(os.environ["WORLD_SIZE"]))
+        if "MASTER_ADDR" in os.environ and "ACCELERATE_USE_CPU" in os.environ:
+            raise DeviceError(
+                "`accelerate launch` was asked for several processes and has started one: on CPUs it needs an MPI host "
+                "file for more. Use `piflow distill ... --num-processes N`, or torchrun --nproc-per-node N"
+            )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise DeviceError(
+                f"WORLD_SIZE is {os.environ['WORLD_SIZE']} and RANK is not set: this process does not know which one "
+                "it is. Start by `piflow distill ... --num-processes N`, torchrun, accelerate launch or srun"
+            )
+        return cls()
+
+
+def adopt_slurm() -> None:
+    """Give a task of Slurm's srun the variables by which torch.distributed finds the others."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if "RANK" in os.environ or not tasks.isdecimal() or int(tasks) < 2 or "SLURM_PROCID" not in os.environ:
+        return
+    job = int(os.environ.get("SLURM_JOB_ID", "0"))
+    found = {
+        "RANK": os.environ["SLURM_PROCID"],
+        "WORLD_SIZE": tasks,
+        "LOCAL_RANK": os.environ.get("SLURM_LOCALID", "0"),
+        "MASTER_ADDR": first_host(os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")),
+        "MASTER_PORT": str(15_000 + job % 20_000),
+    }
+    for name, value in found.items():
+        os.environ.setdefault(name, value)
+
+
+def first_host(nodes: str) -> str:
+    """The first host of Slurm's notation, such as gpu[03-05,09] or a,b."""
+    match = re.match(r"([^,\[]+)(?:\[([^\]]+)\]([^,]*))?", nodes)
+    if match is None:
+        return nodes
+    prefix, numbers, suffix = match[1], match[2], match[3] or ""
+    return prefix if numbers is None else prefix + re.split("[-,]", numbers)[0] + suffix
+
+
+def asked_strategy() -> Strategy:
+    """The strategy that the launcher was asked for, by piflow's option or by accelerate's configuration."""
+    if os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true"):
+        return "fsdp2"  # sharding is set up here, where it is the same on every device; accelerate need not know
+    named = os.environ.get(STRATEGY, "auto")
+    return named if named in ("ddp", "fsdp2") else "auto"
+
+
+def end_with_launcher() -> None:
+    """Stop this process when the one that started it dies: asked to first, by itself after a while."""
+    if sys.platform != "linux" or World.here().size == 1:
+        return
+    import ctypes
+
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        time.sleep(ORPHAN_GRACE_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="launcher-watch").start()
