@@ -205,6 +205,10 @@ class Captioned(Settings):
         root = Path(self.path).expanduser()
         return shards_of(root, ".safetensors") if root.exists() else []
 
+    def source_paths(self) -> dict[str, Path]:
+        """The local files and folders that its samples are read from, by the key that names them."""
+        return {"path": Path(self.path).expanduser()}
+
     def check_source(self) -> None:
         """Raise DataError where there is nothing at the path."""
         if not Path(self.path).expanduser().exists():

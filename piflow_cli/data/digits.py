@@ -1,6 +1,7 @@
 """scikit-learn's digits: 1,797 real scans of 8x8 pixels in 10 classes (UCI, Alpaydin and Kaynak)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -49,6 +50,10 @@ class Digits(ClassData):
 
     type: Literal["digits"] = "digits"
     has_images: ClassVar[bool] = True
+
+    def source_paths(self) -> dict[str, Path]:
+        """None: nothing is read from files of the user's."""
+        return {}
 
     def check_source(self) -> None:
         """Raise MissingExtraError where scikit-learn, which holds the scans, is not installed."""

@@ -83,6 +83,10 @@ class Images(ClassData):
     encodes_pictures: ClassVar[bool] = True
     path: str = Field(description="folder that holds one folder of pictures a class")
 
+    def source_paths(self) -> dict[str, Path]:
+        """The local files and folders that its samples are read from, by the key that names them."""
+        return {"path": Path(self.path).expanduser()}
+
     def check_source(self) -> None:
         """Raise DataError where there is no such folder."""
         if not Path(self.path).expanduser().is_dir():

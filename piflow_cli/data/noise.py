@@ -1,6 +1,7 @@
 """Data-free training: conditions only; the student's own rollouts from noise are its states (pi-Flow, algorithm 3)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -60,6 +61,10 @@ class Noise(ClassData):
 
     type: Literal["noise"] = "noise"
     has_images: ClassVar[bool] = False
+
+    def source_paths(self) -> dict[str, Path]:
+        """None: nothing is read from files of the user's."""
+        return {}
 
     def check_source(self) -> None:
         """There is nothing that could be missing."""

@@ -212,6 +212,10 @@ class Prompts(Settings):
             return facts_of(read_prompts(place, column=self.column, limit=self.limit))
         return PromptFacts(abs(self.limit) if self.limit is not None else None, None)
 
+    def source_paths(self) -> dict[str, Path]:
+        """The local files and folders that its samples are read from, by the key that names them."""
+        return {"path": Path(locate_prompts(self.path)).expanduser()}
+
     def check_source(self) -> None:
         """Raise DataError where the first prompt cannot be read; a data set on the hub is not fetched for it."""
         check_prompts(locate_prompts(self.path), self.column)

@@ -239,6 +239,22 @@ def file_names(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+def local_path(source: str, *, revision: str | None = None) -> Path | None:
+    """The local path of a source, None for a hub id whose files are not on this machine yet.
+
+    Raises:
+        ModelError: as `locate`.
+    """
+    found = locate(source)
+    if isinstance(found, Path):
+        return found
+    from huggingface_hub import try_to_load_from_cache
+
+    names = ("model_index.json", "config.json")
+    cached = (try_to_load_from_cache(source, name, revision=revision) for name in names)
+    return next((Path(path).parent for path in cached if isinstance(path, str)), None)
+
+
 def unreachable(source: str, error: Exception) -> ModelError:
     """The error for a hub id whose files cannot be had."""
     return ModelError(

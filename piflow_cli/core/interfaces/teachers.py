@@ -149,6 +149,10 @@ class TeacherFamily(Protocol):
     students_need_base: ClassVar[bool]
     """Whether a student needs parts of the teacher to be sampled: text encoders, an autoencoder, frozen weights."""
 
+    def source_paths(self) -> dict[str, Path]:
+        """The local files and folders that its weights are read from, by the key that names them."""
+        ...
+
     def load(
         self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, encoders: bool = True
     ) -> Teacher:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -54,6 +55,10 @@ class Objective(Protocol):
         """Losses of a micro-batch, each with a backward pass of its own."""
         ...
 
+    def teacher_ratio(self, step: int) -> float:
+        """The teacher's share of the trajectories of the step after `step` steps, in [0, 1]."""
+        ...
+
     def losses(
         self, batch: TrainingBatch, *, sampling: SamplingSettings, dropout: float, step: int
     ) -> Iterator[Tensor]:
@@ -86,6 +91,10 @@ class DataFamily(Protocol):
 
     def check_source(self) -> None:
         """Raise DataError where it can be said without reading everything that opening will fail."""
+        ...
+
+    def source_paths(self) -> dict[str, Path]:
+        """The local files and folders that its samples are read from, by the key that names them."""
         ...
 
     def open(self, space: Space) -> DataSource:

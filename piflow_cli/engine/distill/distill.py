@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 from piflow_cli.engine.distill.events import DistillEvent, DistillResult
-from piflow_cli.engine.distill.run_folder import RunFolder
+from piflow_cli.engine.distill.resume.run_folder import PRESET, RunFolder, Start
+from piflow_cli.engine.distill.resume.sources import digests_of_sources
+from piflow_cli.engine.distill.together import Together
 from piflow_cli.engine.distill.trainer import Trainer
 from piflow_cli.engine.plan.plan import run_bytes
 from piflow_cli.engine.students.device import resolve_device
+from piflow_cli.errors import StorageError
 from piflow_cli.preset import Preset
 
 
@@ -19,6 +24,7 @@ def distill(
     out: Path | str,
     device: str = "auto",
     resume: bool = True,
+    stop_after: int | None = None,
     on_event: Callable[[DistillEvent], None] | None = None,
 ) -> DistillResult:
     """Train a student by a preset and leave it, with all that made it, in a run folder.
@@ -31,6 +37,7 @@ def distill(
         out: the run's folder.
         device: auto, cpu, cuda, cuda:N or mps; under `accelerate launch` each process takes its own.
         resume: False refuses a folder that holds a run.
+        stop_after: step at which to save and stop, as if asked to.
         on_event: called in the main process with what happens.
 
     Raises:
@@ -44,7 +51,27 @@ def distill(
     preset.data.check_source()
     preset.teacher.check_source()
     run = RunFolder(Path(out))
-    with PartialState(cpu=target.type == "cpu").main_process_first():  # it makes what the others then find
-        start = run.open(preset, resume=resume, needed_bytes=run_bytes(preset))
-    trainer = Trainer(preset, run, device=target, on_event=on_event)
-    return trainer.train(start)
+    state = PartialState(cpu=target.type == "cpu")
+    together = Together(num_processes=state.num_processes, index=state.process_index)
+    start = together.main_does(lambda: _open(run, preset, resume=resume))
+    try:
+        together.raise_any(_unshared(run))
+        trainer = Trainer(preset, run, start=start, together=together, device=target, on_event=on_event)
+        return trainer.train(stop_after=stop_after)
+    finally:
+        run.close()
+
+
+def _open(run: RunFolder, preset: Preset, *, resume: bool) -> Start:
+    sources = digests_of_sources(preset)
+    return run.open(preset, sources=sources, resume=resume, needed_bytes=run_bytes(preset))
+
+
+def _unshared(run: RunFolder) -> StorageError | None:
+    """The error of a process that does not see the run's folder as the main process has made it."""
+    if (run / PRESET).is_file():
+        return None
+    return StorageError(
+        f"process {os.environ.get('RANK', '?')} on {socket.gethostname()} does not see {run.path}, which the main "
+        "process has made: several machines need an --out on a disk that all of them share"
+    )

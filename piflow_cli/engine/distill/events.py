@@ -1,17 +1,24 @@
-"""What a distillation tells while it runs, and when it ends."""
+"""What a distillation tells while it runs, and when it ends, and the journal that keeps it."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from piflow_cli.engine.distill.resume.run_folder import RunFolder
+from piflow_cli.engine.distill.state import Progress
+from piflow_cli.errors import StorageError
+from piflow_cli.preset import TrainingSettings
 
 
 @dataclass(frozen=True)
 class DistillEvent:
     """What happened in a run: a step, a file written, a step skipped; while caching, steps are prompts."""
 
-    kind: Literal["caching", "start", "step", "checkpoint", "preview", "skipped", "left out", "done"]
+    kind: Literal["caching", "start", "step", "checkpoint", "preview", "skipped", "left out", "warning", "done"]
     step: int
     steps: int
     loss: float | None = None
@@ -34,3 +41,87 @@ class DistillResult:
     skipped: int
     wall_s: float
     loss: float | None
+
+
+class Journal:
+    """What the main process tells and writes down of a run.
+
+    Args:
+        run: where metrics are kept.
+        settings: of the training.
+        progress: of the run.
+        track: gives a row and its step to the trackers.
+        on_event: is told; None in processes that say nothing.
+        speaks: whether this process writes and tells.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        settings: TrainingSettings,
+        progress: Progress,
+        *,
+        track: Callable[..., None],
+        on_event: Callable[[DistillEvent], None] | None,
+        speaks: bool,
+    ) -> None:
+        self.run, self.settings, self.progress, self.track = run, settings, progress, track
+        self.on_event, self.speaks = on_event if speaks else None, speaks
+        self.failure: StorageError | None = None
+        self.left_out = self.first_step = 0
+        self.begun = time.perf_counter()
+
+    def begin(self) -> None:
+        """Start the clock of what is told of speed."""
+        self.begun, self.first_step = time.perf_counter(), self.progress.step
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since the beginning."""
+        return time.perf_counter() - self.begun
+
+    def tell(self, kind: str, *, step: int | None = None, **facts: Any) -> None:
+        """Tell of an event at a step, the current one where none is named."""
+        if self.on_event is not None:
+            step = self.progress.step if step is None else step
+            self.on_event(DistillEvent(kind=kind, step=step, steps=self.settings.steps, **facts))
+
+    def show_caching(self, done: int, total: int) -> None:
+        """Tell how many prompts are encoded, before training begins."""
+        if self.on_event is not None:
+            self.on_event(DistillEvent(kind="caching", step=done, steps=total))
+
+    def log(self, *, loss: float, gradient_norm: float, learning_rate: float) -> None:
+        """Write down and tell a step that was taken; a failure to write is kept in `failure`.
+
+        Args:
+            learning_rate: with which the step was taken.
+        """
+        if not self.speaks:
+            return
+        step, done, wall_s = self.progress.step, self.progress.step - self.first_step, self.wall_s
+        row = {
+            "step": step,
+            "loss": loss,
+            "gradient_norm": gradient_norm,
+            "learning_rate": learning_rate,
+            "images_per_s": done * self.settings.batch_size / wall_s,
+            "wall_s": wall_s,
+            "skipped": self.progress.skipped,
+        }
+        try:
+            self.run.append_metrics(row)
+        except StorageError as error:
+            self.failure = error
+        if self.settings.trackers:
+            self.track(row, step=step)
+        told = {key: row[key] for key in ("loss", "learning_rate", "images_per_s")}
+        self.tell("step", remaining_s=wall_s / done * (self.settings.steps - step), **told)
+
+    def name_left_out(self, skipped: Sequence[str]) -> None:
+        """Name what the data source has left out since this was last asked."""
+        new = skipped[self.left_out :]
+        if new:
+            self.left_out += len(new)
+            names = ", ".join(new[:4]) + (f" and {len(new) - 4} more" if len(new) > 4 else "")
+            self.tell("left out", message=f"left out so far: {self.left_out}, now {names}")

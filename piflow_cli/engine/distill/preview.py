@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from piflow_cli.core.interfaces import Condition, DataSource, Teacher
 from piflow_cli.core.sampling import sample_euler, sample_student
-from piflow_cli.engine.distill.run_folder import RunFolder
+from piflow_cli.engine.distill.resume.run_folder import RunFolder
 from piflow_cli.io.files import write_atomic
 from piflow_cli.io.pictures import grid_picture, png_bytes, to_pictures
 from piflow_cli.preset import Preset

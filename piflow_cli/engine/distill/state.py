@@ -4,51 +4,51 @@ from __future__ import annotations
 
 import hashlib
 import math
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from piflow_cli.core.ema import EMA
-from piflow_cli.engine.processes.sharded import fill, whole
 from piflow_cli.errors import MissingExtraError
 from piflow_cli.preset import OptimizerSettings
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-OWN_WEIGHTS = "student.safetensors"
 COUNTERS = ("step", "updates", "skipped", "bad_in_a_row")
 MUON_MOMENTUM = 0.95
 
 
 class Progress:
-    """Counters, saved with every checkpoint, and the random draws of one process.
+    """Counters, saved with every checkpoint, and the random draws.
 
-    The draws of a step depend on the seed, the process and the step alone: a resumed run needs no random state, and
-    each process has its own.
+    The draws of a micro-batch depend on the seed, the step and its place in the batch alone: a resumed run needs no
+    random state, no two processes share draws, and the same micro-batches on more or fewer processes draw the same.
 
     Args:
         seed: of the run.
-        process: index of the process.
     """
 
-    def __init__(self, *, seed: int, process: int = 0) -> None:
-        self.seed, self.process = seed, process
+    def __init__(self, *, seed: int) -> None:
+        self.seed = seed
         self.generator = torch.Generator()
         self.step = 0
         self.updates = 0
         self.skipped = 0
         self.bad_in_a_row = 0
 
-    def begin_step(self) -> None:
-        """Seed the draws of the next step, and torch's own generators, which a layer's dropout draws from."""
-        words = f"{self.seed}/{self.process}/{self.step}".encode()
+    def begin_micro_batch(self, index: int) -> None:
+        """Seed the draws of a micro-batch of the next step, and torch's own generators, which dropout draws from.
+
+        Args:
+            index: of the micro-batch in the whole batch, over all processes.
+        """
+        words = f"{self.seed}/{index}/{self.step}".encode()
         seed = int.from_bytes(hashlib.sha256(words).digest()[:8]) >> 1
         self.generator.manual_seed(seed)
         torch.manual_seed(seed)
+
+    def draws(self) -> str:
+        """A digest of the generators as they are: equal where the same was drawn."""
+        states = self.generator.get_state().numpy().tobytes() + torch.get_rng_state().numpy().tobytes()
+        return hashlib.sha256(states).hexdigest()[:16]
 
     def state_dict(self) -> dict[str, int]:
         """The counters."""
@@ -58,44 +58,6 @@ class Progress:
         """Restore what `state_dict` gave."""
         for name in COUNTERS:
             setattr(self, name, int(state[name]))
-
-
-def save_only(accelerator: Accelerator, own: dict[str, nn.Parameter]) -> None:
-    """Make checkpoints hold these parameters alone, and not the frozen base that the module also has."""
-
-    def save(_models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
-        from safetensors.torch import save_file
-
-        weights.clear()  # of the whole module; accelerate writes what is left in the list
-        tensors = {name: whole(parameter.detach()).cpu().contiguous() for name, parameter in own.items()}
-        if accelerator.is_main_process:
-            save_file(tensors, Path(folder) / OWN_WEIGHTS)
-
-    def load(models: list[nn.Module], folder: str) -> None:
-        from safetensors.torch import load_file
-
-        models.clear()
-        for name, tensor in load_file(Path(folder) / OWN_WEIGHTS).items():
-            fill(own[name], tensor)
-
-    accelerator.register_save_state_pre_hook(save)
-    accelerator.register_load_state_pre_hook(load)
-
-
-class AverageState:
-    """An EMA as accelerate checkpoints it: whole averages, also where the parameters are sharded."""
-
-    def __init__(self, ema: EMA) -> None:
-        self.ema = ema
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The averages by name."""
-        return {name: whole(average).cpu() for name, average in self.ema.averages.items()}
-
-    def load_state_dict(self, averages: dict[str, Tensor]) -> None:
-        """Copy the averages in; names and shapes must be those of the parameters."""
-        for name, average in self.ema.averages.items():
-            fill(average, averages[name])
 
 
 def build_optimizers(

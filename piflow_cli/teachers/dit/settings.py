@@ -1,10 +1,12 @@
 """What a preset says of a DiT teacher: the leaf that its other files import."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from piflow_cli.core.settings import Settings
+from piflow_cli.io.hub import local_path
 
 
 class DiTSettings(Settings):
@@ -32,3 +34,10 @@ class DiTSettings(Settings):
     students_need_base: ClassVar[bool] = False
     quantization: ClassVar[str] = "none"
     offload_encoders: ClassVar[bool] = False
+
+    def source_paths(self) -> dict[str, Path]:
+        """The local files and folders that its weights are read from, by the key that names them."""
+        found = {"source": local_path(self.source, revision=self.revision)}
+        if self.vae is not None:
+            found["vae"] = local_path(self.vae)
+        return {key: path for key, path in found.items() if path is not None}

@@ -1,10 +1,12 @@
 """What a preset says of a text-to-image teacher: the leaf that its other files import."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from piflow_cli.core.settings import Settings
+from piflow_cli.io.hub import local_path
 
 Quantization = Literal["none", "bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-fp8"]
 
@@ -35,3 +37,10 @@ class TextSettings(Settings):
     parts: ClassVar[tuple[str, ...]]
     """What the pipeline needs to be whole, by the names of its folders."""
     transformer_class: ClassVar[str]
+
+    def source_paths(self) -> dict[str, Path]:
+        """The local files and folders that its weights are read from, by the key that names them."""
+        found = {"source": local_path(self.source, revision=self.revision)}
+        if self.transformer is not None:
+            found["transformer"] = local_path(self.transformer)
+        return {key: path for key, path in found.items() if path is not None}

@@ -17,7 +17,9 @@ from piflow_cli.core.schedule import Shift
 from piflow_cli.engine.distill import distill
 from piflow_cli.engine.distill.build import build_student
 from piflow_cli.engine.distill.events import DistillEvent
-from piflow_cli.engine.distill.run_folder import RunFolder
+from piflow_cli.engine.distill.resume.checkpoints import CARD
+from piflow_cli.engine.distill.resume.run_folder import RunFolder
+from piflow_cli.engine.distill.resume.snapshot import read_tensors
 from piflow_cli.engine.plan.batches import micro_batches
 from piflow_cli.engine.sample import sample
 from piflow_cli.engine.students.load import load_student
@@ -41,12 +43,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "student" / "student.safetensors")
 
 
-def checkpoint_tensors(folder: Path) -> dict[str, object]:
-    """Everything a checkpoint holds but timings and the global random state, as comparable values."""
-    found: dict[str, object] = dict(load_file(folder / "model.safetensors"))
-    for path in sorted(folder.glob("*.bin")) + sorted(folder.glob("custom_checkpoint_*.pkl")):
-        found[path.name] = torch.load(path, weights_only=True)
-    return found
+def checkpoint_content(folder: Path) -> dict[str, object]:
+    """Everything a checkpoint holds, as comparable values."""
+    return {"tensors": read_tensors(folder), "card": (folder / CARD).read_text()}
 
 
 @pytest.mark.parametrize("data", ["digits", "noise"])
@@ -124,7 +123,7 @@ def test_resumed_run_equals_uninterrupted_one_bitwise(tmp_path: Path, data: str,
 
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     name = "checkpoints/step-0000004"
-    assert_same(checkpoint_tensors(tmp_path / "whole" / name), checkpoint_tensors(tmp_path / "parts" / name))
+    assert_same(checkpoint_content(tmp_path / "whole" / name), checkpoint_content(tmp_path / "parts" / name))
     losses = [
         [json.loads(line)["loss"] for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
         for run in ("whole", "parts")
@@ -140,8 +139,8 @@ def test_gradient_accumulation_keeps_the_effective_batch(tmp_path: Path) -> None
     assert result.step == 2
     with pytest.raises(DataError, match="not divisible by 3 processes"):
         micro_batches(preset, 3)
-    with pytest.raises(DataError, match=r"micro_batch_size 3"):
-        micro_batches(tiny("training.micro_batch_size=3"), 1)
+    with pytest.raises(DataError, match=r"micro_batch_size 2"):
+        micro_batches(tiny("training.batch_size=6", "training.micro_batch_size=2"), 2)
 
 
 def test_non_finite_steps_are_skipped_counted_and_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,8 +160,8 @@ def test_non_finite_steps_are_skipped_counted_and_stop_the_run(tmp_path: Path, m
     with pytest.raises(TrainingError, match="3 steps in a row"):
         distill(preset, out=tmp_path / "run", device="cpu", on_event=events.append)
     assert [event.step for event in events if event.kind == "skipped"] == [2, 3, 4]
-    newest = RunFolder(tmp_path / "run").checkpoints()[-1][1]
-    assert all(torch.isfinite(t).all() for t in load_file(newest / "model.safetensors").values())
+    newest = RunFolder(tmp_path / "run").checkpoints.found()[-1][1]
+    assert all(torch.isfinite(t).all() for t in read_tensors(newest).values())
 
 
 def test_teacher_stays_untouched_and_student_starts_as_it(tmp_path: Path) -> None:
@@ -181,8 +180,8 @@ def test_teacher_stays_untouched_and_student_starts_as_it(tmp_path: Path) -> Non
 def test_run_of_another_preset_is_refused_and_kept(tmp_path: Path) -> None:
     distill(tiny(steps=2), out=tmp_path / "run", device="cpu")
     before = weights(tmp_path / "run")
-    with pytest.raises(StorageError, match=r"another preset \(optimizer\.learning_rate: 0\.003 there, 0\.01 now"):
-        distill(tiny("optimizer.learning_rate=0.01", steps=2), out=tmp_path / "run", device="cpu")
+    with pytest.raises(StorageError, match=r"another preset \(training\.seed: 0 there, 1 now"):
+        distill(tiny("training.seed=1", steps=2), out=tmp_path / "run", device="cpu")
     with pytest.raises(StorageError, match="--no-resume"):
         distill(tiny(steps=2), out=tmp_path / "run", device="cpu", resume=False)
     assert_same(before, weights(tmp_path / "run"))
@@ -240,7 +239,7 @@ def test_kill_in_a_checkpoint_write_leaves_the_previous_one(tmp_path: Path) -> N
     command = [sys.executable, "-c", KILLED, str(tmp_path / "preset.json"), str(tmp_path / "run")]
     process = subprocess.run(command, capture_output=True, check=False)
     assert process.returncode == -signal.SIGKILL
-    assert RunFolder(tmp_path / "run").newest_step() == 2
+    assert RunFolder(tmp_path / "run").checkpoints.newest_step() == 2
     result = distill(preset, out=tmp_path / "run", device="cpu")
     assert result.step == 6
     assert not list((tmp_path / "run" / "checkpoints").glob(".partial-*"))
@@ -271,7 +270,7 @@ def test_terminated_process_saves_and_can_go_on(tmp_path: Path) -> None:
     stdout, _ = process.communicate(timeout=60)
     interrupted, step = stdout.split()
     assert interrupted == "True"
-    assert RunFolder(tmp_path / "run").newest_step() == int(step)
+    assert RunFolder(tmp_path / "run").checkpoints.newest_step() == int(step)
     assert load_student(str(tmp_path / "run")).card.steps == int(step)
 
 

@@ -21,6 +21,7 @@ from piflow_cli.engine.distill import distill
 from piflow_cli.engine.distill.build import build_student, shared_network
 from piflow_cli.engine.distill.embeddings import cache_embeddings
 from piflow_cli.engine.distill.events import DistillEvent
+from piflow_cli.engine.distill.resume.snapshot import read_tensors
 from piflow_cli.engine.sample import sample
 from piflow_cli.engine.sample.open import open_student
 from piflow_cli.engine.students.load import load_student
@@ -49,6 +50,7 @@ def tiny(family: str, folder: Path, *overrides: str, steps: int = 4, images: boo
         "policy.logstd_inner_dim=16",
         "sampling.total_substeps=16",
         "objective.num_intermediates=2",
+        "objective.window_substeps=1",
         "optimizer.warmup_steps=1",
         "training.batch_size=2",
         "training.micro_batch_size=2",
@@ -96,9 +98,11 @@ def test_distil_resume_sample_and_reload(tmp_path: Path, family: str, images: bo
 
     names = own_weights(tmp_path / "whole")
     assert {name.split(".")[0] for name in names if "lora" not in name} == {"norm_out", "proj_out"}
-    checkpoint = load_file(tmp_path / "whole" / "checkpoints" / "step-0000004" / "student.safetensors")
-    assert checkpoint.keys() == names.keys()
-    assert not (tmp_path / "whole" / "checkpoints" / "step-0000004" / "model.safetensors").exists()
+    checkpoint = read_tensors(tmp_path / "whole" / "checkpoints" / "step-0000004")
+    assert {name.removeprefix("weights.") for name in checkpoint if name.startswith("weights.")} == names.keys()
+    assert {name.removeprefix("average.") for name in checkpoint if name.startswith("average.")} == names.keys()
+    parts = {name.split(".")[0] for name in checkpoint}
+    assert parts == {"weights", "average", "optimizer"}  # nothing of the base
 
     result = sample(["a red cat", "blue dog"], model=str(tmp_path / "whole"), device="cpu")
     assert [image.size for image in result.images] == [(48, 64)] * 2

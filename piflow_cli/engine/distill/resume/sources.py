@@ -1,0 +1,72 @@
+"""Digests of the files that a run is trained on and by: cheap, and others for other content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from piflow_cli.preset import Preset
+
+CHUNK_BYTES = 1 << 16
+NUM_CHUNKS = 16
+"""Pieces of a large file that are read, spread over it: another training of the same network differs in each."""
+WHOLE_BYTES = 1 << 26
+"""Files up to this size are read whole."""
+MAX_FILES_READ, MAX_FILES_SIZED = 1000, 100_000
+"""In folders of more files, or of more than a few hundred MB, names and sizes must do; in still larger ones names."""
+MODEL_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pth", ".pt", ".json", ".txt", ".model")
+
+
+def digests_of_sources(preset: Preset) -> dict[str, str]:
+    """A digest of the data under `data`, and of each of the teacher's files under `teacher/NAME`.
+
+    What is on the hub and not on this machine yet has none.
+    """
+    found = {}
+    for key, path in preset.data.source_paths().items():
+        if path.exists():
+            found[f"data.{key}"] = _digest_all(path, _files_below(path))
+    for key, path in preset.teacher.source_paths().items():
+        for file in _files_below(path, MODEL_SUFFIXES):
+            name = file.relative_to(path).as_posix() if path.is_dir() else ""
+            found[f"teacher.{key}" + (f" ({name})" if name else "")] = _digest_content(file)
+    return found
+
+
+def _files_below(path: Path, suffixes: Sequence[str] = ("",)) -> list[Path]:
+    """A file itself, or the files below a folder in sorted order, hidden ones left out."""
+    if path.is_file():
+        return [path]
+    found = []
+    for parent, folders, names in os.walk(path, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(parent, name) for name in sorted(names) if name.endswith(tuple(suffixes)) and name[0] != "."]
+    return found
+
+
+def _digest_all(path: Path, files: Sequence[Path]) -> str:
+    """How many files, and one digest of their names and, where they are few enough, of what is in them."""
+    digest, read = hashlib.sha256(), 0
+    for file in files:
+        digest.update(f"{file.relative_to(path).as_posix()}\n".encode())
+        if len(files) <= MAX_FILES_SIZED:
+            size = file.stat().st_size
+            whole = len(files) <= MAX_FILES_READ and read + min(size, WHOLE_BYTES) <= 4 * WHOLE_BYTES
+            read += min(size, WHOLE_BYTES) if whole else 0
+            digest.update((_digest_content(file) if whole else f"{size} bytes").encode())
+    return f"{len(files)} file{'s' * (len(files) != 1)}, {digest.hexdigest()[:16]}"
+
+
+def _digest_content(file: Path) -> str:
+    """Size, and a digest of a file whole, or of its start and of pieces spread over it."""
+    size = file.stat().st_size
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        if size <= WHOLE_BYTES:
+            return f"{size} bytes, {hashlib.file_digest(content, 'sha256').hexdigest()[:16]}"
+        for i in range(NUM_CHUNKS):
+            content.seek((size - CHUNK_BYTES) * i // (NUM_CHUNKS - 1))
+            digest.update(content.read(CHUNK_BYTES))
+    return f"{size} bytes, {digest.hexdigest()[:16]}"
