@@ -11,6 +11,7 @@ import typer
 from piflow_cli.cli import console
 
 if TYPE_CHECKING:
+    from piflow_cli.engine.convert.check import CheckResult
     from piflow_cli.engine.convert.convert import ConvertResult
 
 EXAMPLES = console.examples(
@@ -24,16 +25,28 @@ EXAMPLES = console.examples(
         "a transformer that needs no LoRA, compared with the adapter on its base",
         "piflow convert runs/flux-4nfe merged/ --to merged --base models/FLUX.1-dev --verify",
     ),
+    ("whether a student is still whole; nothing is written", "piflow convert runs/flux-4nfe --verify"),
 )
 
 
 def command(
     src: Annotated[str, typer.Argument(help="Student or run folder, released weight file, embedded name or hub id.")],
-    dst: Annotated[Path, typer.Argument(help="Folder to write, or .safetensors file for comfyui; it must not exist.")],
-    to: Annotated[str, typer.Option("--to", metavar="native|lakonlab|comfyui|merged", help="Format to write.")],
+    dst: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder to write, or .safetensors file for comfyui; it must not exist.", show_default=False
+        ),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="native|lakonlab|comfyui|merged", help="Format to write.")
+    ] = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Read it back; compare every tensor, and outputs where the base is at hand."),
+        typer.Option(
+            "--verify",
+            help="Read it back; compare every tensor, and outputs where the base is at hand. "
+            "Without DST and --to: check SRC as it is, by its checksums.",
+        ),
     ] = False,
     base: Annotated[
         str | None,
@@ -51,8 +64,16 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Convert a student: piflow's folder, the authors' released layout, ComfyUI-piFlow's file, a merged transformer."""
-    from piflow_cli.engine.convert import convert
+    from piflow_cli.engine.convert import check, convert
 
+    if dst is None and to is None and verify:
+        _report_check(check(src, preset=preset, base=base), as_json=as_json)
+        return
+    if dst is None or to is None:
+        missing = "DST" if dst is None else "--to"
+        raise typer.BadParameter(
+            "say where to write and in which format; --verify alone checks SRC", param_hint=missing
+        )
     result = convert(src, dst, to=to, verify=verify, preset=preset, base=base, dtype=dtype, device=device, force=force)
     for warning in result.warnings:
         console.warn(warning)
@@ -61,6 +82,21 @@ def command(
         return
     typer.echo(f"{result.path}  ({result.num_tensors} tensors, {result.source_format} to {result.format})")
     _report_proof(result)
+
+
+def _report_check(result: CheckResult, *, as_json: bool) -> None:
+    for warning in result.warnings:
+        console.warn(warning)
+    if as_json:
+        console.print_json(asdict(result))
+        return
+    compared = {
+        "files": "every file has its checksum",
+        "tensors": "the tensors have their checksum",
+        None: "it carries no checksums, so that a changed value that is still a number is not found",
+    }
+    typer.echo(f"{result.path}  ({result.num_tensors} tensors, {result.format})")
+    typer.echo(f"verified: weights are finite and fit the card; {compared[result.checksums]}")
 
 
 def _report_proof(result: ConvertResult) -> None:

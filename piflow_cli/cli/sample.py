@@ -36,6 +36,9 @@ def command(
         typer.Option("--model", "-m", help="Embedded student, student or run folder, or hub id.", show_default=False),
     ] = None,
     base: Annotated[str | None, typer.Option(help="Teacher's folder or hub id. [default: as trained]")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="What a released student was trained by, where its files and name do not say it.")
+    ] = None,
     prompt_file: Annotated[
         Path | None, typer.Option("--prompts", help="More prompts: a .txt, .jsonl or .parquet.", show_default=False)
     ] = None,
@@ -89,10 +92,19 @@ def command(
     from piflow_cli.engine.sample import sample
     from piflow_cli.engine.sample.open import open_student
     from piflow_cli.engine.sample.save import save_samples
+    from piflow_cli.preset import load_preset
 
     texts = [*(prompts or ()), *_read_prompts(prompt_file)]
     student = open_student(
-        model, nfe=nfe, base=base, device=device, dtype=dtype, quantization=quantize, offload=offload, loras=loras
+        model,
+        nfe=nfe,
+        base=base,
+        device=device,
+        dtype=dtype,
+        quantization=quantize,
+        offload=offload,
+        loras=loras,
+        recipe=load_preset(preset) if preset is not None else None,
     )
     countdown = console.Countdown()
     with console.progress() as line:

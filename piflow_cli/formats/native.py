@@ -6,7 +6,7 @@ from pathlib import Path
 from piflow_cli.errors import ModelError
 from piflow_cli.formats.released.layouts import has_weights
 from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
-from piflow_cli.io.weights import read_weights
+from piflow_cli.io.weights import read_checked
 
 CARD, WEIGHTS, VAE = "student.json", "student.safetensors", "vae"
 
@@ -30,7 +30,7 @@ class NativeFormat:
             ModelError: a file is missing, damaged, or of a version this release cannot read.
         """
         card, vae = read_card(path), path / VAE
-        return StoredStudent(card=card, weights=read_weights(path / WEIGHTS), vae_folder=vae if vae.is_dir() else None)
+        return StoredStudent(card=card, weights=read_checked(path / WEIGHTS), vae_folder=vae if vae.is_dir() else None)
 
     def check(self, card: StudentCard) -> None:
         """Every student has a place."""

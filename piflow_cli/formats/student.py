@@ -12,14 +12,18 @@ from pydantic import Field, ValidationError, computed_field, field_validator, mo
 from torch import Tensor
 
 from piflow_cli import __version__
-from piflow_cli.core.adapter import AdapterSettings
+from piflow_cli.core.adapter import AdapterSettings, lora_layout
 from piflow_cli.core.interfaces import PolicyFamily, TeacherFamily
 from piflow_cli.core.schedule import Segments
 from piflow_cli.core.settings import PolicySettings, SamplingSettings, Settings, TeacherSettings
 from piflow_cli.errors import ModelError, PolicyError
+from piflow_cli.io.bounds import bounded_json, check_config
+from piflow_cli.io.weights import check_layers
 
 MAX_NFE = 128
 """The most evaluations that `SamplingSettings` allows."""
+MAX_POLICY_WIDTH = 2**16
+"""A width in a policy's settings that costs little to build, whether the weights have it or not."""
 DERIVED = ("allowed_nfe", "guidance_scale")
 """Keys that a card has for its readers: they follow from the others and are reckoned anew."""
 
@@ -141,11 +145,16 @@ class StudentCard(Settings):
             ModelError: it is damaged, or of a version that this release cannot read.
         """
         try:
-            return cls.model_validate_json(text)
+            bounded_json(text)
+            card = cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the whole"
             raise ModelError(f"{origin} is no student card this version can read: {where}: {first['msg']}") from None
+        except ValueError as error:
+            raise ModelError(f"{origin} is no student card this version can read: {error}") from None
+        check_config(card.network, origin=origin)
+        return card
 
 
 @dataclass
@@ -156,15 +165,36 @@ class StoredStudent:
         card: what it needs; its dtype is set to that of the weights.
         weights: parameters by the module's own names, tied ones once.
         vae_folder: the autoencoder's folder to read or copy, None for a student on pixels.
+        warnings: what a user should know of the files it was read from.
     """
 
     card: StudentCard
     weights: dict[str, Tensor]
     vae_folder: Path | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in self.weights.values()})
         self.card = self.card.model_copy(update={"dtype": ", ".join(dtypes) or None})
+
+
+def check_sizes(card: StudentCard, weights: Mapping[str, Tensor], *, source: object) -> None:
+    """Raise ModelError for a card of another size than its weights, before a module is built of it."""
+    if card.adapter is None:
+        check_layers(card.network.get("config", {}), weights.keys(), source=source)
+    else:
+        rank, layers = lora_layout(dict(weights), source=source)
+        if card.adapter.rank != rank:
+            raise ModelError(f"the card of {source} says LoRA of rank {card.adapter.rank}, but its weights have {rank}")
+        named = card.adapter.targets or ()
+        if len(named) > len(layers):
+            raise ModelError(
+                f"the card of {source} names {len(named)} layers with LoRA, but its weights have {len(layers)}"
+            )
+    widest = max((side for tensor in weights.values() for side in tensor.shape), default=0)
+    for key, value in card.policy.model_dump().items():
+        if isinstance(value, int) and value > max(widest, MAX_POLICY_WIDTH):
+            raise ModelError(f"the card of {source} says policy.{key} = {value}, its widest weight has {widest} rows")
 
 
 class Format(Protocol):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from piflow_cli.errors import ModelError
 from piflow_cli.io.bounds import bounded_json
+from piflow_cli.io.checksums import TENSORS_KEY, tensors_sha256
 
 WEIGHT_NAME = re.compile(
     r"(diffusion_pytorch_model|model|pytorch_model)(?:\.(?P<variant>\w+))?"
@@ -91,6 +92,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             weights = weights[wrapper]
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ModelError(f"{path} holds no flat dictionary of tensors")
+    return weights
+
+
+def read_checked(path: Path) -> dict[str, Tensor]:
+    """Read a state dict and check what can be said of it alone: values, and the digest in its metadata if it has one.
+
+    Names in .alpha, which other software writes beside LoRA, are no weights and may be integers.
+
+    Raises:
+        ModelError: as `read_weights`; not finite, no floating-point numbers, or other tensors than were written.
+    """
+    weights = read_weights(path)
+    check_values({name: t for name, t in weights.items() if not name.endswith(".alpha")}, source=path)
+    said = read_header(path)[1].get(TENSORS_KEY) if path.suffix == ".safetensors" else None
+    if said is not None and said != tensors_sha256(weights):
+        raise ModelError(
+            f"the weights of {path} are not those that were written: their SHA-256 is not the {TENSORS_KEY} of its "
+            "metadata. It was damaged on the way; take it from where it is whole."
+        )
     return weights
 
 

@@ -1,5 +1,6 @@
-"""Writing a student in another format."""
+"""Writing a student in another format, and checking one as it is."""
 
+from piflow_cli.engine.convert.check import check
 from piflow_cli.engine.convert.convert import convert
 
-__all__ = ["convert"]
+__all__ = ["check", "convert"]

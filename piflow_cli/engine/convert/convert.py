@@ -7,14 +7,14 @@ from typing import Literal
 import torch
 
 from piflow_cli import registry
+from piflow_cli.engine.convert.check import check_fit
 from piflow_cli.engine.convert.merge import base_is_here, merge
 from piflow_cli.engine.convert.verify import Difference, check_same, difference_on_base
 from piflow_cli.engine.students.device import DTYPES, resolve_device
 from piflow_cli.engine.students.find import find_student
-from piflow_cli.engine.students.load import assemble, on_base, read_student
+from piflow_cli.engine.students.load import on_base, read_student
 from piflow_cli.engine.students.save import write_student
 from piflow_cli.errors import ModelError, PiflowError, StorageError
-from piflow_cli.formats.released.files import check_fits
 from piflow_cli.formats.student import Format, Recipe, StoredStudent
 from piflow_cli.io.files import atomic_file, atomic_folder, writable_folder
 from piflow_cli.preset import load_preset
@@ -94,10 +94,11 @@ def convert(
     card = stored.card
     merging = card.adapter is not None and not writer.holds_adapters
     writer.check(card.model_copy(update={"adapter": None}) if merging else card)
-    warnings = _unused(stored, recipe, src=src, preset=preset, base=base, used=merging or verify)
+    warnings = list(stored.warnings)
+    warnings += _unused(stored, recipe, src=src, preset=preset, base=base, used=merging or verify)
     if dtype is not None and not merging:
         warnings.append("dtype is that of merged weights; all others keep their own")
-    vae = _check_source(stored, name=str(src))
+    vae = check_fit(stored, name=str(src))
     written = stored
     if merging:
         written = merge(stored, name=str(src), base=base, dtype=DTYPES[dtype] if dtype is not None else None)
@@ -122,14 +123,6 @@ def convert(
         relative_difference=difference.relative if difference is not None else None,
         warnings=tuple(warnings),
     )
-
-
-def _check_source(stored: StoredStudent, *, name: str) -> object | None:
-    """Raise ModelError for weights that do not fit their card; return the autoencoder that is to travel along."""
-    if not stored.card.needs_base:
-        return assemble(stored, name=name).space.own_vae
-    check_fits(stored.card, stored.weights, source=name)
-    return None
 
 
 def _prove(

@@ -10,7 +10,7 @@ import torch
 from piflow_cli.engine.pipelines import pipeline_of
 from piflow_cli.engine.students.device import DTYPES, resolve_device, resolve_dtype
 from piflow_cli.engine.students.find import default_student, find_student
-from piflow_cli.engine.students.load import LoadedStudent, load_student, read_student
+from piflow_cli.engine.students.load import LoadedStudent, assemble, read_student
 from piflow_cli.errors import DeviceError, ModelError
 from piflow_cli.formats.student import Recipe
 
@@ -70,8 +70,8 @@ def open_student(
     waits = offload in ("model", "sequential", "group")
     if waits and target.type == "cpu":
         raise DeviceError(f"offload {offload} moves models between main memory and a GPU; there is none to move to")
-    student = load_student(
-        name, base=base, device="cpu" if waits else target, dtype=precision, teacher_changes=wanted, recipe=recipe
+    student = assemble(
+        stored, name=name, base=base, device="cpu" if waits else target, dtype=precision, teacher_changes=wanted
     )
     if loras:
         add_loras(student, loras)

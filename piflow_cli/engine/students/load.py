@@ -1,6 +1,6 @@
 """Reading stored students and putting them together with the base they need."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,7 +11,8 @@ from piflow_cli.core.interfaces import Space, Teacher, TeacherFamily
 from piflow_cli.core.student import Student
 from piflow_cli.engine.students.find import find_student
 from piflow_cli.errors import ModelError
-from piflow_cli.formats.student import Format, Recipe, StoredStudent, StudentCard
+from piflow_cli.formats.student import Format, Recipe, StoredStudent, StudentCard, check_sizes
+from piflow_cli.io.checksums import MANIFEST, check_manifest
 from piflow_cli.io.weights import check_shapes
 from piflow_cli.preset import Preset, load_preset
 
@@ -58,15 +59,36 @@ def read_student(path: Path, *, recipe: Recipe | None = None, base: str | None =
         candidate = registry.resolve("format", name)()
         if candidate.matches(path):
             usual = candidate.usual_preset(path) if recipe is None else None
-            if usual is not None:
-                recipe = _on_base(load_preset(usual), base)
-            return candidate.read(path, recipe=recipe), candidate
+            recipe = load_preset(usual) if usual is not None else recipe
+            if isinstance(recipe, Preset):
+                recipe = _on_base(recipe, base)
+            return _checked(candidate.read(path, recipe=recipe), path), candidate
     several = [f.name for f in sorted(path.iterdir()) if f.is_dir() and _is_student(f)] if path.is_dir() else []
     if several:
         raise ModelError(f"{path} holds several students; add one to the name: {', '.join(several)}")
     if (path / "metrics.jsonl").exists() or (path / "preset.json").exists():
         raise ModelError(f"{path} is a run that has no student yet; let `piflow distill` finish or be interrupted once")
     raise ModelError(f"{path} is no student in any known format ({', '.join(registry.names('format'))})")
+
+
+def _checked(stored: StoredStudent, path: Path) -> StoredStudent:
+    """The student, once its sizes fit together and its files are those that its manifest names.
+
+    A text beside the weights that was changed is warned of: a person may have done it.
+
+    Raises:
+        ModelError: damaged, or of sizes that do not fit.
+    """
+    check_sizes(stored.card, stored.weights, source=path)
+    damaged = check_manifest(path) if path.is_dir() else []
+    broken = [name for name in damaged if not name.endswith(".json") or name == MANIFEST or not (path / name).exists()]
+    if broken:
+        raise ModelError(
+            f"{path} is damaged: {', '.join(broken[:4])} {'is' if len(broken) == 1 else 'are'} not what was written "
+            f"(SHA-256 in {MANIFEST}). Take it from where it is whole; if you changed it yourself, remove {MANIFEST}."
+        )
+    warnings = tuple(f"{path / name} was changed after the student was written" for name in damaged)
+    return replace(stored, warnings=stored.warnings + warnings)
 
 
 def _is_student(path: Path) -> bool:
@@ -132,7 +154,7 @@ def assemble(
     backbone.retie(module)
     network.requires_grad_(False).eval().to(device)
     return LoadedStudent(
-        name=name, network=network, card=card, space=space, family=family, warnings=tuple(space.warnings)
+        name=name, network=network, card=card, space=space, family=family, warnings=(*stored.warnings, *space.warnings)
     )
 
 
@@ -149,7 +171,7 @@ def _assemble_on_base(
     for key, parameter in own.items():
         parameter.data = stored.weights[key].to(device=device, dtype=dtype)
     network.requires_grad_(False).eval()
-    warnings = tuple(teacher.space.warnings)
+    warnings = (*stored.warnings, *teacher.space.warnings)
     trained, here = _place(card.teacher), _place(family)
     if trained != here:
         warnings += (f"{name} was trained on {trained} and is loaded onto {here}",)

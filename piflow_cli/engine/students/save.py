@@ -6,6 +6,7 @@ from piflow_cli import registry
 from piflow_cli.core.interfaces import Teacher, TeacherFamily
 from piflow_cli.engine.students.load import change_teacher
 from piflow_cli.formats.student import Format, Recipe, StoredStudent, StudentCard
+from piflow_cli.io.checksums import write_manifest
 from piflow_cli.io.files import atomic_folder
 
 PATH_KEYS = ("source", "transformer", "vae")
@@ -39,7 +40,12 @@ def save_student(stored: StoredStudent, target: Path, *, format_name: str = "nat
 
 
 def write_student(stored: StoredStudent, folder: Path, writer: Format, *, vae: object = None) -> None:
-    """Write a student into an empty folder, with an AutoencoderKL where `stored` names no folder of one."""
+    """Write a student into an empty folder, with an AutoencoderKL where `stored` names no folder of one.
+
+    A folder gets a manifest of its files; a single file carries the digest of its tensors itself.
+    """
     writer.write(stored, folder)
     if vae is not None and stored.vae_folder is None:
         vae.save_pretrained(folder / "vae")
+    if folder.is_dir():
+        write_manifest(folder)

@@ -14,12 +14,14 @@ from piflow_cli.formats.released.layouts import (
     LAYOUTS,
     PREFIX,
     Layout,
+    ask_for_preset,
     head_of,
     released_network,
     to_released,
 )
 from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
-from piflow_cli.io.weights import read_header, read_weights
+from piflow_cli.io.checksums import TENSORS_KEY, tensors_sha256
+from piflow_cli.io.weights import read_checked, read_header
 
 ADAPTED = {family: layout for family, layout in LAYOUTS.items() if layout.block}
 """The families that the loader knows."""
@@ -51,13 +53,13 @@ class ComfyUIFormat:
         Raises:
             ModelError: it is damaged, of an unknown family, of another base than the recipe's, or there is no recipe.
         """
-        weights = plain_names(read_weights(path), source=path)
+        weights = plain_names(read_checked(path), source=path)
         file = ReleasedFile(path, weights, read_header(path)[1], config={})
         if CARD_KEY not in file.metadata:
             _check_family(path, list(weights), recipe)
         student = file.student(recipe)
         if student is None:
-            raise ModelError(f"{path} does not say how it was made; name the preset it was trained by (--preset NAME)")
+            raise ask_for_preset(path)
         return student
 
     def check(self, card: StudentCard) -> None:
@@ -85,7 +87,8 @@ class ComfyUIFormat:
         self.check(student.card)
         weights, _, metadata = to_released(student)
         weights = {name: tensor.contiguous() for name, tensor in weights.items()}
-        save_file(weights, place, metadata={"format": "pt"} | metadata)
+        digest = {TENSORS_KEY: tensors_sha256(weights)}
+        save_file(weights, place, metadata={"format": "pt"} | metadata | digest)
 
     def caveats(self, student: StoredStudent) -> tuple[str, ...]:
         """What ComfyUI-piFlow would get wrong about the student."""

@@ -5,7 +5,7 @@ What the published files leave unsaid (NFE, shift, teacher, time scale, class na
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from piflow_cli.formats.released.layouts import (
     split_head,
 )
 from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
+from piflow_cli.io.bounds import bounded_json
 from piflow_cli.io.weights import check_shapes, read_header
 
 LORA, ALPHA = ".lora_A.", ".alpha"
@@ -57,7 +58,7 @@ class ReleasedFile:
         """The policy's metadata, empty where there is none."""
         text = self.metadata.get(POLICY_KEY)
         try:
-            value = json.loads(text) if text is not None else {}
+            value = bounded_json(text) if text is not None else {}
         except ValueError:
             value = None
         if not isinstance(value, dict):
@@ -101,7 +102,7 @@ def plain_names(weights: dict[str, Tensor], *, source: object) -> dict[str, Tens
     weights = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
     for name in [name for name in weights if name.endswith(ALPHA)]:
         alpha, up = weights.pop(name), f"{name.removesuffix(ALPHA)}.lora_B.weight"
-        if alpha.numel() != 1 or up not in weights:
+        if alpha.numel() != 1 or not math.isfinite(float(alpha)) or up not in weights:
             raise ModelError(f"{source}: {name} is no number, or there is no {up} that it could scale")
         factor = float(alpha) / weights[up].shape[1]
         if factor != 1:

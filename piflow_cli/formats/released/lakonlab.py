@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from piflow_cli.errors import ModelError
 from piflow_cli.formats.native import CARD
 from piflow_cli.formats.released.files import ReleasedFile, is_adapter_file, plain_names
 from piflow_cli.formats.released.layouts import (
@@ -19,6 +18,7 @@ from piflow_cli.formats.released.layouts import (
     LAYOUTS,
     VAE,
     WEIGHTS,
+    ask_for_preset,
     head_of,
     is_released,
     layout_of,
@@ -26,7 +26,7 @@ from piflow_cli.formats.released.layouts import (
     to_released,
 )
 from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
-from piflow_cli.io.weights import read_header, read_json, read_weights
+from piflow_cli.io.weights import read_checked, read_header, read_json
 
 STOCK_CLASSES = ("FluxTransformer2DModel", "QwenImageTransformer2DModel")
 """Classes of diffusers that released DX students share with their bases: the name alone says nothing."""
@@ -72,13 +72,10 @@ class LakonlabFormat:
         """
         file = _weight_file(path)
         metadata = read_header(file)[1] if file.suffix == ".safetensors" else {}
-        weights = plain_names(read_weights(file), source=file)
+        weights = plain_names(read_checked(file), source=file)
         student = ReleasedFile(file, weights, metadata, _read_config(file)).student(recipe)
         if student is None:
-            raise ModelError(
-                f"{path} is in the authors' layout, which does not say its NFE, shift, teacher or time scale. Name the "
-                "preset it was trained by: piflow convert SRC DST --to native --preset NAME"
-            )
+            raise ask_for_preset(path)
         vae = path / VAE
         student.vae_folder = vae if vae.is_dir() else None
         return student

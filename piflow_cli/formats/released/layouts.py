@@ -6,6 +6,7 @@ Source: the authors' public implementation of pi-Flow (LakonLab) and its release
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ INDEX = f"{WEIGHTS}.index.json"
 POLICY_KEY, CARD_KEY = "policy_config", "piflow_card"
 PREFIX = "transformer."
 """Names may carry it."""
+STEPS = re.compile(r"(?<![0-9A-Za-z.])(\d+)[-_ ]?steps?(?![0-9A-Za-z])", re.IGNORECASE)
+"""The word in a published student's name that tells its NFE, such as 4step."""
 TYPICAL_NAMES = ("proj_out_means.", "emb.")
 """Starts of names that only released files have."""
 
@@ -34,7 +37,7 @@ class Layout:
         class_names: `_class_name` of the config, by policy, as it is written.
         projection: name of the teacher's final projection.
         aliases: other names that are read, by policy.
-        presets: what the published students were trained by, by policy and NFE; the first NFE is the usual one.
+        presets: what the published students were trained by, by policy and NFE.
         block: part of a name that all adapters of the family have and no other's; empty for families without any.
         extra: keys of the config beyond the teacher's and the head's, by policy.
         foreign: the teacher's keys that the authors' class does not take, by policy.
@@ -54,10 +57,27 @@ class Layout:
         return named.get(class_name)
 
     def usual_preset(self, policy: str | None, path: Path) -> str | None:
-        """The preset that published students of a policy were trained by; the name of file or folder tells the NFE."""
-        presets = self.presets.get(policy, {})
-        named = [preset for nfe, preset in presets.items() if f"{nfe}step" in path.name]
-        return next(iter([*named, *presets.values()]), None)
+        """The preset that published students of a policy were trained by, where the name tells their NFE.
+
+        None where file or folder has no word such as 4step in its name, or another number than the published ones.
+        """
+        name = path.parent.name if path.name == WEIGHTS else path.name
+        told = {int(number) for number in STEPS.findall(name)}
+        return self.presets.get(policy, {}).get(next(iter(told))) if len(told) == 1 else None
+
+
+def ask_for_preset(path: Path) -> ModelError:
+    """The error for files that do not say how they were made, with the recipes that published ones were made by."""
+    known = [f"{preset} ({nfe}step)" for layout in LAYOUTS.values() for nfe, preset in _recipes(layout)]
+    return ModelError(
+        f"{path} does not say how it was made (its NFE, shift and teacher), and its name does not tell which published "
+        f"recipe it is of: {', '.join(known)}. Name the preset it was trained by (--preset NAME), or write a student "
+        "that says it itself: piflow convert SRC DST --to native --preset NAME"
+    )
+
+
+def _recipes(layout: Layout) -> list[tuple[int, str]]:
+    return [item for presets in layout.presets.values() for item in presets.items()]
 
 
 LAYOUTS = {

@@ -26,7 +26,7 @@ from piflow_cli.formats.released.layouts import (
     to_released,
 )
 from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
-from piflow_cli.io.weights import read_json, read_weights
+from piflow_cli.io.weights import read_checked, read_json
 
 SHARDS = WEIGHTS.replace(".safetensors", "{suffix}.safetensors")
 MAX_SHARD_BYTES = 10_000_000_000
@@ -92,13 +92,13 @@ def read_shards(folder: Path) -> dict[str, Tensor]:
         ModelError: index or shard is missing or damaged, or they do not belong together.
     """
     if not (folder / INDEX).is_file():
-        return read_weights(folder / WEIGHTS)
+        return read_checked(folder / WEIGHTS)
     places = read_json(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or any(Path(str(name)).name != name for name in places.values()):
         raise ModelError(f"{folder / INDEX} has no weight_map of tensors to files beside it")
     weights: dict[str, Tensor] = {}
     for name in dict.fromkeys(places.values()):
-        weights |= read_weights(folder / name)
+        weights |= read_checked(folder / name)
     missing = [name for name in places if name not in weights]
     if missing:
         raise ModelError(f"the shards of {folder} lack {', '.join(missing[:4])}, which {INDEX} names")

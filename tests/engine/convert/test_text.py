@@ -151,7 +151,7 @@ def test_whole_students_of_class_models_are_sharded_as_they_are(tmp_path: Path) 
 
 def test_foreign_file_is_read_with_its_base(tmp_path: Path) -> None:
     released = adapter_folder("qwen", "gm") / "diffusion_pytorch_model.safetensors"
-    file = shutil.copy(released, tmp_path / "gmqwen.safetensors")
+    file = shutil.copy(released, tmp_path / "gmqwen-4step.safetensors")
     with pytest.raises(ModelError, match=r"another base.*--base"):
         convert(file, tmp_path / "native", to="native")
     result = convert(file, tmp_path / "native", to="native", base=BASES["qwen"], verify=True)

@@ -71,7 +71,8 @@ def test_a_card_finds_its_base_from_any_folder(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     changes = ["teacher.source=base", "teacher.transformer=own.safetensors", "teacher.max_sequence_length=12"]
     changes += ["teacher.width=48", "teacher.height=64", "training.steps=1", "training.batch_size=2"]
-    changes += ["training.preview_every=0", "adapter.rank=2"]
+    changes += ["training.preview_every=0", "adapter.rank=2", "training.mixed_precision=no"]
+    changes += ["training.teacher_dtype=float32"]
     distill(load_preset("emoji-1nfe", changes), out="run", device="cpu")
     card = read_card(tmp_path / "run" / "student")
     assert card.teacher.source == str(tmp_path / "base")

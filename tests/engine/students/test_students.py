@@ -18,6 +18,7 @@ from piflow_cli.engine.students.find import default_student, default_students, e
 from piflow_cli.engine.students.load import load_student, read_student
 from piflow_cli.engine.students.save import card_of, save_student
 from piflow_cli.errors import DeviceError, ModelError, StorageError
+from piflow_cli.io.checksums import MANIFEST
 from piflow_cli.io.hub import locate
 from piflow_cli.teachers.dit.family import DiT
 
@@ -162,6 +163,7 @@ def test_weights_that_do_not_fit_are_named(folder: Path) -> None:
     weights["proj_out_2.means.weight"] = torch.zeros(3, 3)
     del weights["proj_out_2.means.bias"]
     save_file(weights, file)
+    (folder / MANIFEST).unlink()
     with pytest.raises(ModelError) as error:
         load_student(str(folder))
     assert "missing proj_out_2.means.bias" in str(error.value)

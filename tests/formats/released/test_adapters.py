@@ -71,7 +71,7 @@ def test_own_student_is_written_with_the_names_and_the_config_of_the_released_on
 
 @pytest.mark.parametrize("family", TEACHERS)
 def test_both_class_names_of_a_dx_adapter_are_read(tmp_path: Path, family: str) -> None:
-    folder = change_weights(adapter_folder(family, "dx"), tmp_path / "copy", {})
+    folder = change_weights(adapter_folder(family, "dx"), tmp_path / "copy_4step", {})
     config = json.loads((folder / CONFIG).read_text())
     stored, _ = read_student(folder)
     (folder / CONFIG).write_text(json.dumps(config | {"_class_name": f"DX{config['_class_name']}"}))
@@ -82,7 +82,7 @@ def test_both_class_names_of_a_dx_adapter_are_read(tmp_path: Path, family: str) 
 
 @pytest.mark.parametrize(("family", "kind"), ADAPTERS)
 def test_prefix_of_names_is_accepted(tmp_path: Path, family: str, kind: str) -> None:
-    folder = change_weights(adapter_folder(family, kind), tmp_path / "copy", {}, prefix="transformer.")
+    folder = change_weights(adapter_folder(family, kind), tmp_path / "copy_4step", {}, prefix="transformer.")
     stored, plain = read_student(folder)[0], read_student(adapter_folder(family, kind))[0]
     assert stored.card == plain.card
     assert all(torch.equal(stored.weights[name], plain.weights[name]) for name in plain.weights)
@@ -92,7 +92,7 @@ def test_alpha_of_other_software_is_folded_into_lora_b(tmp_path: Path) -> None:
     folder = adapter_folder("flux", "gm")
     plain = read_student(folder)[0].weights
     change = {f"{FF}.alpha": torch.tensor(8.0), "single_transformer_blocks.0.proj_mlp.alpha": torch.tensor(4.0)}
-    stored, _ = read_student(change_weights(folder, tmp_path / "copy", change))
+    stored, _ = read_student(change_weights(folder, tmp_path / "copy_4step", change))
     assert stored.weights.keys() == plain.keys()
     for name, tensor in stored.weights.items():
         factor = 8 / 4 if name == f"{FF}.lora_B.weight" else 1  # the rank is 4
@@ -117,7 +117,7 @@ def test_alpha_of_other_software_is_folded_into_lora_b(tmp_path: Path) -> None:
     ],
 )
 def test_adapter_that_does_not_fit_is_named(tmp_path: Path, change: dict, message: str) -> None:
-    folder = change_weights(adapter_folder("flux", "gm"), tmp_path / "copy", change)
+    folder = change_weights(adapter_folder("flux", "gm"), tmp_path / "copy_4step", change)
     with pytest.raises(ModelError, match=message):
         read_student(folder)
 

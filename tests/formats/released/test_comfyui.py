@@ -1,6 +1,7 @@
 """ComfyUI-piFlow's single file: what its loader finds in it, and reading files that others wrote."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from piflow_cli.formats.released.comfyui import ComfyUIFormat
 from piflow_cli.formats.released.lakonlab import LakonlabFormat
 from piflow_cli.formats.released.layouts import CARD_KEY, POLICY_KEY, WEIGHTS
 from piflow_cli.formats.student import Recipe, StudentCard
+from piflow_cli.io.checksums import TENSORS_KEY, tensors_sha256
 from piflow_cli.policies.gmflow.family import GMFlow
 from piflow_cli.preset import Preset, load_preset
 
@@ -69,7 +71,7 @@ def test_file_holds_what_the_released_weight_file_does(tmp_path: Path, family: s
     FORMAT.write(stored, tmp_path / "student.safetensors")
     LakonlabFormat().write(stored, tmp_path)
     ours, theirs = opened(tmp_path / "student.safetensors"), opened(tmp_path / WEIGHTS)
-    assert ours[1] == theirs[1]
+    assert ours[1] == theirs[1] | {TENSORS_KEY: tensors_sha256(ours[0])}
     assert ours[0].keys() == theirs[0].keys()
     assert all(torch.equal(ours[0][name], theirs[0][name]) for name in ours[0])
     assert StudentCard.parse(ours[1][CARD_KEY], origin="test") == stored.card
@@ -91,7 +93,40 @@ def test_foreign_file_is_read_by_its_shapes(tmp_path: Path, family: str, kind: s
 
 @pytest.mark.parametrize(("family", "kind"), ADAPTERS)
 def test_usual_preset_follows_from_the_names(tmp_path: Path, family: str, kind: str) -> None:
-    assert FORMAT.usual_preset(foreign_file(family, kind, tmp_path / "pi.safetensors")) == PRESETS[family, kind]
+    assert FORMAT.usual_preset(foreign_file(family, kind, tmp_path / "pi-4step.safetensors")) == PRESETS[family, kind]
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        ("gmflux_k8_piid_4step", "flux-4nfe"),
+        ("gmflux_k8_piid_8step", "flux-8nfe"),
+        ("Pi-FLUX 8-Steps v2", "flux-8nfe"),
+        ("4_step", "flux-4nfe"),
+        ("pi", None),
+        ("gmflux_k8_piid_14step", None),
+        ("gmflux_k8_piid_48step", None),
+        ("gmflux_k8_piid_2step", None),
+        ("gmflux_k84steps", None),
+        ("v1.4step", None),
+        ("4stepper", None),
+        ("from_8step_to_4step", None),
+    ],
+)
+def test_a_name_that_is_no_published_one_is_never_guessed(tmp_path: Path, name: str, preset: str | None) -> None:
+    file = foreign_file("flux", "gm", tmp_path / f"{name}.safetensors")
+    assert FORMAT.usual_preset(file) == preset
+    (tmp_path / name).mkdir()
+    shutil.copytree(adapter_folder("flux", "gm"), tmp_path / name, dirs_exist_ok=True)
+    for place in (tmp_path / name, tmp_path / name / WEIGHTS):
+        assert LakonlabFormat().usual_preset(place) == preset
+    if preset is None:
+        known = r"flux-4nfe \(4step\), flux-8nfe \(8step\), .*--preset NAME"
+        for place in (file, tmp_path / name):
+            with pytest.raises(ModelError, match=known):
+                read_student(place)
+            stored, _ = read_student(place, recipe=load_preset("flux-8nfe"), base=str(BASES["flux"]))
+            assert stored.card.sampling.nfe == 8
 
 
 def test_name_of_the_file_tells_the_evaluations(tmp_path: Path) -> None:
@@ -102,7 +137,7 @@ def test_name_of_the_file_tells_the_evaluations(tmp_path: Path) -> None:
 
 
 def test_small_adapter_is_not_one_of_the_published_base(tmp_path: Path) -> None:
-    file = foreign_file("flux", "gm", tmp_path / "pi.safetensors")
+    file = foreign_file("flux", "gm", tmp_path / "pi-4step.safetensors")
     with pytest.raises(ModelError, match=r"means\.weight has 128 rows|do not fit this model.*another base.*--base"):
         read_student(file)
 
@@ -131,7 +166,7 @@ def test_preset_of_another_family_is_refused(tmp_path: Path) -> None:
         read_student(file, recipe=load_preset("flux-4nfe"))
     with pytest.raises(ModelError, match="holds a GMFlow student, but preset qwen-4nfe-dx is for dx"):
         read_student(file, recipe=on_tiny_base("qwen-4nfe-dx", "qwen"))
-    with pytest.raises(ModelError, match="name the preset it was trained by"):
+    with pytest.raises(ModelError, match="Name the preset it was trained by"):
         FORMAT.read(file)
 
 

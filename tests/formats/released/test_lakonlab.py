@@ -201,7 +201,7 @@ def test_student_of_a_diffusion_teacher_is_told() -> None:
 
 
 def test_without_card_and_recipe_it_says_what_to_pass(mixture: Path) -> None:
-    with pytest.raises(ModelError, match=r"does not say its NFE.* --to native --preset NAME"):
+    with pytest.raises(ModelError, match=r"does not say how it was made \(its NFE.* --to native --preset NAME"):
         read_student(mixture)
     with pytest.raises(ModelError, match=r"--preset NAME"):
         load_student(str(mixture))
