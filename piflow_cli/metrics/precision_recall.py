@@ -1,6 +1,8 @@
 """Improved precision and recall (arXiv 1904.06991): are pictures plausible, and is the real variety covered?"""
 # N generated, M reference pictures, R rows at a time, D features.
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -9,27 +11,66 @@ from piflow_cli.metrics.detectors.features import FeatureSet, Reference
 from piflow_cli.metrics.metric import Metric, require_reference_features, require_same_dim
 
 NUM_NEIGHBOURS = 3
-ROWS_AT_ONCE = 2048
+ROWS_AT_ONCE = 512
+SPARE_NEIGHBOURS = 4
+"""Candidates beyond the neighbours asked for, among which rounding may have changed the order."""
+PAIRS_AT_ONCE = 65536
+ROUNDING = 1e-12
+"""Bound of what rounding may change in a squared distance by a matrix product in float64, relative to the norms."""
 
 
 def neighbour_radii(features: Tensor, num_neighbours: int = NUM_NEIGHBOURS) -> Tensor:
-    """Distance (N,) of each row of (N, D) to its k-th nearest other row."""
-    radii = [
-        torch.cdist(rows, features, compute_mode="donot_use_mm_for_euclid_dist")  # (R, N)
-        .kthvalue(num_neighbours + 1, dim=1)  # the nearest row is the row itself
-        .values
-        for rows in features.split(ROWS_AT_ONCE)
-    ]
+    """Distance (N,) in float64 of each row of (N, D) to its k-th nearest other row.
+
+    A matrix product names the candidates, whose distances are then taken plainly.
+    """
+    features = features.double()
+    nearest = min(num_neighbours + 1 + SPARE_NEIGHBOURS, len(features))  # the nearest row is the row itself
+    radii = []
+    for rows, squares, _ in _squared_distances(features, features):
+        candidates = squares.topk(nearest, dim=1, largest=False).indices  # (R, k)
+        pairs = (rows.repeat_interleave(nearest, 0), features[candidates.flatten()])
+        radii.append(_plain_distances(*pairs).view(-1, nearest).kthvalue(num_neighbours + 1, dim=1).values)
     return torch.cat(radii)
 
 
 def fraction_covered(points: Tensor, centres: Tensor, radii: Tensor) -> float:
-    """Share of `points` (N, D) inside at least one ball around `centres` (M, D) of `radii` (M,)."""
-    inside = [
-        (torch.cdist(rows, centres, compute_mode="donot_use_mm_for_euclid_dist") <= radii).any(dim=1)  # (R,)
-        for rows in points.split(ROWS_AT_ONCE)
-    ]
-    return torch.cat(inside).double().mean().item()
+    """Share of `points` (N, D) inside at least one ball around `centres` (M, D) of `radii` (M,).
+
+    A matrix product decides every pair but those so near a ball's surface that its rounding could; they are taken
+    plainly, and so are points that lie on it.
+    """
+    points, centres, radii = points.double(), centres.double(), radii.double()
+    covered = 0
+    for rows, squares, error in _squared_distances(points, centres):
+        slack = error + ROUNDING * radii.square()  # (R, M)
+        inside = (squares < radii.square() - slack).any(dim=1)  # (R,)
+        near = (squares <= radii.square() + slack) & ~inside[:, None]
+        row, centre = near.nonzero().unbind(1)
+        for some in torch.arange(len(row)).split(PAIRS_AT_ONCE):
+            i, j = row[some], centre[some]
+            inside[i[_plain_distances(rows[i], centres[j]) <= radii[j]]] = True
+        covered += int(inside.sum())
+    return covered / len(points)
+
+
+def _squared_distances(points: Tensor, centres: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Rows of `points` (R, D), their squared distances (R, M) by one matrix product, and a bound of its error (R, M).
+
+    The mean of the centres is taken off first, so that large means cost no digits.
+    """
+    mean = centres.mean(dim=0)
+    others = centres - mean
+    other_norms = others.square().sum(dim=1)  # (M,)
+    for rows in points.split(ROWS_AT_ONCE):
+        shifted = rows - mean
+        norms = shifted.square().sum(dim=1)[:, None] + other_norms  # (R, M)
+        yield rows, torch.addmm(norms, shifted, others.T, alpha=-2), ROUNDING * norms
+
+
+def _plain_distances(first: Tensor, second: Tensor) -> Tensor:
+    """Distance (P,) of each pair of rows of (P, D)."""
+    return (first - second).square().sum(dim=1).sqrt()
 
 
 def precision_recall(
