@@ -29,6 +29,7 @@ from piflow_cli.engine.students.device import DTYPES, resolve_device
 from piflow_cli.engine.students.find import default_students
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.engine.students.settings import sampling_settings
+from piflow_cli.engine.students.shared import Bases
 from piflow_cli.errors import DataError, PiflowError
 from piflow_cli.metrics.metric import Metric
 
@@ -125,9 +126,10 @@ def benchmark(
     chosen = _check_request(metrics, solvers, samples=samples, batch_size=batch_size, seed=seed, steps=teacher_steps)
     listed = read_prompt_list(prompts) if prompts is not None else None
     target = resolve_device(device)
-    chosen_models = default_students() if models is None else models
+    chosen_models, bases = default_students() if models is None else models, Bases()
     students = [
-        m if isinstance(m, LoadedStudent) else open_student(m, device=device, dtype=dtype) for m in chosen_models
+        m if isinstance(m, LoadedStudent) else open_student(m, device=device, dtype=dtype, bases=bases)
+        for m in chosen_models
     ]
     _check_comparable(students)
     subjects = choose_subjects(listed, students)
@@ -146,7 +148,9 @@ def benchmark(
     gauge.rehearse(students[0].space)
     warnings += gauge.doubts()
     if teacher_steps:
-        samplers += _teacher_samplers(students, teacher_steps, solvers, device=target, dtype=DTYPES.get(dtype))
+        samplers += _teacher_samplers(
+            students, teacher_steps, solvers, bases=bases, device=target, dtype=DTYPES.get(dtype)
+        )
     rows, anchors = _measure_all(gauge, samplers, on_progress)
     return _result(gauge, rows, anchors, warnings)
 
@@ -236,19 +240,19 @@ def _teacher_samplers(
     steps: Sequence[int],
     solvers: Sequence[str],
     *,
+    bases: Bases,
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> list[Sampler]:
     """Samplers of each teacher of the students, on each time grid of theirs, for every solver and number of steps.
 
-    A teacher is loaded apart from its students, whose modules hold their adapters and heads, and in their dtype where
-    none is given.
+    A teacher has a module of its own over the weights of its students' base, and their dtype where none is given.
     """
     grids = {teacher_key(teacher_of(s), s.card.sampling.time_shift): s for s in students}
     samplers = []
     for student in grids.values():
         settings, shift = teacher_of(student), student.card.sampling.time_shift
-        teacher = settings.load(device=device, dtype=dtype or student.dtype)
+        teacher = bases.teacher(settings, device=device, dtype=dtype or student.dtype)
         for solver in dict.fromkeys(solvers):
             for count in dict.fromkeys(steps):
                 samplers.append(teacher_sampler(teacher, solver, count, settings=settings, shift=shift))

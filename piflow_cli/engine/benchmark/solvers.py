@@ -38,7 +38,7 @@ def solve(solver: str, velocity: Velocity, noise: Tensor, *, num_steps: int, shi
     scheduler.set_begin_index(0)
     x = noise.float()
     for t, sigma in zip(scheduler.timesteps, scheduler.sigmas[:-1].tolist(), strict=True):
-        u = velocity(x, x.new_full((x.shape[0],), sigma))
+        u = velocity(x, torch.full(x.shape[:1], sigma, dtype=x.dtype))
         x = scheduler.step(u, t, x, return_dict=False)[0]
     return x
 

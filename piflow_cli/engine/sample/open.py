@@ -11,6 +11,7 @@ from piflow_cli.engine.pipelines import pipeline_of
 from piflow_cli.engine.students.device import DTYPES, resolve_device, resolve_dtype
 from piflow_cli.engine.students.find import default_student, find_student
 from piflow_cli.engine.students.load import LoadedStudent, assemble, read_student
+from piflow_cli.engine.students.shared import Bases
 from piflow_cli.errors import DeviceError, ModelError
 from piflow_cli.formats.student import Recipe
 
@@ -32,6 +33,7 @@ def open_student(
     offload: Offload = "none",
     loras: Sequence[tuple[str, float]] = (),
     recipe: Recipe | None = None,
+    bases: Bases | None = None,
 ) -> LoadedStudent:
     """Load a student, ready to sample.
 
@@ -47,6 +49,7 @@ def open_student(
             every layer, or groups of layers. The last three are diffusers' own.
         loras: style LoRAs to add, as diffusers loads them, each with its weight.
         recipe: the preset it was made by, for files that do not say enough.
+        bases: as `load_student`; not where style LoRAs or offloading change the base.
 
     Raises:
         ModelError: missing, damaged, for another base, or of a family that has no such option.
@@ -71,7 +74,13 @@ def open_student(
     if waits and target.type == "cpu":
         raise DeviceError(f"offload {offload} moves models between main memory and a GPU; there is none to move to")
     student = assemble(
-        stored, name=name, base=base, device="cpu" if waits else target, dtype=precision, teacher_changes=wanted
+        stored,
+        name=name,
+        base=base,
+        device="cpu" if waits else target,
+        dtype=precision,
+        teacher_changes=wanted,
+        bases=bases,
     )
     if loras:
         add_loras(student, loras)

@@ -1,6 +1,7 @@
 """Reading stored students and putting them together with the base they need."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from piflow_cli import registry
 from piflow_cli.core.interfaces import Space, Teacher, TeacherFamily
 from piflow_cli.core.student import Student
 from piflow_cli.engine.students.find import find_student
+from piflow_cli.engine.students.shared import Bases
 from piflow_cli.errors import ModelError
 from piflow_cli.formats.student import Format, Recipe, StoredStudent, StudentCard, check_sizes
 from piflow_cli.io.checksums import MANIFEST, check_manifest
@@ -110,6 +112,7 @@ def load_student(
     dtype: torch.dtype = torch.float32,
     teacher_changes: dict[str, object] | None = None,
     recipe: Recipe | None = None,
+    bases: Bases | None = None,
 ) -> LoadedStudent:
     """Load a student for sampling.
 
@@ -120,12 +123,14 @@ def load_student(
         dtype: of the network; times, policies and rollouts stay float32.
         teacher_changes: settings of the teacher that loading may change, such as quantization or offload_encoders.
         recipe: the preset it was made by, for files that do not say enough.
+        bases: those that other students loaded, to stand on one copy of the weights with them.
 
     Raises:
         ModelError: missing, damaged, of wrong shapes, or for another base.
     """
     stored, _ = read_student(find_student(source), recipe=recipe, base=base)
-    return assemble(stored, name=source, base=base, device=device, dtype=dtype, teacher_changes=teacher_changes)
+    changes = teacher_changes
+    return assemble(stored, name=source, base=base, device=device, dtype=dtype, teacher_changes=changes, bases=bases)
 
 
 def assemble(
@@ -136,6 +141,7 @@ def assemble(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     teacher_changes: dict[str, object] | None = None,
+    bases: Bases | None = None,
 ) -> LoadedStudent:
     """Build the network of a stored student and put its weights in; arguments as `load_student`."""
     card = stored.card
@@ -144,7 +150,8 @@ def assemble(
         raise ModelError(f"{name} holds all it needs and takes no base; leave it out")
     family = change_teacher(on_base(card.teacher, base), changes)
     if card.adapter is not None:
-        return _assemble_on_base(stored, family, name=name, device=device, dtype=dtype)
+        load = family.load if bases is None else partial(bases.teacher, family)
+        return _assemble_on_base(stored, load(device=device, dtype=dtype), family, name=name, dtype=dtype)
     folder = stored.vae_folder.parent if stored.vae_folder else None
     module, backbone, space = family.rebuild(card.network, folder=folder, device=device, dtype=dtype)
     network = Student(module, backbone=backbone, family=card.policy)
@@ -159,17 +166,16 @@ def assemble(
 
 
 def _assemble_on_base(
-    stored: StoredStudent, family: TeacherFamily, *, name: str, device: torch.device | str, dtype: torch.dtype
+    stored: StoredStudent, teacher: Teacher, family: TeacherFamily, *, name: str, dtype: torch.dtype
 ) -> LoadedStudent:
     """The student of an adapter: the base's own module, with the adapter's weights put into it."""
     card = stored.card
-    teacher = family.load(device=device, dtype=dtype)
     family.check_base(card.network, teacher)
     network = Student(teacher.module, backbone=teacher.backbone, family=card.policy, adapter=card.adapter)
     own = network.own_parameters()
     check_shapes(stored.weights, own, source=name)
     for key, parameter in own.items():
-        parameter.data = stored.weights[key].to(device=device, dtype=dtype)
+        parameter.data = stored.weights[key].to(device=teacher.space.device, dtype=dtype)
     network.requires_grad_(False).eval()
     warnings = (*stored.warnings, *teacher.space.warnings)
     trained, here = _place(card.teacher), _place(family)

@@ -1,0 +1,45 @@
+"""Bases loaded once for all that stands on them: the teacher, and students with an adapter."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from piflow_cli.core.interfaces import Teacher, TeacherFamily
+
+
+class Bases:
+    """Loaded teachers, by their settings, device and precision; each is read once, and lives as long as this does."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[tuple[str, str, torch.device, torch.dtype], Teacher] = {}
+
+    def teacher(self, family: TeacherFamily, *, device: torch.device | str, dtype: torch.dtype) -> Teacher:
+        """A teacher whose module may be changed: its weights are those of the others, what is put into it is its own.
+
+        A base that is quantised or moved by hooks is loaded anew.
+
+        Raises: as `TeacherFamily.load`.
+        """
+        key = (family.type, family.model_dump_json(), torch.device(device), dtype)
+        if key not in self._loaded:
+            loaded = family.load(device=device, dtype=dtype)
+            if not _is_plain(loaded.module):
+                return loaded
+            self._loaded[key] = loaded
+        first = self._loaded[key]
+        return replace(first, module=shared_copy(first.module))
+
+
+def shared_copy(module: nn.Module) -> nn.Module:
+    """A module like `module` over the very same weights and buffers."""
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether all weights are plain floating-point ones, and no part is moved by accelerate's hooks."""
+    plain = all(type(p) in (Tensor, nn.Parameter) and p.is_floating_point() for p in module.parameters())
+    return plain and not any("_hf_hook" in vars(part) for part in module.modules())
