@@ -2,13 +2,17 @@
 
 import hashlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hashed_text import encode
@@ -85,6 +89,35 @@ def test_draws_do_not_depend_on_the_number_of_processes(folder: Path, workers: i
         greys = ((loaded.latents.mean(dim=(1, 2, 3)) + 1) / 2 * 255 / 3).round().long().tolist()
         assert [abs(grey - int(text)) <= 1 for grey, text in zip(greys, loaded.condition, strict=True)]
     assert len({loaded.size_px for loaded in expected}) == 2
+
+
+def as_shard(folder: Path, kind: str) -> Path:
+    """The pictures of a folder with their captions in one tar or parquet."""
+    path = folder.parent / f"shard.{kind}"
+    if kind == "tar":
+        with tarfile.open(path, "w") as tar:
+            for file in sorted(folder.iterdir()):
+                tar.add(file, file.name)
+        return path
+    pictures = sorted(folder.glob("*.png"))
+    images, texts = [p.read_bytes() for p in pictures], [p.stem for p in pictures]
+    pq.write_table(pa.table({"image": images, "text": texts}), path, row_group_size=8)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_shards_are_read_by_others_too(folder: Path, kind: str) -> None:
+    path = as_shard(folder, kind)
+    assert_same(all_of(loader(captioned(path), workers=2)), all_of(loader(captioned(path), workers=0)))
+
+
+@pytest.mark.parametrize("kind", ["png", "tar", "parquet"])
+def test_what_reads_can_be_sent_to_a_process_that_starts_anew(folder: Path, kind: str) -> None:
+    source = captioned(folder if kind == "png" else as_shard(folder, kind))
+    draw = source.plan(4, torch.Generator().manual_seed(1), size_px=(8, 16))
+    there, here = pickle.loads(pickle.dumps(source.reader)).read(draw), source.reader.read(draw)
+    assert torch.equal(there.pixels, here.pixels)
+    assert (there.conditions, there.failures) == (here.conditions, here.failures)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
