@@ -143,7 +143,7 @@ class Trainer:
     def _restore(self) -> None:
         """Go to the checkpoint that the run starts from, and see that the student is the one of that step."""
         card = self.start.card
-        for note in self.start.notes:
+        for note in (*self.start.notes, *self.teacher.space.warnings):
             self.journal.tell("warning", message=note)
         if card is None:
             self.journal.tell("start")

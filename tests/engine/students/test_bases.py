@@ -19,6 +19,12 @@ from piflow_cli.teachers.dit.family import DiT
 
 WEIGHTS = Path("transformer") / "diffusion_pytorch_model.safetensors"
 BASE = tiny_flux().source
+SMALL = [
+    *("teacher.max_sequence_length=12", "teacher.width=48", "teacher.height=64", "adapter.rank=2"),
+    *("training.steps=1", "training.batch_size=2", "training.preview_every=0"),
+    *("training.mixed_precision=no", "training.teacher_dtype=float32"),
+]
+"""One step on the small base."""
 
 
 def student_on(folder: Path, **teacher: str) -> Path:
@@ -69,10 +75,7 @@ def test_a_card_finds_its_base_from_any_folder(tmp_path: Path, monkeypatch: pyte
     shutil.copytree(BASE, tmp_path / "base")
     shutil.copy(Path(BASE) / WEIGHTS, tmp_path / "own.safetensors")
     monkeypatch.chdir(tmp_path)
-    changes = ["teacher.source=base", "teacher.transformer=own.safetensors", "teacher.max_sequence_length=12"]
-    changes += ["teacher.width=48", "teacher.height=64", "training.steps=1", "training.batch_size=2"]
-    changes += ["training.preview_every=0", "adapter.rank=2", "training.mixed_precision=no"]
-    changes += ["training.teacher_dtype=float32"]
+    changes = ["teacher.source=base", "teacher.transformer=own.safetensors", *SMALL]
     distill(load_preset("emoji-1nfe", changes), out="run", device="cpu")
     card = read_card(tmp_path / "run" / "student")
     assert card.teacher.source == str(tmp_path / "base")
@@ -101,3 +104,13 @@ def test_a_saved_pipeline_notes_the_transformer_of_its_base(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path / "elsewhere")
     again = load_pipeline(tmp_path / "saved")
     assert torch.equal(again.transformer.x_embedder.weight, weights["x_embedder.weight"])
+
+
+def test_distilling_tells_of_how_its_base_was_loaded(tmp_path: Path) -> None:
+    weights = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tiny_flux().load().module.state_dict().items()}
+    save_file(weights, tmp_path / "cast.safetensors")
+    told = []
+    changes = [f"teacher.source={BASE}", f"teacher.transformer={tmp_path / 'cast.safetensors'}", *SMALL]
+    distill(load_preset("emoji-1nfe", changes), out=tmp_path / "run", device="cpu", on_event=told.append)
+    (warning,) = [event.message for event in told if event.kind == "warning"]
+    assert "cast.safetensors are in float8 without scales" in warning
