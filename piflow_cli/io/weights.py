@@ -70,6 +70,19 @@ def read_header(path: Path) -> tuple[list[str], dict[str, str]]:
         raise _unreadable(path, error) from None
 
 
+def read_dtypes(path: Path) -> dict[str, str]:
+    """The dtype of every tensor of a .safetensors file as the file names it, such as BF16; no tensor is read.
+
+    Raises:
+        ModelError: as `read_header`.
+    """
+    from safetensors import safe_open
+
+    names, _ = read_header(path)
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_slice(name).get_dtype() for name in names}
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict from .safetensors, or from a pickled .pth without executing anything in it.
 

@@ -10,7 +10,7 @@ from typing import Any
 from piflow_cli.errors import ModelError
 from piflow_cli.io.bounds import check_config
 from piflow_cli.io.hub import fetch_file, fetch_folder, list_files, locate
-from piflow_cli.io.weights import check_layers, find_weights, read_header, read_json
+from piflow_cli.io.weights import find_weights, read_json
 from piflow_cli.teachers.classes import check_entry
 from piflow_cli.teachers.text.settings import TextSettings
 
@@ -107,7 +107,7 @@ def find_base(settings: TextSettings, wanted: Collection[str]) -> BaseFiles:
         ModelError: a part is not there, or lacks files; all that is missing is named.
     """
     source = locate(settings.source)
-    index, config = read_index(settings)
+    index, _ = read_index(settings)
     names = _names(settings, source, wanted)
     variant = _check_parts(settings, names, index, wanted)
     warnings = ()
@@ -123,10 +123,6 @@ def find_base(settings: TextSettings, wanted: Collection[str]) -> BaseFiles:
         if part.startswith("text_encoder") or part == "vae":
             path = source / part / "config.json"
             check_config(read_json(path), origin=path)
-    if TRANSFORMER in wanted:
-        tensors = _tensor_names(source / TRANSFORMER, variant)
-        if tensors:  # none are known of pickles
-            check_layers(config, tensors, source=source / TRANSFORMER)
     return BaseFiles(folder=source, variant=variant, warnings=warnings)
 
 
@@ -180,10 +176,3 @@ def _needed(names: Sequence[str], wanted: Collection[str], variant: str | None) 
         weights = found.names if found is not None else ()
         needed += [f"{part}/{name}" for name in files if name in weights or name.endswith(TEXT_SUFFIXES)]
     return needed
-
-
-def _tensor_names(folder: Path, variant: str | None) -> list[str]:
-    """The names of the tensors in a part's safetensors files; None of them is read. Pickles are not opened."""
-    found = find_weights([path.name for path in folder.iterdir()], variant=variant)
-    files = [folder / name for name in (found.names if found is not None else ()) if name.endswith(".safetensors")]
-    return [name for file in files for name in read_header(file)[0]]

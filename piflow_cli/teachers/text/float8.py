@@ -17,6 +17,11 @@ INPUT_SCALES = (".scale_input", ".input_scale")
 """Scales of activations, for computing in 8 bits: nothing that belongs to the weights."""
 MARKER, RECIPE = "scaled_fp8", ".comfy_quant"
 """A tensor that marks a scaled file, and the end of the names of a layer's recipe: JSON in bytes."""
+UNSCALED = (
+    "holds {count} weights in float8 without scales, such as {first}: what the cast has rounded away shows as a grid "
+    "in the pictures. A scaled fp8 or a 16-bit file of the model has not lost it."
+)
+"""The warning of a plain cast."""
 RECIPE_FORMATS = ("float8_e4m3fn", "float8_e5m2")
 RECIPE_KEYS = ("format", "full_precision_matrix_mult")
 
@@ -48,10 +53,7 @@ def unscale(
             result[name] = (tensor.float() * _spread(scale, tensor, f"the scale of {name} in {source}")).to(dtype)
     if not unscaled:
         return result, ()
-    return result, (
-        f"{len(unscaled)} weights of {source} are in float8 without scales, such as {unscaled[0]}: what the cast has "
-        "rounded away shows as a grid in the pictures. A scaled fp8 or a 16-bit file of the model has not lost it.",
-    )
+    return result, (f"{source} {UNSCALED.format(count=len(unscaled), first=unscaled[0])}",)
 
 
 def _sorted_out(weights: dict[str, Tensor], source: object) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

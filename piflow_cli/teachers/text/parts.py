@@ -15,9 +15,10 @@ import torch
 from piflow_cli.errors import MissingExtraError, ModelError
 from piflow_cli.io.bounds import check_config
 from piflow_cli.io.hub import fetch_folder, locate
-from piflow_cli.io.weights import check_values, read_json
+from piflow_cli.io.weights import check_layers, check_values, find_weights, read_dtypes, read_json
 from piflow_cli.teachers.classes import library_class
 from piflow_cli.teachers.text.base import INDEX, TRANSFORMER, BaseFiles, base_file, encoder_parts, find_base, read_index
+from piflow_cli.teachers.text.float8 import UNSCALED
 from piflow_cli.teachers.text.quantization import quantization_config, require, restore_projection
 from piflow_cli.teachers.text.settings import TextSettings
 from piflow_cli.teachers.text.single_file import load_single_file
@@ -70,6 +71,8 @@ def load_pipeline_parts(
     parts: dict[str, Any] = {
         name: None for name, entry in index.items() if isinstance(entry, list) and name not in wanted
     }
+    if transformer and not own_transformer:
+        check_names(settings, base.folder / TRANSFORMER, base.variant, on_warning=on_warning)
     if transformer and (own_transformer or settings.quantization != "none"):
         parts[TRANSFORMER] = _load_transformer(settings, base, device=device, dtype=dtype, on_warning=on_warning)
     options = OFFLINE | {"variant": base.variant}
@@ -173,10 +176,35 @@ def _load_transformer(
         place = found if isinstance(found, Path) else fetch_folder(found, ("*.json", "*.safetensors"))
         subfolder = TRANSFORMER if not (place / "config.json").is_file() else None
         options["variant"] = settings.variant
+        check_names(settings, place / (subfolder or ""), settings.variant, on_warning=on_warning)
     module = _guarded(settings, lambda: module_class.from_pretrained(str(place), subfolder=subfolder, **options))
     if on_device:
         restore_projection(module, place / (subfolder or ""), dtype=dtype)
     return module
+
+
+def check_names(
+    settings: TextSettings, folder: Path, variant: str | None, *, on_warning: Callable[[str], None]
+) -> None:
+    """Raise ModelError unless a folder's safetensors hold what its config asks for, which the library only logs.
+
+    Quantised folders have names of their own, and pickles are not opened: of these nothing is said.
+    """
+    config = read_json(folder / "config.json")
+    found = find_weights([path.name for path in folder.iterdir()], variant=variant)
+    files = [folder / name for name in (found.names if found is not None else ()) if name.endswith(".safetensors")]
+    if not files or "quantization_config" in config:
+        return
+    dtypes = {name: dtype for file in files for name, dtype in read_dtypes(file).items()}
+    check_layers(config, dtypes.keys(), source=folder)
+    expected = build_transformer(settings, config).state_dict().keys()
+    problems = [f"missing {name}" for name in expected if name not in dtypes]
+    problems += [f"unknown {name}" for name in dtypes if name not in expected]
+    if problems:
+        raise ModelError(f"the weights in {folder} do not fit their config: {'; '.join(problems[:4])}")
+    cast = [name for name, dtype in dtypes.items() if dtype.startswith("F8")]
+    if cast:
+        on_warning(f"{folder} {UNSCALED.format(count=len(cast), first=cast[0])}")
 
 
 def _load_file(

@@ -173,8 +173,8 @@ def test_a_hub_id_is_fetched_by_parts_each_weight_once(tmp_path: Path, monkeypat
         (hub / name).write_bytes(b"never asked for")
     every = [path.relative_to(hub).as_posix() for path in hub.rglob("*") if path.is_file()]
 
-    def snapshot_download(repository: str, *, revision: str, allow_patterns: list[str], local_files_only: bool) -> str:
-        assert (repository, revision, local_files_only) == ("owner/base", "v2", False)
+    def snapshot_download(repository: str, *, revision: str, allow_patterns: list[str], **options: object) -> str:
+        assert (repository, revision, options["local_files_only"]) == ("owner/base", "v2", False)
         for name in huggingface_hub.utils.filter_repo_objects(every, allow_patterns=allow_patterns):
             (cache / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(hub / name, cache / name)
@@ -198,3 +198,23 @@ def test_a_hub_id_is_fetched_by_parts_each_weight_once(tmp_path: Path, monkeypat
     every.remove("tokenizer_2/tokenizer.json")
     with pytest.raises(ModelError, match="tokenizer_2 has no vocabulary"):
         settings.load()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("own", [False, True])
+def test_tensors_of_a_folder_that_nobody_would_use_are_refused(family: str, own: bool, tmp_path: Path) -> None:
+    settings = copy_of(family, tmp_path / "base")
+    if own:
+        settings = FAMILIES[family](transformer=str(tmp_path / "base" / "transformer"))
+    path = tmp_path / "base" / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    name = "transformer_blocks.0.attn.to_q"
+    save_file(weights | {f"{name}.weight_scale": torch.tensor(2.0)}, path)
+    with pytest.raises(ModelError, match=rf"do not fit their config: unknown {name}\.weight_scale"):
+        settings.load()
+    save_file({key: t for key, t in weights.items() if key != f"{name}.bias"}, path)
+    with pytest.raises(ModelError, match=rf"do not fit their config: missing {name}\.bias"):
+        settings.load()
+    save_file(weights | {f"{name}.weight": weights[f"{name}.weight"].to(torch.float8_e4m3fn)}, path)
+    (warning,) = settings.load().space.warnings
+    assert f"holds 1 weights in float8 without scales, such as {name}.weight" in warning

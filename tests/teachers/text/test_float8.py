@@ -78,7 +78,7 @@ def test_float8_without_scales_is_cast_and_warned_of() -> None:
     found, warnings = unscale({"a.weight": w.to(torch.float8_e4m3fn)}, dtype=torch.float32, source="x.safetensors")
     assert torch.equal(found["a.weight"], w.to(torch.float8_e4m3fn).float())
     assert len(warnings) == 1
-    assert "1 weights of x.safetensors are in float8 without scales, such as a.weight" in warnings[0]
+    assert "x.safetensors holds 1 weights in float8 without scales, such as a.weight" in warnings[0]
     assert "grid" in warnings[0]
 
 
