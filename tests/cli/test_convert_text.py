@@ -42,3 +42,24 @@ def test_mistakes_get_one_message_and_write_nothing(tmp_path: Path, arguments: l
     assert ended.stderr.count("error: ") == 1
     assert message in " ".join(ended.stderr.split())
     assert [path.name for path in tmp_path.iterdir()] == ["cut.safetensors"]
+
+
+def test_a_student_is_verified_where_it_lies(tmp_path: Path) -> None:
+    there = run("convert", ADAPTER, "mine", "--to", "native", cwd=tmp_path)
+    assert there.returncode == 0, there.stderr
+    whole = run("convert", "mine", "--verify", cwd=tmp_path)
+    assert "verified: weights are finite and fit the card; every file has its checksum" in whole.stdout
+    foreign = run("convert", ADAPTER, "--verify", cwd=tmp_path)
+    assert "it carries no checksums" in foreign.stdout
+    answer = json.loads(run("convert", "mine", "--verify", "--json", cwd=tmp_path).stdout)
+    assert (answer["format"], answer["checksums"], answer["warnings"]) == ("native", "files", [])
+    file = tmp_path / "mine" / "student.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-100] ^= 1
+    file.write_bytes(data)
+    damaged = run("convert", "mine", "--verify", cwd=tmp_path)
+    assert damaged.returncode == 1
+    assert "mine is damaged: student.safetensors is not what was written" in " ".join(damaged.stderr.split())
+    aimless = run("convert", "mine", cwd=tmp_path)
+    assert aimless.returncode == 2
+    assert "say where to write" in " ".join(aimless.stderr.split())
