@@ -14,7 +14,7 @@ import torch
 
 from piflow_cli.errors import MissingExtraError, ModelError
 from piflow_cli.io.bounds import check_config
-from piflow_cli.io.hub import fetch_folder, locate
+from piflow_cli.io.hub import fetch_folder, list_files, locate
 from piflow_cli.io.weights import check_layers, check_values, find_weights, read_dtypes, read_json
 from piflow_cli.teachers.classes import library_class
 from piflow_cli.teachers.text.base import INDEX, TRANSFORMER, BaseFiles, base_file, encoder_parts, find_base, read_index
@@ -173,7 +173,7 @@ def _load_transformer(
         options["variant"] = base.variant
     else:
         found = locate(own)
-        place = found if isinstance(found, Path) else fetch_folder(found, ("*.json", "*.safetensors"))
+        place = found if isinstance(found, Path) else _fetch_transformer(found, settings)
         subfolder = TRANSFORMER if not (place / "config.json").is_file() else None
         options["variant"] = settings.variant
         check_names(settings, place / (subfolder or ""), settings.variant, on_warning=on_warning)
@@ -181,6 +181,18 @@ def _load_transformer(
     if on_device:
         restore_projection(module, place / (subfolder or ""), dtype=dtype)
     return module
+
+
+def _fetch_transformer(repository: str, settings: TextSettings) -> Path:
+    """The local folder of a repository with its transformer, at the top or a pipeline's part; it alone is fetched."""
+    names = list_files(repository, known="config.json", local_only=settings.local_files_only)
+    inside = "" if "config.json" in names else f"{TRANSFORMER}/"
+    files = [name.removeprefix(inside) for name in names if name.startswith(inside)]
+    weights = find_weights(files, variant=settings.variant)
+    if weights is None:
+        raise ModelError(f"{repository} holds no transformer's weights; pass a folder, a file or a hub id that does")
+    wanted = [name for name in files if name in weights.names or ("/" not in name and name.endswith(".json"))]
+    return fetch_folder(repository, [inside + name for name in wanted], local_only=settings.local_files_only)
 
 
 def check_names(

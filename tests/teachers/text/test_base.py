@@ -218,3 +218,29 @@ def test_tensors_of_a_folder_that_nobody_would_use_are_refused(family: str, own:
     save_file(weights | {f"{name}.weight": weights[f"{name}.weight"].to(torch.float8_e4m3fn)}, path)
     (warning,) = settings.load().space.warnings
     assert f"holds 1 weights in float8 without scales, such as {name}.weight" in warning
+
+
+@pytest.mark.parametrize("inside", ["", "transformer/"])
+def test_of_a_repository_with_another_transformer_that_alone_is_fetched(
+    inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, cache = tmp_path / "hub", tmp_path / "cache"
+    shutil.copytree(Path(tiny_flux().source) / "transformer", hub / inside)
+    for name in ("vae/diffusion_pytorch_model.safetensors", "other.safetensors"):
+        (hub / name).parent.mkdir(exist_ok=True)
+        (hub / name).write_bytes(b"never asked for")
+    every = [path.relative_to(hub).as_posix() for path in hub.rglob("*") if path.is_file()]
+
+    def snapshot_download(repository: str, *, allow_patterns: list[str], **_: object) -> str:
+        assert repository == "owner/other"
+        for name in huggingface_hub.utils.filter_repo_objects(every, allow_patterns=allow_patterns):
+            (cache / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(hub / name, cache / name)
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: every)
+    teacher = tiny_flux(transformer="owner/other").load()
+    assert torch.equal(teacher.module.x_embedder.weight, tiny_flux().load().module.x_embedder.weight)
+    fetched = {path.relative_to(cache).as_posix() for path in cache.rglob("*") if path.is_file()}
+    assert fetched == {f"{inside}config.json", f"{inside}diffusion_pytorch_model.safetensors"}
