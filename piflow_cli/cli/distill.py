@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from piflow_cli.cli import console
+from piflow_cli.cli.typed import typed_command
 from piflow_cli.errors import PiflowError
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def command(
     if result.interrupted:
         raise PiflowError(
             f"stopped at step {result.step} of {result.steps}; everything is saved in {result.out}. "
-            f"To go on: {shlex.join(['piflow', *sys.argv[1:]])}"
+            f"To go on: {typed_command()}"
         )
     if not as_json:
         typer.echo(f"student  {result.student}")
@@ -161,6 +160,8 @@ def _train(recipe: Preset, *, out: Path, device: str, resume: bool) -> DistillRe
                 line.update(event.step, event.steps, _words(event))
             elif event.kind in ("checkpoint", "preview"):
                 line.say(f"{event.kind:<10} {event.path}")
+            elif event.kind == "warning":
+                line.say(f"warning: {event.message}")
             elif event.message:
                 line.say(f"step {event.step}: {event.message}")
 
