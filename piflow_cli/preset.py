@@ -121,7 +121,7 @@ class Preset(Settings):
 
     def doubts(self) -> list[str]:
         """What is allowed and seldom meant."""
-        found, warmup = [], self.optimizer.warmup_steps
+        found, warmup = self.objective.doubts(self.sampling), self.optimizer.warmup_steps
         if warmup >= self.training.steps:
             found.append(
                 f"optimizer.warmup_steps {warmup} is not below training.steps {self.training.steps}: the rate never "

@@ -60,7 +60,7 @@ def test_published_recipes_have_the_published_numbers() -> None:
         ("training.micro_batch_size=7", r"training.micro_batch_size: divides .* such as 4.*\(got 7\)"),
         (
             "objective.window_substeps=128",
-            r"objective.window_substeps: less than \d+: the shortest segment.*\(got 128\)",
+            r"objective.window_substeps: less than \d+: the longest segment.*\(got 128\)",
         ),
         ("sampling.total_substeps=1", r"objective.num_intermediates: at most 1: .*\(got 2\)"),
     ],
@@ -133,3 +133,10 @@ def test_a_warm_up_beyond_the_run_is_doubted() -> None:
     (doubt,) = load_preset("digits-1nfe", ["training.steps=5", "optimizer.warmup_steps=5"]).doubts()
     assert "optimizer.warmup_steps 5" in doubt
     assert "training.steps 5" in doubt
+
+
+def test_a_window_as_long_as_the_shortest_segment_is_doubted() -> None:
+    """The published window of 3 on a quarter of the usual substeps: longer segments still have room for it."""
+    (doubt,) = load_preset("flux-4nfe", ["sampling.total_substeps=16"]).doubts()
+    assert "objective.window_substeps 3" in doubt
+    assert load_preset("flux-4nfe").doubts() == []

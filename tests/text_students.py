@@ -25,7 +25,7 @@ FOUR_STEPS = SamplingSettings(nfe=4, shift=3.2, final_step_scale=0.5, total_subs
 
 def adapter_folder(family: str, kind: str) -> Path:
     """A released adapter of the fixtures: family flux or qwen, kind gm or dx."""
-    return PARITY / f"e2e_{family}" / f"adapter_{kind}{family}_4step"
+    return PARITY / f"e2e_{family}" / f"adapter_{kind}{family}"
 
 
 def text_student(

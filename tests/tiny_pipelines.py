@@ -35,7 +35,7 @@ STYLES = {
 
 def student_folder(family: str, kind: str = "gm") -> Path:
     """A released adapter."""
-    return PARITY / f"e2e_{family}" / f"adapter_{kind}{family}_4step"
+    return PARITY / f"e2e_{family}" / f"adapter_{kind}{family}"
 
 
 def base_folder(family: str) -> Path:

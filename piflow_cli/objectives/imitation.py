@@ -34,11 +34,9 @@ class Imitation(Settings):
     )
 
     def check_sampling(self, sampling: SamplingSettings) -> None:
-        """Raise PresetError where the shortest segment has no room for the window, or for so many states."""
-        boundaries = sampling.segments.boundaries()
-        shortest = min(start - end for start, end in pairwise(boundaries))
-        substeps = max(1, round(shortest * sampling.total_substeps))
-        where = f"the shortest segment of sampling.nfe {sampling.nfe} has {substeps} of sampling.total_substeps"
+        """Raise PresetError where no segment has room for the window, or for so many states."""
+        substeps = max(1, round(sampling.segments.longest * sampling.total_substeps))
+        where = f"the longest segment of sampling.nfe {sampling.nfe} has {substeps} of sampling.total_substeps"
         if self.window_substeps >= substeps and self.window_substeps > 0:
             raise PresetError(
                 f"objective.window_substeps: less than {substeps}: {where}, and a window as long as its segment leaves "
@@ -49,6 +47,18 @@ class Imitation(Settings):
                 f"objective.num_intermediates: at most {substeps}: {where}, and states nearer than a substep are the "
                 f"same state (got {self.num_intermediates})"
             )
+
+    def doubts(self, sampling: SamplingSettings) -> list[str]:
+        """What is allowed and seldom meant: a window as long as the shortest segment."""
+        shortest = min(start - end for start, end in pairwise(sampling.segments.boundaries()))
+        substeps = max(1, round(shortest * sampling.total_substeps))
+        if not 0 < substeps <= self.window_substeps:
+            return []
+        return [
+            f"objective.window_substeps {self.window_substeps} is as long as the shortest segment, which has {substeps} "
+            f"of sampling.total_substeps {sampling.total_substeps}: there the window is the segment, and its source is "
+            "all that is visited"
+        ]
 
     def num_losses(self, sampling: SamplingSettings, *, has_images: bool) -> int:
         """Losses that `losses` yields: one segment from a diffused picture, or all of a walk from noise."""

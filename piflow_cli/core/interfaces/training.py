@@ -51,6 +51,10 @@ class Objective(Protocol):
         """Raise PresetError where it means nothing for students that are sampled so."""
         ...
 
+    def doubts(self, sampling: SamplingSettings) -> list[str]:
+        """What is allowed and seldom meant, in sentences."""
+        ...
+
     def num_losses(self, sampling: SamplingSettings, *, has_images: bool) -> int:
         """Losses of a micro-batch, each with a backward pass of its own."""
         ...

@@ -13,6 +13,7 @@ from piflow_cli.core.student import Student
 from piflow_cli.engine.students.find import find_student
 from piflow_cli.engine.students.shared import Bases
 from piflow_cli.errors import ModelError
+from piflow_cli.formats.released.layouts import tells_no_steps
 from piflow_cli.formats.student import Format, Recipe, StoredStudent, StudentCard, check_sizes
 from piflow_cli.io.checksums import MANIFEST, check_manifest
 from piflow_cli.io.weights import check_shapes
@@ -64,13 +65,23 @@ def read_student(path: Path, *, recipe: Recipe | None = None, base: str | None =
             recipe = load_preset(usual) if usual is not None else recipe
             if isinstance(recipe, Preset):
                 recipe = _on_base(recipe, base)
-            return _checked(candidate.read(path, recipe=recipe), path), candidate
+            stored = _checked(candidate.read(path, recipe=recipe), path)
+            if usual is not None and tells_no_steps(path):
+                stored = replace(stored, warnings=(*stored.warnings, _taken_for(path, usual, stored)))
+            return stored, candidate
     several = [f.name for f in sorted(path.iterdir()) if f.is_dir() and _is_student(f)] if path.is_dir() else []
     if several:
         raise ModelError(f"{path} holds several students; add one to the name: {', '.join(several)}")
     if (path / "metrics.jsonl").exists() or (path / "preset.json").exists():
         raise ModelError(f"{path} is a run that has no student yet; let `piflow distill` finish or be interrupted once")
     raise ModelError(f"{path} is no student in any known format ({', '.join(registry.names('format'))})")
+
+
+def _taken_for(path: Path, preset: str, stored: StoredStudent) -> str:
+    return (
+        f"neither {path.name} nor its name says how it was made; it is taken for one of {preset}, "
+        f"{stored.card.sampling.nfe} evaluations. Name another preset where it is of another (--preset)"
+    )
 
 
 def _checked(stored: StoredStudent, path: Path) -> StoredStudent:

@@ -25,6 +25,8 @@ PREFIX = "transformer."
 """Names may carry it."""
 STEPS = re.compile(r"(?<![0-9A-Za-z.])(\d+)[-_ ]?steps?(?![0-9A-Za-z])", re.IGNORECASE)
 """The word in a published student's name that tells its NFE, such as 4step."""
+NUMBERED = re.compile(r"\d[-_ ]?step", re.IGNORECASE)
+"""What looks like such a word, whatever stands around it."""
 TYPICAL_NAMES = ("proj_out_means.", "emb.")
 """Starts of names that only released files have."""
 
@@ -57,13 +59,25 @@ class Layout:
         return named.get(class_name)
 
     def usual_preset(self, policy: str | None, path: Path) -> str | None:
-        """The preset that published students of a policy were trained by, where the name tells their NFE.
+        """The preset that published students of a policy were trained by, as the name tells their NFE.
 
-        None where file or folder has no word such as 4step in its name, or another number than the published ones.
+        That of the fewest evaluations where the name tells none (`tells_no_steps`, to be warned of); None where it
+        tells another number than the published ones, or several.
         """
-        name = path.parent.name if path.name == WEIGHTS else path.name
-        told = {int(number) for number in STEPS.findall(name)}
-        return self.presets.get(policy, {}).get(next(iter(told))) if len(told) == 1 else None
+        known = self.presets.get(policy, {})
+        if tells_no_steps(path):
+            return known[min(known)] if known else None
+        told = {int(number) for number in STEPS.findall(_name_of(path))}
+        return known.get(next(iter(told))) if len(told) == 1 else None
+
+
+def tells_no_steps(path: Path) -> bool:
+    """Whether nothing in the name of a released file or folder looks like a number of evaluations."""
+    return NUMBERED.search(_name_of(path)) is None
+
+
+def _name_of(path: Path) -> str:
+    return path.parent.name if path.name == WEIGHTS else path.name
 
 
 def ask_for_preset(path: Path) -> ModelError:

@@ -22,11 +22,11 @@ SMALL = {"width": 48, "height": 64}
 
 
 def flux() -> LoadedStudent:
-    return open_student(str(FLUX / "adapter_gmflux_4step"), base=str(FLUX / "pipeline"), device="cpu", dtype="float32")
+    return open_student(str(FLUX / "adapter_gmflux"), base=str(FLUX / "pipeline"), device="cpu", dtype="float32")
 
 
 def qwen() -> LoadedStudent:
-    return open_student(str(QWEN / "adapter_gmqwen_4step"), base=str(QWEN / "pipeline"), device="cpu", dtype="float32")
+    return open_student(str(QWEN / "adapter_gmqwen"), base=str(QWEN / "pipeline"), device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def student() -> LoadedStudent:
 
 
 def test_automatic_precision_is_what_the_processor_has_instructions_for() -> None:
-    student = open_student(str(FLUX / "adapter_gmflux_4step"), base=str(FLUX / "pipeline"), device="cpu")
+    student = open_student(str(FLUX / "adapter_gmflux"), base=str(FLUX / "pipeline"), device="cpu")
     assert student.dtype == resolve_dtype("auto", torch.device("cpu"))
     assert open_student("digits-1nfe", device="cpu").dtype == torch.float32
 
@@ -78,7 +78,7 @@ def test_negative_prompt_guides_between_two_policies() -> None:
 
 def test_dropped_tokens_are_counted() -> None:
     student = load_student(
-        str(FLUX / "adapter_gmflux_4step"), base=str(FLUX / "pipeline"), teacher_changes={"max_sequence_length": 6}
+        str(FLUX / "adapter_gmflux"), base=str(FLUX / "pipeline"), teacher_changes={"max_sequence_length": 6}
     )
     prompt = "a photo of a red cat on the house"
     tokens = len(student.space.pipeline.tokenizer_2([prompt]).input_ids[0])
@@ -139,7 +139,7 @@ def test_students_that_take_no_text_refuse_what_is_for_text() -> None:
 
 
 def test_bad_options_are_named() -> None:
-    source, base = str(FLUX / "adapter_gmflux_4step"), str(FLUX / "pipeline")
+    source, base = str(FLUX / "adapter_gmflux"), str(FLUX / "pipeline")
     with pytest.raises(ModelError, match="offload 'all' is none of none, encoders"):
         open_student(source, base=base, offload="all", device="cpu")
     with pytest.raises(DeviceError, match="there is none to move to"):
@@ -157,10 +157,10 @@ def test_bad_options_are_named() -> None:
 def test_base_of_another_architecture_is_refused(tmp_path: Path) -> None:
     adapter = tmp_path / "adapter_4step"
     adapter.mkdir()
-    config = json.loads((FLUX / "adapter_gmflux_4step" / "config.json").read_text()) | {"num_single_layers": 3}
+    config = json.loads((FLUX / "adapter_gmflux" / "config.json").read_text()) | {"num_single_layers": 3}
     (adapter / "config.json").write_text(json.dumps(config))
     name = "diffusion_pytorch_model.safetensors"
-    weights = load_file(FLUX / "adapter_gmflux_4step" / name)
+    weights = load_file(FLUX / "adapter_gmflux" / name)
     save_file(weights, adapter / name, metadata={"policy_config": '{"type": "GMFlow"}'})
     with pytest.raises(ModelError, match="num_single_layers is 3 in the student, 2 in the base"):
         open_student(str(adapter), base=str(FLUX / "pipeline"), device="cpu")
@@ -169,7 +169,7 @@ def test_base_of_another_architecture_is_refused(tmp_path: Path) -> None:
 
 def test_students_of_one_repository_are_told_apart(tmp_path: Path) -> None:
     for name in ("gmflux_k8_piid_4step", "gmflux_k8_piid_8step"):
-        (tmp_path / name).symlink_to(FLUX / "adapter_gmflux_4step")
+        (tmp_path / name).symlink_to(FLUX / "adapter_gmflux")
     with pytest.raises(ModelError, match="holds several students; add one to the name: gmflux_k8_piid_4step, gm"):
         open_student(str(tmp_path), base=str(FLUX / "pipeline"), device="cpu")
     for nfe in (4, 8):

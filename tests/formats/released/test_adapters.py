@@ -139,3 +139,12 @@ def test_whole_students_of_text_bases_have_a_place(tmp_path: Path) -> None:
     LakonlabFormat().write(student, tmp_path)
     back = assemble(LakonlabFormat().read(tmp_path), name="back", base=str(BASES["qwen"]))
     assert back.card.adapter is None
+
+
+def test_a_name_without_a_number_is_warned_of(tmp_path: Path) -> None:
+    stored, _ = read_student(adapter_folder("flux", "gm"))
+    assert stored.card.sampling.nfe == 4
+    (warning,) = stored.warnings
+    assert "it is taken for one of flux-4nfe, 4 evaluations" in warning
+    named = change_weights(adapter_folder("flux", "gm"), tmp_path / "gmflux_k8_piid_4step", {})
+    assert read_student(named)[0].warnings == ()

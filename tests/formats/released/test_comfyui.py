@@ -103,7 +103,7 @@ def test_usual_preset_follows_from_the_names(tmp_path: Path, family: str, kind: 
         ("gmflux_k8_piid_8step", "flux-8nfe"),
         ("Pi-FLUX 8-Steps v2", "flux-8nfe"),
         ("4_step", "flux-4nfe"),
-        ("pi", None),
+        ("pi", "flux-4nfe"),
         ("gmflux_k8_piid_14step", None),
         ("gmflux_k8_piid_48step", None),
         ("gmflux_k8_piid_2step", None),
@@ -113,7 +113,7 @@ def test_usual_preset_follows_from_the_names(tmp_path: Path, family: str, kind: 
         ("from_8step_to_4step", None),
     ],
 )
-def test_a_name_that_is_no_published_one_is_never_guessed(tmp_path: Path, name: str, preset: str | None) -> None:
+def test_a_name_that_tells_another_number_is_never_guessed(tmp_path: Path, name: str, preset: str | None) -> None:
     file = foreign_file("flux", "gm", tmp_path / f"{name}.safetensors")
     assert FORMAT.usual_preset(file) == preset
     (tmp_path / name).mkdir()

@@ -144,7 +144,7 @@ def test_grid_head_starts_as_the_published_one(name: str, mode: str) -> None:
 def load_case(family: str, kind: str) -> tuple[LoadedStudent, dict[str, Tensor]]:
     folder = PARITY / f"e2e_{family}"
     student = load_student(
-        str(folder / f"adapter_{kind}{family}_4step"),
+        str(folder / f"adapter_{kind}{family}"),
         base=str(folder / "pipeline"),
         teacher_changes={"width": 48, "height": 64} | ({"max_sequence_length": 12} if family == "flux" else {}),
     )
