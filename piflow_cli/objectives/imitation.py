@@ -55,7 +55,7 @@ class Imitation(Settings):
         if not 0 < substeps <= self.window_substeps:
             return []
         return [
-            f"objective.window_substeps {self.window_substeps} is as long as the shortest segment, which has {substeps} "
+            f"objective.window_substeps {self.window_substeps} is as long as the shortest segment, that has {substeps} "
             f"of sampling.total_substeps {sampling.total_substeps}: there the window is the segment, and its source is "
             "all that is visited"
         ]
