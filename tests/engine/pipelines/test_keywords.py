@@ -215,7 +215,12 @@ def test_push_uploads_the_students_folder(family: str, hub: SimpleNamespace) -> 
     pipe = pipeline(family)
     where = pipe.push_to_hub("me/student", "first", private=True, token="secret", create_pr=True)
     assert where == "https://huggingface.co/me/student/commit/0"
-    assert files(hub.root / "me/student") == {"student.json", "student.safetensors", "README.md"}  # no local path
+    assert files(hub.root / "me/student") == {
+        "checksums.json",
+        "student.json",
+        "student.safetensors",
+        "README.md",
+    }  # no local path
     assert hub.calls[0] == ("create_repo", "me/student", {"private": True, "exist_ok": True, "token": "secret"})
     (_, _, options) = hub.calls[1]
     assert (options["commit_message"], options["create_pr"], options["token"]) == ("first", True, "secret")
