@@ -185,6 +185,12 @@ def _known_keys(kind: str, name: str) -> set[str]:
         return set()
 
 
+def changed_preset(preset: Preset, settings: Sequence[str]) -> Preset:
+    """A preset with `key.path=value` settings in place of its own. Raises PresetError as `load_preset` does."""
+    table = merge_tables(preset.model_dump(mode="json"), parse_overrides(settings), known_keys=_known_keys)
+    return parse_preset(table, origin=f"{preset.name} with {', '.join(settings)}")
+
+
 def parse_preset(table: Mapping[str, Any], *, origin: str = "preset") -> Preset:
     """Validate a table. Raises PresetError as `load_preset` does."""
     values, problems = dict(table), []

@@ -142,6 +142,8 @@ class TeacherFamily(Protocol):
     type: str
     source: str
     guidance_scale: float
+    size_px: tuple[int, int] | None
+    """Width and height that the settings name; None where the network has one size."""
     quantization: str
     """Of the frozen weights while they load; "none" keeps them whole."""
     offload_encoders: bool
@@ -187,6 +189,10 @@ class TeacherFamily(Protocol):
 
     def latent_factor(self) -> int:
         """Pixels along the side of a latent position."""
+        ...
+
+    def frozen_bytes(self, module: nn.Module, item_bytes: int) -> int:
+        """Bytes of the frozen weights as they are loaded, those that are not quantised at `item_bytes` each."""
         ...
 
     def pipeline_parts(self) -> tuple[Part, ...]:

@@ -80,7 +80,7 @@ def kept(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
     else:
         width = _attention_bytes(preset, facts) + _mlp_bytes(preset, facts)
         words = f"{width:,} bytes, not checkpointed"
-    return [
+    items = [
         Item(
             "what the blocks keep",
             batch * facts.blocks * (image + text) * width,
@@ -98,6 +98,10 @@ def kept(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
             f"{positions:,} x {FP32} bytes" + (f" + {condition:,}" if condition else ""),
         ),
     ]
+    if not preset.training.offload_activations:
+        return items
+    hosted = [Item(item.name, 0, f"in main memory: {item.bytes:,} = {item.arithmetic}") for item in items[:2]]
+    return [*hosted, *items[2:]]
 
 
 def moments(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
@@ -106,22 +110,23 @@ def moments(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
     passes, size = teacher_passes(preset, facts), compute_bytes(preset)
     wide, mlp = _attention_bytes(preset, facts), _mlp_bytes(preset, facts)
     teacher = wide if preset.adapter is not None else _own_teacher_bytes(preset, facts)
+    layer, block = _dequantised(preset, facts)
     copies = facts.trainable * size if size < FP32 and setup.strategy != "FSDP2" else 0  # FSDP2 gathers them cast
     return [
         Item(
             "student forward",
-            copies + tokens * mlp,
-            f"{copies:,} bytes of weights cast by autocast + {tokens:,} tokens x {mlp:,} of an MLP",
+            copies + tokens * mlp + layer,
+            f"{copies:,} bytes of weights cast by autocast + {tokens:,} tokens x {mlp:,} of an MLP" + _and(layer),
         ),
         Item(
             "teacher forward",
-            tokens * passes * teacher,
-            f"{passes} x {tokens:,} tokens x {teacher:,} bytes of a block",
+            tokens * passes * teacher + layer,
+            f"{passes} x {tokens:,} tokens x {teacher:,} bytes of a block" + _and(layer),
         ),
         Item(
             "backward, one block again",
-            tokens * (wide + mlp),
-            f"{tokens:,} tokens x ({wide:,} bytes of a block + {mlp:,} of its MLP and LoRA)",
+            tokens * (wide + mlp) + block,
+            f"{tokens:,} tokens x ({wide:,} bytes of a block + {mlp:,} of its MLP and LoRA)" + _and(block),
         ),
     ]
 
@@ -140,6 +145,23 @@ def encoding(preset: Preset, facts: ModelFacts, parts: tuple[Part, ...], setup: 
         words = f"{visitor:,} x {size} + {pixels:,} pixels x {PIXEL_BYTES} bytes"
         items.append(Item("encoding pictures", visitor * size + pixels * PIXEL_BYTES, words))
     return items
+
+
+def _dequantised(preset: Preset, facts: ModelFacts) -> tuple[int, int]:
+    """Bytes of a quantised base's weights made whole: of a layer, and what a block's backward pass has.
+
+    torchao's tensors are made whole for the forward pass and kept for the backward one, a block under checkpointing.
+    """
+    kind, size = preset.teacher.quantization, compute_bytes(preset)
+    if kind == "none":
+        return 0, 0
+    depth = 1 if preset.training.gradient_checkpointing else facts.blocks
+    whole = depth * facts.block_parameters if kind.startswith("torchao") else facts.largest_layer
+    return facts.largest_layer * size, whole * size
+
+
+def _and(num_bytes: int) -> str:
+    return f" + {num_bytes:,} of weights made whole" if num_bytes else ""
 
 
 def compute_bytes(preset: Preset) -> int:

@@ -16,12 +16,12 @@ from piflow_cli.engine.plan.activations import (
     kept,
     moments,
 )
-from piflow_cli.engine.plan.model import ModelFacts
+from piflow_cli.engine.plan.model import ModelFacts, described
 from piflow_cli.preset import Preset
 
-OPTIMIZER_BYTES = {"adamw8bit": 2, "paged-adamw8bit": 2, "auto": 2, "adamw": 8, "muon": 8}
+OPTIMIZER_BYTES = {"adamw8bit": 2, "paged-adamw8bit": 0, "auto": 2, "adamw": 8, "muon": 8}
 """State a trainable parameter: two moments, of 8 bits each by bitsandbytes, which auto takes on CUDA; Muon keeps one
-moment of the blocks' matrices and is counted as AdamW."""
+moment of the blocks' matrices and is counted as AdamW. Paged state makes room where there is none."""
 SHARDED_OPTIMIZER_BYTES = 8
 """bitsandbytes does not take sharded parameters: AdamW in float32."""
 GATHERED_BLOCKS = 3
@@ -114,19 +114,26 @@ def _weights(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
     sharded, shared = setup.strategy == "FSDP2", preset.adapter is not None
     trainable, state = facts.trainable, optimizer_bytes(preset, setup.strategy)
     eight_bit = state == OPTIMIZER_BYTES["adamw8bit"]
+    shards = setup.gpus if sharded else 1
     waiting = trainable if sharded and setup.accumulates else 0
+
+    base_bytes = facts.frozen * ITEM_BYTES[preset.training.teacher_dtype]
+    if preset.teacher.quantization != "none":
+        base_bytes = preset.teacher.frozen_bytes(described(preset)[0], ITEM_BYTES[preset.training.teacher_dtype])
+    split = shards if shared else 1  # a teacher of its own is wrapped by nothing and sharded by nobody
 
     def item(name: str, numbers: int, size: int, shards: int = 1, words: str = "") -> Item:
         arithmetic = f"{numbers:,} x {size} bytes" + (f" / {shards}" if shards > 1 else "") + words
         return Item(name, numbers * size // shards, arithmetic if numbers else "")
 
-    shards = setup.gpus if sharded else 1
     return [
-        item(
+        Item(
             "base weights, for teacher and student" if shared else "teacher's weights",
-            facts.frozen,
-            ITEM_BYTES[preset.training.teacher_dtype],
-            shards if shared else 1,  # a teacher of its own is wrapped by nothing and sharded by nobody
+            base_bytes // split,
+            f"{facts.frozen:,} x {base_bytes / facts.frozen:.3g} bytes"
+            + f" ({preset.teacher.quantization}, with its scales and what stays whole)"
+            * (preset.teacher.quantization != "none")
+            + (f" / {split}" if split > 1 else ""),
         ),
         item("trainable weights, fp32", trainable, FP32, shards),
         item("gradients, fp32", trainable, FP32, shards),

@@ -28,6 +28,7 @@ class ModelFacts:
         width: D, of a token.
         hidden: of a block's MLP.
         lora_input: of the widest layer with LoRA; 0 without.
+        largest_layer: weights of the largest linear layer.
         blocks, block_parameters, outside: blocks, parameters of the largest one and of what is in none.
         positions, channels, policy_channels: latent positions a token holds, and channels of a position.
         image_tokens: of the largest picture that is trained on.
@@ -43,6 +44,7 @@ class ModelFacts:
     width: int
     hidden: int
     lora_input: int
+    largest_layer: int
     blocks: int
     block_parameters: int
     outside: int
@@ -120,6 +122,7 @@ def _facts(
         width=width,
         hidden=hidden,
         lora_input=max((layer.in_features for layer in layers), default=0),
+        largest_layer=max(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear)),
         blocks=len(blocks),
         block_parameters=max(sizes),
         outside=outside,

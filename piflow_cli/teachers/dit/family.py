@@ -145,6 +145,10 @@ class DiT(DiTSettings):
         """Pixels along the side of a latent position in the autoencoder of the published DiTs."""
         return 8
 
+    def frozen_bytes(self, module: nn.Module, item_bytes: int) -> int:
+        """Bytes of the weights; none are quantised."""
+        return sum(parameter.numel() for parameter in module.parameters()) * item_bytes
+
     def pipeline_parts(self) -> tuple[Part, ...]:
         """The autoencoder: the source's own where it is on this machine, else as published where one is named."""
         counted = counted_parts(self.source)

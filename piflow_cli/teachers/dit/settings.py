@@ -32,6 +32,7 @@ class DiTSettings(Settings):
     revision: str | None = Field(None, description="hub revision")
 
     students_need_base: ClassVar[bool] = False
+    size_px: ClassVar[None] = None
     quantization: ClassVar[str] = "none"
     offload_encoders: ClassVar[bool] = False
 

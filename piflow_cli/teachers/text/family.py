@@ -27,6 +27,7 @@ from piflow_cli.teachers.text.parts import (
     load_pipeline_parts,
     plain_config,
 )
+from piflow_cli.teachers.text.quantization import frozen_bytes
 from piflow_cli.teachers.text.settings import TextSettings
 from piflow_cli.teachers.text.space import TextSpace
 from piflow_cli.teachers.text.teacher import TextTeacher
@@ -237,13 +238,18 @@ class TextFamily(TextSettings, ABC):
         module = self.build(config)
         return module, self.backbone(dict(module.config))
 
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height that the settings name."""
+        return self.width, self.height
+
     @abstractmethod
     def conditioning(self, module: nn.Module) -> Conditioning:
         """What a transformer of this family takes beside the latents."""
 
     def latent_size(self, module: nn.Module, size_px: tuple[int, int] | None) -> tuple[int, int]:  # noqa: ARG002
         """Width and height in latent positions of pictures of `size_px`; None is the size of the settings."""
-        width, height = size_px or (self.width, self.height)
+        width, height = size_px or self.size_px
         return width // self.latent_factor(), height // self.latent_factor()
 
     def latent_factor(self) -> int:
@@ -256,6 +262,10 @@ class TextFamily(TextSettings, ABC):
     def halvings(self, autoencoder: dict[str, Any]) -> int:
         """How many times an autoencoder of this config halves a picture's sides."""
 
+    def frozen_bytes(self, module: nn.Module, item_bytes: int) -> int:
+        """Bytes of the transformer's weights by the quantisation of the settings."""
+        return frozen_bytes(module, self.quantization, item_bytes)
+
     def pipeline_parts(self) -> tuple[Part, ...]:
         """Text encoders and autoencoder: counted where the pipeline's folder is on this machine, else as published."""
         counted = counted_parts(self.source)
@@ -263,7 +273,7 @@ class TextFamily(TextSettings, ABC):
 
     def measured(self, module: nn.Module) -> tuple[MemoryCase | CacheCase, ...]:
         """What was measured of the architecture that the settings name, if the module is of it and the size is that."""
-        if self.architecture not in self.architectures or (self.width, self.height) != MEASURED_SIZE_PX:
+        if self.architecture not in self.architectures or self.size_px != MEASURED_SIZE_PX:
             return ()
         defaults = inspect.signature(type(module).__init__).parameters
         expected = {key: value.default for key, value in defaults.items() if key != "self"}

@@ -1,0 +1,148 @@
+"""How long a run takes: floating-point operations counted on the module itself, over what GPUs are known to do.
+
+Shapes: B batch, C latent channels, H, W latent size.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from piflow_cli.core.student import Student
+from piflow_cli.engine.plan.activations import teacher_passes
+from piflow_cli.engine.plan.model import model_facts
+from piflow_cli.preset import Preset
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A kind of GPU.
+
+    Args:
+        tflops: dense peak of matrix products in bfloat16 summed in float32, by its data sheet.
+        watts: its power limit.
+    """
+
+    name: str
+    tflops: float
+    watts: int
+
+
+GPUS = (
+    Gpu("4090", 165.2, 450),
+    Gpu("A100", 312.0, 400),
+    Gpu("H100", 989.4, 700),
+    Gpu("H200", 989.4, 700),
+    Gpu("B200", 2250.0, 1000),
+)
+"""By a part of the name that CUDA gives them; the SXM versions."""
+UTILISATION = 0.35
+"""Share of the peak that training reaches, assumed: recomputed blocks count as work."""
+
+
+@dataclass(frozen=True)
+class SampleFlops:
+    """Floating-point operations of one sample, each multiplication and each addition counted.
+
+    Args:
+        student: an evaluation of the student with its backward pass, and what is recomputed for it.
+        teacher: an evaluation of the teacher, without guidance.
+    """
+
+    student: int
+    teacher: int
+
+
+def sample_flops(preset: Preset) -> SampleFlops:
+    """Operations of a sample at the largest size that is trained on; counted on the meta device, once a process.
+
+    Raises:
+        ModelError: the teacher's config cannot be had.
+    """
+    sizes = preset.data.sizes_px or (None,)
+    checkpointing = preset.training.gradient_checkpointing
+    return _counted(preset.teacher, preset.policy, preset.adapter, max(sizes, key=_area), checkpointing)
+
+
+def step_flops(preset: Preset) -> int:
+    """Operations of an optimiser step over the whole batch, guidance acting everywhere."""
+    flops, objective = sample_flops(preset), preset.objective
+    segments = objective.num_losses(preset.sampling, has_images=preset.data.has_images)
+    asked = objective.num_intermediates * teacher_passes(preset, model_facts(preset))
+    return preset.training.batch_size * segments * (flops.student + asked * flops.teacher)
+
+
+def hours(flops: int, *, tflops: float, utilisation: float, gpus: int) -> float:
+    """Hours that `gpus` GPUs need for some operations."""
+    return flops / (tflops * 1e12 * utilisation * gpus) / 3600
+
+
+def utilisation(flops: int, *, wall_s: float, tflops: float, gpus: int) -> float:
+    """Share of the peak that a run reached: operations of its steps over what the GPUs could have done meanwhile."""
+    return flops / (wall_s * tflops * 1e12 * gpus)
+
+
+def gpu_named(name: str) -> Gpu | None:
+    """The kind of GPU that CUDA calls so, None where the table has none."""
+    return next((gpu for gpu in GPUS if gpu.name in name), None)
+
+
+def _area(size: tuple[int, int] | None) -> int:
+    return 0 if size is None else size[0] * size[1]
+
+
+@lru_cache(maxsize=4)
+def _counted(
+    teacher: Any, policy: Any, adapter: Any, size_px: tuple[int, int] | None, checkpointing: bool
+) -> SampleFlops:
+    """Counted with one block of each kind, and what another one adds times the others: blocks of a list are alike."""
+    module, backbone = teacher.describe()
+    width, height = teacher.latent_size(module, size_px)
+    lists = [name for name, child in module.named_children() if isinstance(child, nn.ModuleList)]
+    depths = {name: len(module.get_submodule(name)) for name in lists}
+    for name in lists:
+        del module.get_submodule(name)[2:]
+
+    def count(**blocks: int) -> Tensor:
+        """Operations of student and teacher with one block of each list, but as many as `blocks` says."""
+        shallow = copy.deepcopy(module)
+        for name in lists:
+            del shallow.get_submodule(name)[blocks.get(name, 1) :]
+        original = None if adapter is not None else copy.deepcopy(shallow).to("meta")
+        student = Student(shallow.to("meta"), backbone=backbone, family=policy, adapter=adapter)
+        return _operations(student, original, (height, width), teacher, checkpointing=checkpointing)
+
+    once = count()
+    more = [(depths[name] - 1) * (count(**{name: 2}) - once) for name in lists if depths[name] > 1]
+    student, asked = (once + sum(more)).tolist()
+    return SampleFlops(student, asked)
+
+
+def _operations(
+    student: Student, original: nn.Module | None, size: tuple[int, int], teacher: Any, *, checkpointing: bool
+) -> Tensor:
+    """Operations of the student's two passes and of the teacher's one, (2,), on one sample of `size` (H, W)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    student.make_trainable()
+    student.train()
+    if checkpointing:
+        student.module.enable_gradient_checkpointing()
+    x = torch.zeros(1, student.backbone.latent_channels, *size, device="meta")
+    sigma, condition = torch.ones(1, device="meta"), teacher.dummy_condition(student.module, 1)
+    trained, asked = FlopCounterMode(display=False), FlopCounterMode(display=False)
+    with trained:
+        output, extra = student(x, sigma, condition)
+        (output.sum() if extra is None else output.sum() + extra.sum()).backward()
+    with asked, torch.no_grad():
+        if original is not None:
+            student.backbone.predict(original, x, sigma, condition)
+        else:
+            with student.as_teacher():
+                student(x, sigma, condition)
+    return torch.tensor([trained.get_total_flops(), asked.get_total_flops()])
