@@ -9,6 +9,7 @@ import typer
 
 from piflow_cli import __version__
 from piflow_cli.cli import benchmark, convert, distill, presets, sample
+from piflow_cli.cli.processes import PARTNER_ENDED, partner_is_gone, who_says
 from piflow_cli.errors import PiflowError
 
 app = typer.Typer(
@@ -55,7 +56,7 @@ def main() -> None:
             raise
         fail("interrupted")
     except PiflowError as error:
-        fail(str(error))
+        fail(", ".join([str(error), *getattr(error, "__notes__", ())]))
     except KeyboardInterrupt:
         fail("interrupted")
     except BrokenPipeError:
@@ -63,7 +64,9 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("PIFLOW_DEBUG"):
             raise
-        fail(explain(error))
+        if partner_is_gone(error):  # the one that ended says why
+            sys.exit(PARTNER_ENDED)
+        fail("\n".join([explain(error), *getattr(error, "__notes__", ())]))
 
 
 def explain(error: Exception) -> str:
@@ -85,5 +88,5 @@ def explain(error: Exception) -> str:
 def fail(message: str) -> None:
     """Print one message to stderr and exit with 1."""
     typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(message, err=True)
+    typer.echo(f"{who_says()}{message}", err=True)
     sys.exit(EXIT_KNOWN_ERROR)

@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from piflow_cli.cli import console
+from piflow_cli.cli.processes import (
+    MachineRank,
+    MainProcess,
+    NumMachines,
+    NumProcesses,
+    StrategyOption,
+    start_processes,
+)
 from piflow_cli.cli.typed import typed_command
 from piflow_cli.errors import PiflowError
 
@@ -29,7 +37,10 @@ EXAMPLES = console.examples(
         "encode the prompts once; the training then needs no text encoder",
         "piflow distill --preset flux-4nfe-datafree --cache-only",
     ),
-    ("every GPU of the machine", "accelerate launch -m piflow_cli distill --preset dit-1nfe"),
+    (
+        "eight GPUs of this machine, the network sharded",
+        "piflow distill --preset flux-4nfe --num-processes 8 --strategy fsdp2",
+    ),
 )
 
 
@@ -67,6 +78,11 @@ def command(
             callback=_numbers,
         ),
     ] = None,
+    num_processes: NumProcesses = None,
+    num_machines: NumMachines = 1,
+    machine_rank: MachineRank = 0,
+    main_process: MainProcess = None,
+    strategy: StrategyOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a student to imitate its teacher in a few network evaluations.
@@ -84,6 +100,10 @@ def command(
     if plan:
         _plan(recipe, gpus=[int(number) for number in gpus.split(",")] if gpus else [], as_json=as_json)
         return
+    spread = {"num_machines": num_machines, "machine_rank": machine_rank, "main_process": main_process}
+    if not cache_only:
+        _check_processes(recipe, (num_processes or 1) * num_machines, sharded=strategy == "fsdp2")
+    start_processes(num_processes, strategy=strategy, **spread)
     if cache_only:
         _cache(recipe, device=device, as_json=as_json)
         return
@@ -101,6 +121,16 @@ def command(
         typer.echo(f"student  {result.student}")
         prompts = "0 1 2 3" if recipe.adapter is None else '"a cat"'
         typer.echo(f"try it   piflow sample {prompts} --model {result.out} --grid")
+
+
+def _check_processes(recipe: Preset, num_processes: int, *, sharded: bool) -> None:
+    """Refuse what processes cannot share before any is started."""
+    from piflow_cli.engine.plan.batches import micro_batches
+    from piflow_cli.engine.processes.sharded import check_sharding
+
+    check_sharding(recipe, sharded=sharded)
+    if num_processes > 1:
+        micro_batches(recipe, num_processes)
 
 
 def _plan(recipe: Preset, *, gpus: list[int], as_json: bool) -> None:
@@ -158,6 +188,8 @@ def _train(recipe: Preset, *, out: Path, device: str, resume: bool) -> DistillRe
                 line.update(event.step, event.steps, f"{event.step}/{event.steps} prompts encoded")
             elif event.kind == "step":
                 line.update(event.step, event.steps, _words(event))
+            elif event.kind == "setting":
+                line.say(event.message)
             elif event.kind in ("checkpoint", "preview"):
                 line.say(f"{event.kind:<10} {event.path}")
             elif event.kind == "warning":

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from piflow_cli.core.adapter import base_name
-from piflow_cli.core.interfaces import Condition, Policy, Teacher
-from piflow_cli.core.student import Student, make_policy
-from piflow_cli.engine.distill.offload import activations_on_host
+from piflow_cli.core.interfaces import Teacher
+from piflow_cli.core.student import Student
 from piflow_cli.engine.processes.sharded import fill
 from piflow_cli.engine.processes.sharding import materialise, precision_policy, real_parameters, repeated_blocks, shard
 from piflow_cli.io.weights import SlicedWeights
@@ -30,12 +28,6 @@ def build_student(preset: Preset, teacher: Teacher, *, generator: torch.Generato
     )
     student.make_trainable()
     return student
-
-
-def student_policy(network: nn.Module, preset: Preset, x: Tensor, sigma: Tensor, condition: Condition) -> Policy:
-    """The policy of one evaluation of the student, or what wraps it, at the source x (B, C, *S), sigma (B,)."""
-    with activations_on_host(network, wanted=preset.training.offload_activations):
-        return make_policy(network, preset.policy, x, sigma, condition)
 
 
 def build_sharded(
@@ -60,8 +52,8 @@ def build_sharded(
         generator: of the initial weights; every process draws the same.
     """
     adapted, projection = preset.adapter is not None, teacher.backbone.projection_name
-    policy = precision_policy(mixed_precision)
-    _read_projection(teacher.module, projection, files)
+    policy, dtype = precision_policy(mixed_precision), next(teacher.module.parameters()).dtype
+    read_projection(teacher.module, projection, files)
     module = teacher.module if adapted else copy.deepcopy(teacher.module).float()
     student = Student.from_teacher(
         module, backbone=teacher.backbone, family=preset.policy, generator=generator, adapter=preset.adapter
@@ -75,30 +67,20 @@ def build_sharded(
 
     made = dict(real_parameters(student))
     shard(student, blocks=repeated_blocks(student.module), mesh=mesh, policy=policy)
-    materialise(student, files, source_of, device=device, made=made)
+    materialise(student, files, source_of, dtype=dtype, device=device, made=made)
     if adapted:
         student.init_lora(generator, write=fill)
         return student
     whole = dict(real_parameters(teacher.module))
     shard(teacher.module, blocks=repeated_blocks(teacher.module), mesh=mesh, policy=precision_policy("no"))
-    materialise(teacher.module, files, str, device=device, made=whole)
+    materialise(teacher.module, files, str, dtype=dtype, device=device, made=whole)
     return student
 
 
 @torch.no_grad()
-def _read_projection(module: nn.Module, name: str, files: SlicedWeights) -> None:
+def read_projection(module: nn.Module, name: str, files: SlicedWeights) -> None:
     """Give the final projection its weights on the CPU: a head is made from it, and it is small."""
     projection = module.get_submodule(name)
     projection.to_empty(device="cpu")
     for key, parameter in projection.named_parameters():
         parameter.copy_(files.read(f"{name}.{key}"))
-
-
-def shared_network(network: nn.Module, student: Student) -> Callable[[Tensor, Tensor, Condition], Tensor]:
-    """The teacher's network inside a student, evaluated through whatever wraps the student for distributed training."""
-
-    def evaluate(x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        with torch.no_grad(), student.as_teacher():
-            return network(x, sigma, condition)[0]
-
-    return evaluate

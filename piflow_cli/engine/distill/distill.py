@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from piflow_cli.engine.distill.events import DistillEvent, DistillResult
+from piflow_cli.engine.distill.network import resolve_strategy
 from piflow_cli.engine.distill.resume.run_folder import PRESET, RunFolder, Start
 from piflow_cli.engine.distill.resume.sources import digests_of_sources
 from piflow_cli.engine.distill.together import Together
 from piflow_cli.engine.distill.trainer import Trainer
 from piflow_cli.engine.plan.plan import run_bytes
+from piflow_cli.engine.processes.world import World, asked_strategy, end_with_launcher, settle_device
 from piflow_cli.engine.students.device import resolve_device
 from piflow_cli.errors import StorageError
 from piflow_cli.preset import Preset
@@ -47,7 +49,10 @@ def distill(
     """
     from accelerate import PartialState
 
-    target = resolve_device(device)
+    target, asked = resolve_device(device), asked_strategy()
+    world = World.here()
+    settle_device(target, world)
+    end_with_launcher()
     preset.data.check_source()
     preset.teacher.check_source()
     run = RunFolder(Path(out))
@@ -56,10 +61,22 @@ def distill(
     start = together.main_does(lambda: _open(run, preset, resume=resume))
     try:
         together.raise_any(_unshared(run))
-        trainer = Trainer(preset, run, start=start, together=together, device=target, on_event=on_event)
-        return trainer.train(stop_after=stop_after)
+        strategy = resolve_strategy(asked, preset, device=target, num_processes=world.size)
+        trainer = Trainer(
+            preset, run, start=start, together=together, device=target, strategy=strategy, on_event=on_event
+        )
+        return _noting_step(trainer, stop_after) if world.size > 1 else trainer.train(stop_after=stop_after)
     finally:
         run.close()
+
+
+def _noting_step(trainer: Trainer, stop_after: int | None) -> DistillResult:
+    """Train, and note with an error of this process the step that it was in."""
+    try:
+        return trainer.train(stop_after=stop_after)
+    except Exception as error:
+        error.add_note(f"in step {trainer.progress.step + 1}")
+        raise
 
 
 def _open(run: RunFolder, preset: Preset, *, resume: bool) -> Start:

@@ -88,6 +88,15 @@ def is_cached(preset: Preset) -> bool:
     return not missing_shards(folder, plan, verify=False) and set(plan.specials) <= set(index.specials)
 
 
+def fill_cache(preset: Preset, *, device: torch.device, on_progress: Callable[[int, int], None]) -> bool:
+    """Fill the preset's cache before its transformer is loaded; returns whether it names one. Errors as above."""
+    if cache_folder(preset) is None:
+        return False
+    if not is_cached(preset):
+        cache_embeddings(preset, device=device, on_progress=on_progress, verify=False)
+    return True
+
+
 def open_with_cache(preset: Preset, space: Any) -> Any:
     """The preset's data with its complete cache, and the space given the embedding of its negative prompt.
 

@@ -18,7 +18,9 @@ from piflow_cli.preset import TrainingSettings
 class DistillEvent:
     """What happened in a run: a step, a file written, a step skipped; while caching, steps are prompts."""
 
-    kind: Literal["caching", "start", "step", "checkpoint", "preview", "skipped", "left out", "warning", "done"]
+    kind: Literal[
+        "caching", "start", "setting", "step", "checkpoint", "preview", "skipped", "left out", "warning", "done"
+    ]
     step: int
     steps: int
     loss: float | None = None

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from piflow_cli.core.ema import EMA
-from piflow_cli.core.interfaces import DataSource, Teacher, TrainingBatch
-from piflow_cli.core.student import Student
+from piflow_cli.core.interfaces import DataSource, TrainingBatch
 from piflow_cli.engine.distill.attention import training_attention
-from piflow_cli.engine.distill.build import build_student, shared_network, student_policy
-from piflow_cli.engine.distill.embeddings import cache_embeddings, cache_folder, is_cached, open_with_cache
+from piflow_cli.engine.distill.embeddings import fill_cache, open_with_cache
 from piflow_cli.engine.distill.events import DistillEvent, DistillResult, Journal
+from piflow_cli.engine.distill.network import build_network, open_teacher
 from piflow_cli.engine.distill.preview import Preview
 from piflow_cli.engine.distill.resume.checkpoints import CheckpointCard
 from piflow_cli.engine.distill.resume.processes import processes_note, resumed_micro_batches
@@ -26,8 +25,9 @@ from piflow_cli.engine.distill.resume.writer import CheckpointWriter
 from piflow_cli.engine.distill.signals import StopRequest
 from piflow_cli.engine.distill.state import Progress, build_optimizers, build_scheduler
 from piflow_cli.engine.distill.together import Together
-from piflow_cli.engine.processes.sharded import check_sharding
-from piflow_cli.engine.students.device import resolve_dtype, resolve_precision
+from piflow_cli.engine.processes.precision import Precision
+from piflow_cli.engine.processes.sharded import check_sharding, whole
+from piflow_cli.engine.students.device import resolve_precision
 from piflow_cli.engine.students.save import card_of, save_student
 from piflow_cli.errors import TrainingError
 from piflow_cli.formats.student import StoredStudent
@@ -45,53 +45,49 @@ class Trainer:
         start: Start,
         together: Together,
         device: torch.device,
+        strategy: Literal["ddp", "fsdp2"],
         on_event: Callable[[DistillEvent], None] | None,
     ) -> None:
-        from accelerate import Accelerator, DistributedType
+        from accelerate import Accelerator
         from accelerate.utils import ProjectConfiguration
 
         self.preset, self.run, self.start, self.together = preset, run, start, together
         settings = preset.training
         self.accelerator = Accelerator(
-            mixed_precision=resolve_precision(settings.mixed_precision, device),
+            mixed_precision="no",  # the passes' precision is ours, so that it is one under every strategy
             cpu=device.type == "cpu",
             log_with=list(settings.trackers) or None,
             project_config=ProjectConfiguration(project_dir=str(run.path), logging_dir=str(run / "logs")),
         )
         self.device = self.accelerator.device
-        sharded = self.accelerator.distributed_type == DistributedType.FSDP
-        check_sharding(preset, sharded=sharded)
+        check_sharding(preset, sharded=strategy == "fsdp2")
         self.micro_batch, self.accumulation = resumed_micro_batches(preset, together.num_processes, start.card)
         self.progress = Progress(seed=settings.seed)
         self.journal = Journal(
             run, settings, self.progress, track=self.accelerator.log, on_event=on_event, speaks=together.is_main
         )
-        self._cache_embeddings()
-        cached = cache_folder(preset) is not None
-        self.teacher: Teacher = preset.teacher.load(
-            device=self.device, dtype=resolve_dtype(settings.teacher_dtype, self.device), encoders=not cached
-        )
+        cached = fill_cache(preset, device=self.device, on_progress=self.journal.show_caching)
+        self.accelerator.wait_for_everyone()
+        self.teacher, files = open_teacher(preset, device=self.device, encoders=not cached, sharded=strategy == "fsdp2")
         self.data: DataSource = open_with_cache(preset, self.teacher.space)
-        generator = torch.Generator().manual_seed(settings.seed)
-        student = build_student(preset, self.teacher, generator=generator).to(self.device)
-        if settings.gradient_checkpointing:
-            student.module.enable_gradient_checkpointing()
-        optimizers = build_optimizers(student, preset.optimizer, device=self.device, sharded=sharded)
-        self.schedulers = [build_scheduler(o, preset.optimizer, steps=settings.steps) for o in optimizers]
-        self.network, *self.optimizers = self.accelerator.prepare(student, *optimizers)
-        self.student: Student = self.accelerator.unwrap_model(self.network)
-        self.teacher_network = shared_network(self.network, self.student) if preset.adapter is not None else None
+        precision = Precision(resolve_precision(settings.mixed_precision, self.device), self.device)
+        self.network = build_network(preset, self.teacher, files, accelerator=self.accelerator, precision=precision)
+        self.student, self.precision = self.network.student, precision
+        self.optimizers = build_optimizers(
+            self.student, preset.optimizer, device=self.device, sharded=self.network.sharded
+        )
+        self.schedulers = [build_scheduler(o, preset.optimizer, steps=settings.steps) for o in self.optimizers]
+        self.teacher_network = self.network.evaluate_teacher if preset.adapter is not None else None
         own = self.student.own_parameters()
         self.ema = EMA(own.items(), gamma=settings.ema_gamma, warmup_steps=preset.optimizer.warmup_steps)
         self.saved_step = 0
-        self.sharded = any(isinstance(parameter, DTensor) for parameter in own.values())
         self.snapshot = Snapshot(
             own,
             self.ema,
             optimizers=self.optimizers,
             schedulers=self.schedulers,
             progress=self.progress,
-            scaler=self.accelerator.scaler,
+            precision=precision,
         )
         self.writer = CheckpointWriter(run, together, keep=settings.checkpoints_kept, export=self._write_student)
         self.preview = Preview(preset, self.teacher, run, self.data) if settings.preview_every else None
@@ -105,6 +101,8 @@ class Trainer:
         settings = self.preset.training
         if settings.trackers:
             self.accelerator.init_trackers("piflow", config={"preset": self.preset.model_dump_json()})
+        shares = (self.together.num_processes, self.micro_batch, self.accumulation)
+        self.journal.tell("setting", message=self.network.describe(*shares))
         self._restore()
         self.journal.begin()
         loss = None
@@ -155,7 +153,7 @@ class Trainer:
         note = processes_note(
             card,
             num_processes=self.together.num_processes,
-            sharded=self.sharded,
+            sharded=self.network.sharded,
             micro_batch_size=self.micro_batch,
         )
         if note:
@@ -182,18 +180,9 @@ class Trainer:
         for step in self.writer.take_done():
             self.journal.tell("checkpoint", step=step, path=self.run.checkpoints.path(step))
 
-    def _cache_embeddings(self) -> None:
-        """Fill the preset's cache of embeddings, where it names one, before the transformer is loaded."""
-        if cache_folder(self.preset) is None:
-            return
-
-        if not is_cached(self.preset):
-            cache_embeddings(self.preset, device=self.device, on_progress=self.journal.show_caching, verify=False)
-        self.accelerator.wait_for_everyone()
-
     def _step(self) -> float:
         """One optimiser step; returns the loss, NaN where it was skipped."""
-        self.network.train()
+        self.network.wrapped.train()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
@@ -203,18 +192,22 @@ class Trainer:
         loss = self.accelerator.reduce(loss, reduction="mean")
         warm = self.progress.step < self.preset.optimizer.warmup_steps
         limit = float("inf") if warm else self.preset.optimizer.clip_norm
-        norm = self.accelerator.clip_grad_norm_(list(self.student.own_parameters().values()), limit)
+        own = list(self.student.own_parameters().values())
+        self.precision.unscale(own)
+        norm = whole(torch.nn.utils.clip_grad_norm_(own, limit))
         value, gradient_norm = float(loss), float(norm)
         learning_rate = self.schedulers[0].get_last_lr()[0]
         self.progress.step += 1
-        if torch.isfinite(loss) and torch.isfinite(torch.as_tensor(gradient_norm)):
+        finite = math.isfinite(value) and math.isfinite(gradient_norm)
+        overflow = self.precision.advance(finite=finite)
+        if finite:
             for optimizer in self.optimizers:
                 optimizer.step()
             self.progress.updates += 1
             self.ema.update(self.progress.updates)
             self.progress.bad_in_a_row = 0
         else:
-            self._skip(value, gradient_norm)
+            self._skip(value, gradient_norm, overflow=overflow)
         for scheduler in self.schedulers:
             scheduler.step()
         self.journal.log(loss=value, gradient_norm=gradient_norm, learning_rate=learning_rate)
@@ -231,9 +224,9 @@ class Trainer:
         losses = self._losses()
         count = self.preset.objective.num_losses(self.preset.sampling, has_images=self.data.has_images)
         for i in range(count):
-            with nullcontext() if sync and i == count - 1 else self.accelerator.no_sync(self.network):
+            with self.network.exchanging(self.accelerator, sync and i == count - 1):
                 loss = next(losses)
-                self.accelerator.backward(loss / self.accumulation)
+                self.precision.scaled(loss / self.accumulation).backward()
                 total += loss.detach() / self.accumulation
         return total
 
@@ -247,7 +240,7 @@ class Trainer:
         batch = TrainingBatch(
             latents=latents,
             shape=(self.micro_batch, *(shape if latents is None else latents.shape[1:])),
-            make_policy=lambda x, sigma: student_policy(self.network, self.preset, x, sigma, condition),
+            make_policy=lambda x, sigma: self.network.policy(self.preset, x, sigma, condition),
             teacher=lambda x, sigma: self.teacher.velocity(x, sigma, condition, network=self.teacher_network),
             generator=generator,
             device=self.device,
@@ -255,13 +248,15 @@ class Trainer:
         objective, step = self.preset.objective, self.progress.step
         return objective.losses(batch, sampling=self.preset.sampling, dropout=family.dropout, step=step)
 
-    def _skip(self, loss: float, gradient_norm: float) -> None:
+    def _skip(self, loss: float, gradient_norm: float, *, overflow: bool) -> None:
         """Leave the weights alone after a non-finite step; stop where there were too many in a row."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.progress.skipped += 1
-        self.progress.bad_in_a_row += 1
+        self.progress.bad_in_a_row += 0 if overflow else 1
         message = f"skipped: loss {loss}, gradient norm {gradient_norm}"
+        if overflow:
+            message += f": float16 overflowed, and the loss scale is {self.precision.scale:g} now"
         self.journal.tell("skipped", message=message)
         if self.progress.bad_in_a_row >= self.preset.optimizer.max_bad_steps:
             self.writer.wait()
@@ -277,7 +272,7 @@ class Trainer:
         step = self.progress.step
         card = self.snapshot.card(
             together=self.together,
-            sharded=self.sharded,
+            sharded=self.network.sharded,
             micro_batch_size=self.micro_batch,
             teacher_ratio=self.preset.objective.teacher_ratio(step),
         )
@@ -288,9 +283,9 @@ class Trainer:
         self.together.main_does(self.run.check_there)
         with self.ema.applied():
             self.student.eval()
-            if self.accelerator.is_main_process or self.sharded:  # sharded weights are whole only together
+            if self.accelerator.is_main_process or self.network.sharded:  # sharded weights are whole only together
                 path = self.preview.write(
-                    self.network if self.sharded else self.student,
+                    self.network.evaluate_alone,
                     step=self.progress.step,
                     teacher_network=self.teacher_network,
                     keep=self.accelerator.is_main_process,

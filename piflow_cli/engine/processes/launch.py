@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -12,9 +13,10 @@ from types import FrameType
 from piflow_cli.engine.processes.world import STRATEGY, Strategy
 from piflow_cli.errors import DeviceError
 
-KNOWN_EXITS = (0, 1, 2, 75, 130)
-"""Exit codes after which the process has said itself what happened; 75 is that of one whose partner ended."""
+KNOWN_EXITS = (0, 1, 2, 130)
+"""Exit codes after which the process has said itself what happened."""
 PARTNER_ENDED = 75
+"""Exit code of a process that ends because another one has."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Launch:
 
     def arguments(self) -> list[str]:
         """torchrun's."""
-        where = ["--standalone"] if self.num_machines == 1 else self._rendezvous()
+        alone = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", uuid.uuid4().hex]
+        where = alone if self.num_machines == 1 else self._rendezvous()
         return ["--nproc-per-node", str(self.num_processes), *where, "--max-restarts", "0", "--monitor-interval", "0.5"]
 
     def _rendezvous(self) -> list[str]:
@@ -124,7 +127,7 @@ def _exit_code(error: Exception) -> int:
         DeviceError: it was killed.
     """
     failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
-    told = [failure for _, failure in failures if failure.exitcode in KNOWN_EXITS and failure.exitcode != PARTNER_ENDED]
+    told = [failure for _, failure in failures if failure.exitcode in KNOWN_EXITS]
     if told:
         return told[0].exitcode
     rank, first = next(((r, f) for r, f in failures if f.exitcode != PARTNER_ENDED), failures[0])

@@ -15,6 +15,11 @@ def check_sharding(preset: Preset, *, sharded: bool) -> None:
             f"teacher.quantization {preset.teacher.quantization}: a quantised base is not sharded; use DDP, or set it "
             "to none"
         )
+    if sharded and preset.optimizer.name == "muon":
+        raise PresetError(
+            "optimizer.name muon: Muon orthogonalises whole matrices, which no process holds under FSDP2; use "
+            "--set optimizer.name=adamw, or --strategy ddp"
+        )
 
 
 def whole(tensor: Tensor) -> Tensor:

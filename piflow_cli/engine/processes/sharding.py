@@ -6,6 +6,7 @@ sharded (`torch.distributed.fsdp.fully_shard`), given empty shards, and each is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -36,7 +37,7 @@ def precision_policy(mixed_precision: str) -> MixedPrecisionPolicy:
 def shard(network: nn.Module, *, blocks: Iterable[nn.Module], mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
     """Shard a network in place: each block by itself, and what is left as a whole.
 
-    A parameter that several blocks share is left to the whole, which is gathered while the network runs.
+    A module that several blocks share is sharded by itself and stays gathered from its first use to its last.
 
     Args:
         network: its parameters may be on the meta device.
@@ -45,20 +46,30 @@ def shard(network: nn.Module, *, blocks: Iterable[nn.Module], mesh: DeviceMesh, 
         policy: the precision of what is gathered and reduced.
     """
     blocks = list(blocks)
-    seen: set[nn.Parameter] = set()
-    shared: set[nn.Parameter] = set()
+    for part in shared_modules(blocks):
+        fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     for block in blocks:
-        own = set(block.parameters())
-        shared |= own & seen
-        seen |= own
-    for block in blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=shared)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(network, mesh=mesh, mp_policy=policy)
+
+
+def shared_modules(blocks: list[nn.Module]) -> list[nn.Module]:
+    """The largest modules that several blocks hold."""
+    counts = Counter(id(part) for block in blocks for part in block.modules())
+    shared = {id(part): part for block in blocks for part in block.modules() if counts[id(part)] > 1}
+    inner = {id(child) for part in shared.values() for child in part.modules() if child is not part}
+    return [part for key, part in shared.items() if key not in inner and any(True for _ in part.parameters())]
 
 
 @torch.no_grad()
 def materialise(
-    network: nn.Module, files: SlicedWeights, source_of: SourceOf, *, device: torch.device, made: dict[str, Tensor]
+    network: nn.Module,
+    files: SlicedWeights,
+    source_of: SourceOf,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    made: dict[str, Tensor],
 ) -> None:
     """Give a sharded network on the meta device its memory and its weights, each process its shards alone.
 
@@ -66,6 +77,7 @@ def materialise(
         network: sharded; its buffers are real already.
         files: the weights of its base.
         source_of: where a parameter is in the files.
+        dtype: of the base: what is read is rounded to it, also for copies that train in float32.
         device: where the shards live.
         made: values of parameters that are in no file, whole, by name.
     """
@@ -79,18 +91,19 @@ def materialise(
         if name in made:
             fill(parameter, made[name])
         elif source is not None:
-            _read_shard(parameter, files, source)
+            _read_shard(parameter, files, source, dtype)
 
 
-def _read_shard(parameter: Tensor, files: SlicedWeights, source: str) -> None:
+def _read_shard(parameter: Tensor, files: SlicedWeights, source: str, dtype: torch.dtype) -> None:
     """Read this process's part of a tensor into it."""
     if not isinstance(parameter, DTensor):
-        parameter.copy_(files.read(source))
+        parameter.copy_(files.read(source).to(dtype))
         return
     shape, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
     local = parameter.to_local()
     if local.numel():
-        local.copy_(files.read(source, tuple(slice(o, o + n) for o, n in zip(offset, shape, strict=True))))
+        where = tuple(slice(o, o + n) for o, n in zip(offset, shape, strict=True))
+        local.copy_(files.read(source, where).to(dtype))
 
 
 def real_parameters(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -101,6 +114,5 @@ def real_parameters(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def repeated_blocks(module: nn.Module) -> list[nn.Module]:
-    """The blocks of a diffusers module, as its class names them for splitting a model over devices."""
-    names = set(module._no_split_modules or ())
-    return [part for part in module.modules() if type(part).__name__ in names]
+    """The blocks of a diffusers module: what its lists of modules hold."""
+    return [block for part in module.children() if isinstance(part, nn.ModuleList) for block in part]

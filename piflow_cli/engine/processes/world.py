@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from piflow_cli.errors import DeviceError
 
 Strategy = Literal["auto", "ddp", "fsdp2"]
@@ -111,3 +113,20 @@ def end_with_launcher() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="launcher-watch").start()
+
+
+def settle_device(device: torch.device, world: World) -> None:
+    """Forget what an earlier run in this Python process left in accelerate, and take the device that was asked for.
+
+    Raises:
+        DeviceError: several processes and one numbered device for all of them.
+    """
+    import torch.distributed as dist
+    from accelerate.state import AcceleratorState
+
+    if world.size > 1 and device.index is not None:
+        raise DeviceError(f"device {device}: {world.size} processes take one device each; use --device {device.type}")
+    if not dist.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)

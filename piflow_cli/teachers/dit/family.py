@@ -58,7 +58,7 @@ class DiT(DiTSettings):
             ModelError: as `load`.
         """
         parts, files = dit_weights.outline(self, dtype=dtype)
-        return self._teacher(parts, nn.Module.to(parts.module, dtype), device=device), files
+        return self._teacher(parts, parts.module, device=device), files
 
     def _teacher(self, parts: dit_weights.Parts, module: nn.Module, *, device: torch.device | str) -> DiTTeacher:
         """The teacher of a module that is where it works, or on the meta device."""

@@ -118,6 +118,8 @@ def outline(settings: DiTSettings, *, dtype: torch.dtype) -> tuple[Parts, Sliced
     files = SlicedWeights(_weight_paths(settings), rename=lambda name: next(iter(to_diffusers({name: None}))))
     vae = _find_vae(settings, dtype)
     module = build(config, device="meta")
+    for parameter in module.parameters():  # the position table stays in float32
+        parameter.data = parameter.data.to(dtype)
     return Parts(module=module, config=config, scheduler=scheduler, labels=labels, vae=vae), files
 
 

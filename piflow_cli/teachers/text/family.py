@@ -121,9 +121,12 @@ class TextFamily(TextSettings, ABC):
         files = transformer_files(self)
         pipeline = load_pipeline_parts(self, device=device, dtype=dtype, transformer=False, encoders=encoders)
         config = self.base_config(plain_config(read_index(self)[1]))
+        module = self.build(config)
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(dtype)
         teacher = TextTeacher(
             name=self.source,
-            module=nn.Module.to(self.build(config), dtype).requires_grad_(False).eval(),
+            module=module.requires_grad_(False).eval(),
             backbone=self.backbone(config),
             space=self.build_space(pipeline, config, device=torch.device(device), dtype=dtype),
             settings=self,

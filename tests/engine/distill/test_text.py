@@ -18,10 +18,12 @@ from tiny_models import tiny_flux, tiny_qwen
 from piflow_cli.core.imitation import ImitationSettings, data_free_losses
 from piflow_cli.engine.convert import convert
 from piflow_cli.engine.distill import distill
-from piflow_cli.engine.distill.build import build_student, shared_network
+from piflow_cli.engine.distill.build import build_student
 from piflow_cli.engine.distill.embeddings import cache_embeddings
 from piflow_cli.engine.distill.events import DistillEvent
+from piflow_cli.engine.distill.network import TrainedNetwork
 from piflow_cli.engine.distill.resume.snapshot import read_tensors
+from piflow_cli.engine.processes.precision import Precision
 from piflow_cli.engine.sample import sample
 from piflow_cli.engine.sample.open import open_student
 from piflow_cli.engine.students.load import load_student
@@ -127,7 +129,7 @@ def held_out_loss(preset: Preset, run: Path | None) -> float:
     else:
         loaded = load_student(str(run))
         teacher, student = loaded.teacher, loaded.network
-    network = shared_network(student, student)
+    network = TrainedNetwork(student, student, Precision("no", torch.device("cpu")), sharded=False).evaluate_teacher
     generator = torch.Generator().manual_seed(99)
     condition = teacher.space.conditions(list(PROMPTS))
     noise = torch.randn((len(PROMPTS), *teacher.space.latent_shape), generator=generator)
@@ -178,7 +180,7 @@ def test_switching_to_the_teacher_and_back_changes_nothing(tmp_path: Path, famil
     with torch.no_grad():
         for parameter in student.own_parameters().values():
             parameter.add_(0.1)
-    network = shared_network(student, student)
+    network = TrainedNetwork(student, student, Precision("no", torch.device("cpu")), sharded=False).evaluate_teacher
     output, _ = student(x, sigma, condition)
     assert torch.equal(teacher.velocity(x, sigma, condition, network=network), u)
     assert torch.equal(student(x, sigma, condition)[0], output)

@@ -9,6 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from piflow_cli.engine.distill.build import build_sharded, build_student
 from piflow_cli.engine.processes.sharded import whole
+from piflow_cli.engine.students.device import resolve_dtype
 from piflow_cli.preset import load_preset
 
 CPU = torch.device("cpu")
@@ -18,7 +19,8 @@ def main() -> None:
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     preset = load_preset(sys.argv[1], sys.argv[2:])
-    teacher, files = preset.teacher.outline(encoders=False)
+    dtype = resolve_dtype(preset.training.teacher_dtype, CPU)
+    teacher, files = preset.teacher.outline(dtype=dtype, encoders=False)
     sharded = build_sharded(
         preset,
         teacher,
@@ -28,11 +30,13 @@ def main() -> None:
         device=CPU,
         generator=torch.Generator().manual_seed(0),
     )
-    copied = preset.teacher.load(encoders=False)
+    copied = preset.teacher.load(dtype=dtype, encoders=False)
     expected = build_student(preset, copied, generator=torch.Generator().manual_seed(0))
     pairs = [(dict(sharded.named_parameters()), dict(expected.named_parameters()))]
     if preset.adapter is None:
         pairs.append((dict(teacher.module.named_parameters()), dict(copied.module.named_parameters())))
+    buffers = dict(expected.named_buffers())
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in sharded.named_buffers())
     held = total = 0
     difference = 0.0
     for ours, theirs in pairs:

@@ -20,7 +20,7 @@ PRECISION = ["training.mixed_precision=no", "training.teacher_dtype=float32"]
 FAMILIES = {
     "flux": ["flux-4nfe-datafree", f"teacher.source={PARITY / 'e2e_flux' / 'pipeline'}", *TEXT, *PRECISION],
     "qwen": ["qwen-4nfe-datafree", f"teacher.source={PARITY / 'e2e_qwen' / 'pipeline'}", *TEXT, *PRECISION],
-    "dit": ["digits-1nfe"],
+    "dit": ["digits-1nfe", "training.teacher_dtype=bfloat16"],
 }
 
 

@@ -18,6 +18,7 @@ from piflow_cli.core.ema import EMA
 from piflow_cli.engine.distill.resume.checkpoints import CheckpointCard, Schedule
 from piflow_cli.engine.distill.state import Progress
 from piflow_cli.engine.distill.together import Together
+from piflow_cli.engine.processes.precision import Precision
 from piflow_cli.errors import StorageError
 
 WEIGHTS, AVERAGE, OPTIMIZER = "weights.", "average.", "optimizer."
@@ -31,7 +32,7 @@ class Snapshot:
         ema: their average.
         optimizers, schedulers: of the own weights, one scheduler an optimiser.
         progress: counters.
-        scaler: loss scale of fp16, None without.
+        precision: of the passes: its loss scale.
     """
 
     def __init__(
@@ -42,9 +43,9 @@ class Snapshot:
         optimizers: Sequence[torch.optim.Optimizer],
         schedulers: Sequence[LambdaLR],
         progress: Progress,
-        scaler: torch.amp.GradScaler | None = None,
+        precision: Precision,
     ) -> None:
-        self.own, self.ema, self.progress, self.scaler = dict(own), ema, progress, scaler
+        self.own, self.ema, self.progress, self.precision = dict(own), ema, progress, precision
         self.optimizers, self.schedulers = optimizers, schedulers
         self.names = {id(parameter): name for name, parameter in self.own.items()}
 
@@ -64,7 +65,7 @@ class Snapshot:
             step=self.progress.step,
             counters=self.progress.state_dict(),
             schedules=self.schedules(),
-            scaler=None if self.scaler is None else self.scaler.state_dict(),
+            scaler=self.precision.state_dict(),
             num_processes=together.num_processes,
             sharded=sharded,
             micro_batch_size=micro_batch_size,
@@ -103,8 +104,8 @@ class Snapshot:
             self._fill_optimizer(optimizer, states)
         for optimizer, scheduler, schedule in zip(self.optimizers, self.schedulers, card.schedules, strict=True):
             go_to_step(optimizer, scheduler, schedule.step)
-        if self.scaler is not None and card.scaler is not None:
-            self.scaler.load_state_dict(card.scaler)
+        if card.scaler is not None:
+            self.precision.load_state_dict(card.scaler)
         self.progress.load_state_dict(card.counters)
 
     def _empty_moments(self, index: int, stored: Mapping[str, TensorStorageMetadata]) -> dict[str, dict[str, Tensor]]:
