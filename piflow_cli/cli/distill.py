@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from piflow_cli.cli import console
+from piflow_cli.cli.planning import fit_to, print_plan, say_fit, strategy_of
 from piflow_cli.cli.processes import (
     MachineRank,
     MainProcess,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 EXAMPLES = console.examples(
     ("train the embedded 1-NFE recipe into runs/digits-1nfe", "piflow distill --preset digits-1nfe"),
     ("what a run would cost, without loading weights", "piflow distill --preset digits-1nfe --plan"),
+    ("what to change to train on one card of 24 GB", 'piflow distill --preset flux-4nfe --plan --fit "1x24GB"'),
     (
         "another teacher, another key, another folder",
         "piflow distill --preset dit-2nfe --teacher teacher.safetensors --set data.path=latents/ --out runs/mine",
@@ -78,6 +80,23 @@ def command(
             callback=_numbers,
         ),
     ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NxSIZE",
+            help="GPUs at hand, such as 1x24GB: change the preset as little as makes it fit; with --plan only say how.",
+            show_default=False,
+        ),
+    ] = None,
+    tflops: Annotated[
+        float | None, typer.Option(help="Peak of the GPU that --plan reckons time for.", show_default=False, min=0.1)
+    ] = None,
+    utilisation: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the peak that --plan reckons with. [default: 0.35]", show_default=False, min=0.01, max=1
+        ),
+    ] = None,
     num_processes: NumProcesses = None,
     num_machines: NumMachines = 1,
     machine_rank: MachineRank = 0,
@@ -97,8 +116,16 @@ def command(
     recipe = load_preset(preset, [*(settings or []), *chosen])
     for doubt in recipe.doubts() if _reports() else ():
         console.warn(doubt)
+    fitted, counts = None, [int(number) for number in gpus.split(",")] if gpus else []
+    if fit is not None:
+        fitted, at_hand = fit_to(recipe, fit)
+        recipe, counts = fitted.preset, counts or [at_hand]
+        if at_hand > 1:
+            num_processes, strategy = num_processes or at_hand, strategy_of(fitted) if strategy == "auto" else strategy
+        if _reports() and not as_json:
+            say_fit(fitted, gpus=at_hand, text=fit, preset=preset, more=[*(settings or []), *chosen])
     if plan:
-        _plan(recipe, gpus=[int(number) for number in gpus.split(",")] if gpus else [], as_json=as_json)
+        print_plan(recipe, gpus=counts, as_json=as_json, fitted=fitted, tflops=tflops, utilisation=utilisation)
         return
     spread = {"num_machines": num_machines, "machine_rank": machine_rank, "main_process": main_process}
     if not cache_only:
@@ -131,26 +158,6 @@ def _check_processes(recipe: Preset, num_processes: int, *, sharded: bool) -> No
     check_sharding(recipe, sharded=sharded)
     if num_processes > 1:
         micro_batches(recipe, num_processes)
-
-
-def _plan(recipe: Preset, *, gpus: list[int], as_json: bool) -> None:
-    from piflow_cli.engine.plan.plan import plan
-    from piflow_cli.engine.plan.report import report
-
-    estimate = plan(recipe, gpus=gpus)
-    if as_json:
-        console.print_json(estimate.to_dict())
-        return
-    typer.echo(f"Plan of {recipe.name}: {recipe.summary}\n")
-    for section in report(estimate):
-        if section.columns:
-            typer.echo(section.title)
-            console.print_table(section.columns, section.rows)
-            typer.echo()
-        else:
-            console.print_facts([(section.title, section.rows)])
-    if recipe.needs:
-        typer.echo(f"The recipe's own words: {recipe.needs}")
 
 
 def _cache(recipe: Preset, *, device: str, as_json: bool) -> None:
