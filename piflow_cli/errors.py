@@ -17,6 +17,10 @@ class PolicyError(PiflowError):
     """A policy was asked for something outside what it was trained for, such as another segment size."""
 
 
+class SamplingError(PiflowError):
+    """Sampling gave latents or pictures that are not finite."""
+
+
 class DeviceError(PiflowError):
     """The device asked for is not available."""
 

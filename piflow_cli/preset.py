@@ -3,13 +3,14 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from piflow_cli import registry
 from piflow_cli.core.adapter import AdapterSettings
 from piflow_cli.core.settings import (
+    MAX_SEED,
     DataSettings,
     ObjectiveSettings,
     PolicySettings,
@@ -20,7 +21,18 @@ from piflow_cli.core.settings import (
 from piflow_cli.errors import PiflowError, PresetError
 from piflow_cli.io.presets import merge_tables, parse_overrides, read_table
 
+LISTS = ("tuple_type", "list_type")
+"""Kinds of problems where a list was wanted."""
+HOW_TO_QUOTE = (
+    "Texts in lists and tables need quotes of their own, and the shell takes one pair away: "
+    """--set '{key}=["a", "b"]' or --set '{key}=[1, 2]'."""
+)
 FAMILIES = ("teacher", "policy", "objective", "data")
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+MAX_COUNT = 10**9
+"""Of steps and samples: more is a slip of the finger, and would end in memory that does not exist."""
 
 
 class OptimizerSettings(Settings):
@@ -33,20 +45,22 @@ class OptimizerSettings(Settings):
         "muon is Muon for the matrices of the blocks, scaled to AdamW's rate, and AdamW for the rest",
     )
     learning_rate: float = Field(5e-5, gt=0, le=1, description="after warm-up")
-    warmup_steps: int = Field(500, ge=0, description="linear warm-up")
+    warmup_steps: int = Field(500, ge=0, le=MAX_COUNT, description="linear warm-up")
     decay: Literal["constant", "cosine"] = Field("constant", description="learning rate after warm-up")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW betas")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW betas")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW weight decay")
     clip_norm: float = Field(1.0, gt=0, description="largest gradient norm after warm-up")
-    max_bad_steps: int = Field(20, ge=1, description="non-finite steps in a row before training stops")
+    max_bad_steps: int = Field(20, ge=1, le=MAX_COUNT, description="non-finite steps in a row before training stops")
 
 
 class TrainingSettings(Settings):
     """How long, how large and in which precision; what is kept on the way."""
 
-    steps: int = Field(ge=1, description="optimiser steps")
-    batch_size: int = Field(ge=1, description="samples an optimiser step, over all processes and accumulation")
-    micro_batch_size: int | None = Field(None, ge=1, description="samples a forward pass and process; unset: all")
+    steps: int = Field(ge=1, le=MAX_COUNT, description="optimiser steps")
+    batch_size: int = Field(ge=1, le=MAX_COUNT, description="samples a step, over all processes and accumulation")
+    micro_batch_size: int | None = Field(
+        None, ge=1, le=MAX_COUNT, description="samples a forward pass and process; unset: all"
+    )
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = Field(
         "no", description="autocast of the student's passes; auto is bf16 where the device has instructions for it"
     )
@@ -57,11 +71,11 @@ class TrainingSettings(Settings):
     offload_activations: bool = Field(
         False, description="keep in main memory what the student's forward pass leaves for the backward pass"
     )
-    ema_gamma: float = Field(7.0, ge=0, description="beta = (1 - 1/t)^(gamma + 1)")
-    seed: int = Field(0, ge=0, description="of every random draw")
-    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
-    checkpoints_kept: int = Field(2, ge=1, description="newest checkpoints kept")
-    preview_every: int = Field(500, ge=0, description="steps between preview pictures; 0 is none")
+    ema_gamma: float = Field(7.0, ge=0, le=1000, description="beta = (1 - 1/t)^(gamma + 1)")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="of every random draw")
+    checkpoint_every: int = Field(500, ge=1, le=MAX_COUNT, description="steps between checkpoints")
+    checkpoints_kept: int = Field(2, ge=1, le=MAX_COUNT, description="newest checkpoints kept")
+    preview_every: int = Field(500, ge=0, le=MAX_COUNT, description="steps between preview pictures; 0 is none")
     preview_images: int = Field(16, ge=1, le=256, description="pictures in a preview")
     trackers: tuple[str, ...] = Field((), description="accelerate trackers, such as tensorboard or wandb")
 
@@ -254,5 +268,18 @@ def _explain(item: Any, model: type[BaseModel], prefix: tuple[str, ...]) -> str:
     if item["type"] == "missing":
         return f"{path}: missing"
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    got = "" if isinstance(item["input"], dict | BaseModel) else f" (got {item['input']!r})"
-    return f"{path}: {message}{got}" if path else message
+    got = "" if isinstance(item["input"], dict | BaseModel) else f" (got {_got(item['input'])})"
+    hint = f". {HOW_TO_QUOTE.format(key=path)}" if item["type"] in LISTS and isinstance(item["input"], str) else ""
+    return f"{path}: {message}{got}{hint}" if path else message
+
+
+def _got(value: object) -> str:
+    """A value for a message; integers beyond what Python writes as text, and long texts, are cut."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return "a number of more than 38 digits"
+    return _short(value) if isinstance(value, str) else repr(value)[:160]
+
+
+def _short(text: str) -> str:
+    """A text for a message, cut."""
+    return repr(text) if len(text) <= 80 else f"{text[:80]!r}..."

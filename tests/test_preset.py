@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.errors import PresetError
 from piflow_cli.io import presets as preset_files
 from piflow_cli.io.presets import preset_paths
@@ -63,7 +64,26 @@ def test_published_recipes_have_the_published_numbers() -> None:
             r"objective.window_substeps: less than \d+: the longest segment.*\(got 128\)",
         ),
         ("sampling.total_substeps=1", r"objective.num_intermediates: at most 1: .*\(got 2\)"),
+        ("a..b=3", r"--set takes key.path=value"),
+        ("sampling.temperature=-3", r"sampling.temperature: a number from 0 to 1, or auto \(got -3\)"),
+        ("sampling.temperature=nan", r"sampling.temperature: a number from 0 to 1, or auto \(got nan\)"),
+        ("sampling.h=nan", r"sampling.h: greater than or equal to 0 \(got nan\)"),
+        ("sampling.shift=inf", r"sampling.shift: a finite number \(got inf\)"),
+        ("optimizer.learning_rate=nan", "optimizer.learning_rate: a finite number"),
+        ("optimizer.betas=[0.9, nan]", "optimizer.betas.1: a finite number"),
+        ("optimizer.betas=[0.9, 1.0]", r"optimizer.betas.1: less than 1 \(got 1.0\)"),
+        ("optimizer.betas=0.9,0.95", r"optimizer.betas: a valid tuple .*need quotes.*'optimizer.betas=\[1, 2\]'"),
+        ("training.trackers=[tensorboard]", r"--set: \[tensorboard\] is no value in TOML.*Quote strings"),
+        ('summary="a', "is no value in TOML"),
+        ("training.seed=18446744073709551616", "more than 63 bits"),
+        ("training.steps=" + "9" * 5000, "is no value in TOML"),
+        ("training.steps=" + "9" * 50, "more than 63 bits"),
+        ("training.steps=1\nx=2", "training.steps: a valid integer"),
+        ("policy.dropout=" + "[" * 5000, "is no value in TOML"),
+        ("teacher.guidance_interval=[0.7, 0.2]", r"teacher.guidance_interval: from the lower .* such as \[0.2, 0.7\]"),
+        ("teacher.guidance_interval=[0, 1.5]", r"teacher.guidance_interval.1: less than or equal to 1 \(got 1.5\)"),
     ],
+    ids=lambda text: text[:40],
 )
 def test_each_problem_is_named(override: str, message: str) -> None:
     with pytest.raises(PresetError, match=message):
@@ -104,6 +124,32 @@ def test_names_files_and_toml_errors(tmp_path: Path) -> None:
     copy.write_text(preset_paths()["digits-1nfe"].read_text())
     assert load_preset(copy).name == "mine"
     assert read_preset_table(copy)["name"] == "mine"
+
+
+def test_infinity_is_allowed_where_it_means_something() -> None:
+    preset = load_preset("digits-1nfe", ["sampling.h=inf"])
+    assert preset.sampling.h == float("inf")
+    assert Preset.model_validate_json(preset.model_dump_json()) == preset
+
+
+def test_every_number_of_every_setting_is_finite() -> None:
+    def keys(model: type[BaseModel]) -> list[str]:
+        return [key for key, field in model.model_fields.items() if "float" in str(field.annotation)]
+
+    classes = {type(part) for part in vars(load_preset("flux-4nfe")).values() if isinstance(part, BaseModel)}
+    classes |= {type(part) for part in vars(load_preset("dit-1nfe-dx")).values() if isinstance(part, BaseModel)}
+    checked = 0
+    for model in classes:
+        for key in keys(model):
+            if (model, key) == (SamplingSettings, "h"):
+                continue
+            pair = "tuple" in str(model.model_fields[key].annotation)
+            for value in (float("nan"), float("inf")):
+                with pytest.raises(ValidationError) as error:
+                    model.model_validate({key: [0.1, value] if pair else value})
+                assert any(item["loc"][0] == key for item in error.value.errors()), (model, key, value)
+                checked += 1
+    assert checked > 30
 
 
 def test_values_and_settings_are_frozen() -> None:

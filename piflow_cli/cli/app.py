@@ -3,12 +3,13 @@
 import errno
 import os
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, NoReturn
 
 import typer
 
 from piflow_cli import __version__
-from piflow_cli.cli import benchmark, convert, distill, presets, sample
+from piflow_cli.cli import benchmark, console, convert, distill, presets, sample
 from piflow_cli.cli.processes import PARTNER_ENDED, partner_is_gone, who_says
 from piflow_cli.errors import PiflowError
 
@@ -28,6 +29,14 @@ app.add_typer(presets.app, name="presets")
 EXIT_KNOWN_ERROR = 1
 EXIT_INTERRUPTED = 130
 """What Typer exits with at Ctrl-C; here it is a known error."""
+DEBUG = "PIFLOW_DEBUG"
+"""The environment variable that lets tracebacks and the warnings of libraries through."""
+ALLOCATION = ("not enough memory", "can't allocate memory", "Invalid buffer size", "overflow when unpacking long")
+"""How torch says on a CPU that memory is too small; the rest of its RuntimeErrors are not about memory."""
+OUT_OF_MEMORY = (
+    "out of memory. For distill lower training.micro_batch_size or set training.gradient_checkpointing=true; for "
+    "sample and benchmark lower --batch-size, or the size of pictures."
+)
 
 
 def _show_version(wanted: bool) -> None:
@@ -49,44 +58,68 @@ def main() -> None:
     """Run the command line; the console script."""
     for library in ("DIFFUSERS", "TRANSFORMERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")  # what matters to a user is said by piflow
+    console.open_streams()
+    if not os.environ.get(DEBUG):
+        warnings.simplefilter("ignore")  # likewise
+    code = 0
     try:
         app(prog_name="piflow")
     except SystemExit as leaving:
-        if leaving.code != EXIT_INTERRUPTED:
-            raise
-        fail("interrupted")
+        code = leaving.code
     except PiflowError as error:
         fail(", ".join([str(error), *getattr(error, "__notes__", ())]))
-    except KeyboardInterrupt:
-        fail("interrupted")
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception as error:
-        if os.environ.get("PIFLOW_DEBUG"):
+    except BaseException as error:
+        if os.environ.get(DEBUG):
             raise
-        if partner_is_gone(error):  # the one that ended says why
+        if isinstance(error, Exception) and partner_is_gone(error):  # the one that ended says why
             sys.exit(PARTNER_ENDED)
         fail("\n".join([explain(error), *getattr(error, "__notes__", ())]))
+    if code == EXIT_INTERRUPTED:
+        fail("interrupted")
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        console.drop_output()
+        if error.errno != errno.EPIPE:  # whoever reads a pipe may leave early
+            fail(explain(error))
+    sys.exit(code)
 
 
-def explain(error: Exception) -> str:
-    """The message for an exception that nothing below expected."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        where = f" ({error.filename})" if error.filename else ""
-        return f"the disk is full{where}. Free some space and run the same command again."
+def explain(error: BaseException) -> str:
+    """The message for whatever ended a command."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's own
+        return OUT_OF_MEMORY
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in ALLOCATION):
+        return OUT_OF_MEMORY
+    if isinstance(error, OSError) and error.errno is not None:
+        return _explain_os(error)
+    if isinstance(error, RecursionError):
+        return "something that was read is nested too deeply: a preset, a card or a line of JSON. Make it flatter."
+    if isinstance(error, UnicodeError):
         return (
-            "out of memory. For distill lower training.micro_batch_size or set training.gradient_checkpointing=true; "
-            "for sample and benchmark lower --batch-size."
+            f"a text that is not in the encoding of this system or file: {error}. Save files as UTF-8, and give names "
+            "and prompts that are UTF-8."
         )
     return (
         f"this is a bug in piflow: {type(error).__name__}: {error}\n"
-        "Run again with PIFLOW_DEBUG=1 for the traceback, and please report it."
+        f"Run again with {DEBUG}=1 for the traceback, and please report it."
     )
 
 
-def fail(message: str) -> None:
+def _explain_os(error: OSError) -> str:
+    """The message for what the operating system refused."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full{where}. Free some space and run the same command again."
+    if isinstance(error, PermissionError):
+        return f"permission denied{where}. Choose a place that you may read and write, or change its permissions."
+    return f"{error.strerror or error}{where}. Check that the path exists and can be read and written."
+
+
+def fail(message: str) -> NoReturn:
     """Print one message to stderr and exit with 1."""
-    typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(f"{who_says()}{message}", err=True)
+    console.mark("error: ", "red")
+    console.note(f"{who_says()}{message}")
     sys.exit(EXIT_KNOWN_ERROR)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from piflow_cli.cli import console
+from piflow_cli.cli.numbers import parse_numbers
 
 if TYPE_CHECKING:
     from piflow_cli.engine.benchmark.benchmark import BenchmarkResult
@@ -35,7 +36,7 @@ EXAMPLES = console.examples(
         "--detector inception.pt",
     ),
 )
-N = TypeVar("N", int, float)
+ARROWS = {"lower": "↓", "higher": "↑"}
 DEFAULT_TEACHER_STEPS = "1,2,4,8,16,32"
 
 
@@ -88,17 +89,18 @@ def command(
 ) -> None:
     """Measure students and their teacher's own solvers in one table, on the same noise and classes or prompts."""
     from piflow_cli.engine.benchmark import benchmark
-    from piflow_cli.io.files import writable_folder, write_atomic
+    from piflow_cli.io.files import check_file, write_atomic
 
-    if json_file is not None and str(json_file) != "-":
-        writable_folder(json_file.parent)
+    to_stdout = str(json_file) == "-"
+    if json_file is not None and not to_stdout:
+        check_file(json_file)
     countdown = console.Countdown()
     with console.progress() as line:
         result = benchmark(
             metrics=metrics,
             models=models,
-            nfe=_numbers(nfe, "--nfe"),
-            h=_numbers(h, "--h", float),
+            nfe=parse_numbers(nfe, "--nfe"),
+            h=parse_numbers(h, "--h", float),
             samples=samples,
             prompts=prompts,
             reference=reference,
@@ -107,7 +109,7 @@ def command(
             batch_size=batch_size,
             device=device,
             dtype=dtype,
-            teacher_steps=_numbers(None if teacher_steps == "none" else teacher_steps, "--teacher-steps") or (),
+            teacher_steps=parse_numbers(None if teacher_steps == "none" else teacher_steps, "--teacher-steps") or (),
             solvers=solvers or ("euler",),
             on_progress=lambda done, total, what: line.update(
                 done, total, f"{what}  {countdown.left(done, total)} left"
@@ -115,24 +117,13 @@ def command(
         )
     for warning in result.warnings:
         console.warn(warning)
-    if json_file is not None and str(json_file) == "-":
+    if to_stdout:
         typer.echo(result.to_json())
         return
-    _print(result)
     if json_file is not None:
         write_atomic(json_file, result.to_json() + "\n")
         console.note(f"written to {json_file}")
-
-
-def _numbers(text: str | None, option: str, kind: type[N] = int) -> list[N] | None:
-    """The numbers of `1,2,4`."""
-    if text is None:
-        return None
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        known = "whole numbers such as 1,2,4" if kind is int else "numbers such as 0,0.5"
-        raise typer.BadParameter(f"{text!r} is no list of {known}", param_hint=option) from None
+    _print(result)
 
 
 def _print(result: BenchmarkResult) -> None:
@@ -180,7 +171,8 @@ def _columns(result: BenchmarkResult) -> list[tuple[str, list[str]]]:
     ratios = {"fid": [row.fid_ratio for row in rows], "diversity": [row.diversity_ratio for row in rows]}
     for key, title in result.titles.items():
         name = _name(key)
-        arrow = {"lower": "↓", "higher": "↑"}[result.better[key]]
+        arrow = ARROWS[result.better[key]]
+        arrow = arrow if console.can_write(arrow) else f"({result.better[key]})"
         columns.append((f"{name}{'*' if title != name else ''} {arrow}", [f"{row.scores[key]:.4g}" for row in rows]))
         columns += _optional("ratio", ratios.get(key, ()), "{:.3g}")
     columns += _optional("to teacher", [row.fid_to_teacher for row in rows], "{:.3g}")

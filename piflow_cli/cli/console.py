@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
-import json
-import math
+import io
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import typer
+
+from piflow_cli.io.texts.json_text import json_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 PLAIN_EVERY_S = 10.0
 """Seconds between progress lines where stderr is no terminal."""
+
+
+def open_streams() -> None:
+    """Make stdout and stderr take any text: what their encoding lacks is written as \\uXXXX; closed ones go nowhere."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started the command; its number must not become that of a file
+            opened = os.open(os.devnull, os.O_WRONLY)
+            if opened != number:
+                os.dup2(opened, number)
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def drop_output() -> None:
+    """Let what stdout still holds, and cannot write, go nowhere when the process ends."""
+    with open(os.devnull, "w") as nowhere, suppress(OSError, ValueError):
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def can_write(text: str) -> bool:
+    """Whether stdout's encoding has all characters of a text."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def mark(word: str, colour: str) -> None:
+    """The word in front of a message on stderr: coloured on a terminal, unless NO_COLOR is set."""
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    typer.secho(word, fg=None if plain else colour, bold=None if plain else True, err=True, nl=False)
 
 
 def note(message: str) -> None:
@@ -26,21 +62,13 @@ def note(message: str) -> None:
 
 def warn(message: str) -> None:
     """A warning, on stderr."""
-    typer.secho("warning: ", fg="yellow", bold=True, err=True, nl=False)
-    typer.echo(message, err=True)
+    mark("warning: ", "yellow")
+    note(message)
 
 
 def print_json(value: object) -> None:
-    """A result for programs; numbers that are not finite, which JSON does not have, are null."""
-    typer.echo(json.dumps(_finite(value), indent=2, default=str))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+    """A result for programs, in ASCII; numbers that are not finite, which JSON does not have, are null."""
+    typer.echo(json_text(value))
 
 
 def examples(*pairs: tuple[str, str]) -> str:

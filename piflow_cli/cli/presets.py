@@ -49,7 +49,7 @@ def show(
 
     preset = load_preset(name, settings or [])
     if as_json:
-        typer.echo(preset.model_dump_json(indent=2))
+        console.print_json(preset.model_dump(mode="json"))
         return
     typer.echo("\n".join([*words_of(read_table(name).path), *toml_lines(preset)]))
 

@@ -1,16 +1,28 @@
-"""`piflow sample`: draw pictures with a student."""
+"""`piflow sample`: draw pictures with a student, or with its teacher."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from piflow_cli.cli import console
+from piflow_cli.cli.numbers import parse_seeds
 
 if TYPE_CHECKING:
-    from piflow_cli.engine.sample.sample import SampleResult
+    from piflow_cli.data.asked import Asked
+    from piflow_cli.engine.sample.job import SampleResult
+
+
+class _Options(NamedTuple):
+    """Options that are written as text, or whose default depends on others, as they are meant."""
+
+    num_images: int
+    seed: int
+    seeds: list[int] | None
+    temperature: float | str | None
+
 
 EXAMPLES = console.examples(
     ("a cat with the embedded student of 4 evaluations, anywhere", 'piflow sample "a cat" --nfe 4'),
@@ -20,6 +32,7 @@ EXAMPLES = console.examples(
         "a released FLUX student on its base, 4 evaluations, on a GPU that holds one model at a time",
         'piflow sample "a cat" --model Lakonik/pi-FLUX.1/gmflux_k8_piid_4step --nfe 4 --offload model',
     ),
+    ("what its teacher makes of the same noise", 'piflow sample "a cat" --teacher --steps 32'),
     (
         "a student of your own with a style on top, every prompt of a file",
         "piflow sample --prompts prompts.txt --model runs/flux-4nfe --lora style.safetensors=0.8 --width 1360",
@@ -40,12 +53,24 @@ def command(
         str | None, typer.Option(help="What a released student was trained by, where its files and name do not say it.")
     ] = None,
     prompt_file: Annotated[
-        Path | None, typer.Option("--prompts", help="More prompts: a .txt, .jsonl or .parquet.", show_default=False)
+        str | None,
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help="More prompts: a .txt, .jsonl or .csv (with `seed`, if wanted), .parquet, or - for stdin.",
+            show_default=False,
+        ),
     ] = None,
     nfe: Annotated[int | None, typer.Option(help="Network evaluations. [default: as trained]")] = None,
-    num_images: Annotated[int, typer.Option("--num-images", "-n", help="Pictures a prompt.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of the first picture; the next ones count on.")] = 0,
-    seeds: Annotated[str | None, typer.Option(metavar="N,N,...", help="Seeds of each prompt's pictures.")] = None,
+    num_images: Annotated[
+        int | None, typer.Option("--num-images", "-n", help="Pictures a prompt. [default: 1]", show_default=False)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the first picture; the next ones count on. [default: 0]", show_default=False)
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N,N-N,...", help="Seeds of each prompt's pictures, such as 1-8 or 3,7.")
+    ] = None,
     width: Annotated[int | None, typer.Option(help="Pixels. [default: as trained]")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels. [default: as trained]")] = None,
     guidance: Annotated[
@@ -71,6 +96,10 @@ def command(
         typer.Option(metavar="KIND", help="The base: bnb-8bit, bnb-4bit, torchao-int8, torchao-fp8, or none."),
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    teacher: Annotated[
+        bool, typer.Option("--teacher", help="Draw with the student's teacher instead, from the same noise.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="Euler steps of the teacher. [default: 32]")] = None,
     out: Annotated[Path, typer.Option(help="A .png file, or a folder.")] = Path("samples"),
     grid: Annotated[
         bool | None,
@@ -83,63 +112,64 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Draw pictures with a student; each PNG carries its prompt, seed, NFE and model."""
+    """Draw pictures with a student, or its teacher; each PNG carries its prompt, seed, NFE and model."""
     if not prompts and prompt_file is None:
         raise typer.BadParameter("say what to draw, or name a file of prompts with --prompts", param_hint="PROMPT")
-    chosen_seeds = _seeds(seeds)
+    if seeds is not None and (num_images is not None or seed is not None):
+        raise typer.BadParameter("leave out --num-images and --seed: the list says both", param_hint="--seeds")
     loras = [_lora(text) for text in lora or ()]
-    _check_writable(out.parent if out.suffix else out)
-    from piflow_cli.engine.sample import sample
-    from piflow_cli.engine.sample.open import open_student
-    from piflow_cli.engine.sample.save import save_samples
+    _check_teacher(teacher, steps=steps, loras=loras, quantize=quantize, offload=offload)
+    options = _Options(
+        num_images=1 if num_images is None else num_images,
+        seed=0 if seed is None else seed,
+        seeds=None if seeds is None else parse_seeds(seeds),
+        temperature=_temperature(temperature),
+    )
+    from piflow_cli.engine.sample.check import check_request
+    from piflow_cli.engine.sample.open import open_student, open_teacher
+    from piflow_cli.engine.sample.sample import prepare
+    from piflow_cli.engine.sample.save import Gallery
     from piflow_cli.preset import load_preset
 
-    texts = [*(prompts or ()), *_read_prompts(prompt_file)]
-    student = open_student(
-        model,
+    gallery = Gallery(out, grid=grid)
+    asked = _asked(prompts, prompt_file)
+    check_request(asked, num_images=options.num_images, seed=options.seed, seeds=options.seeds, batch_size=batch_size)
+    recipe = load_preset(preset) if preset is not None else None
+    model_options = {"base": base, "device": device, "dtype": dtype, "recipe": recipe}
+    if teacher:
+        opened = open_teacher(model, **model_options)
+    else:
+        opened = open_student(model, nfe=nfe, quantization=quantize, offload=offload, loras=loras, **model_options)
+    job = prepare(
+        asked,
+        model=opened,
         nfe=nfe,
-        base=base,
-        device=device,
-        dtype=dtype,
-        quantization=quantize,
-        offload=offload,
-        loras=loras,
-        recipe=load_preset(preset) if preset is not None else None,
+        num_images=options.num_images,
+        seed=options.seed,
+        seeds=options.seeds,
+        width=width,
+        height=height,
+        guidance_scale=guidance,
+        negative_prompt=negative_prompt,
+        negative_scale=negative_scale,
+        substeps=substeps,
+        temperature=options.temperature,
+        h=h,
+        steps=steps,
+        batch_size=batch_size,
     )
+    gallery.expect(job)
+    for warning in job.warnings:
+        console.warn(warning)
     countdown = console.Countdown()
     with console.progress() as line:
-        result = sample(
-            texts,
-            model=student,
-            nfe=nfe,
-            num_images=num_images,
-            seed=seed,
-            seeds=chosen_seeds,
-            width=width,
-            height=height,
-            guidance_scale=guidance,
-            negative_prompt=negative_prompt,
-            negative_scale=negative_scale,
-            substeps=substeps,
-            temperature=_temperature(temperature),
-            h=h,
-            batch_size=batch_size,
+        result = job.run(
+            on_picture=gallery.add,
             on_progress=lambda done, total: line.update(
                 done, total, f"{done}/{total} evaluations  {countdown.left(done, total)} left"
             ),
         )
-    for warning in result.warnings:
-        console.warn(warning)
-    _report(result, save_samples(result, out, grid=grid), as_json=as_json)
-
-
-def _seeds(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no list of whole numbers such as 1,2,3", param_hint="--seeds") from None
+    _report(result, gallery.finish(result), as_json=as_json)
 
 
 def _lora(text: str) -> tuple[str, float]:
@@ -153,20 +183,20 @@ def _lora(text: str) -> tuple[str, float]:
         raise typer.BadParameter(f"{weight!r} is no weight; write SOURCE=0.8", param_hint="--lora") from None
 
 
-def _read_prompts(path: Path | None) -> list[str]:
-    if path is None:
-        return []
-    from piflow_cli.data.files.prompts import read_prompts
+def _asked(prompts: list[str] | None, prompt_file: str | None) -> list[Asked]:
+    """What is asked for on the command line, and after it that of the file."""
+    from piflow_cli.data.asked import Asked, read_asked
 
-    found = read_prompts(str(path))
-    return [found[i] for i in range(len(found))]
+    return [*(Asked(prompt) for prompt in prompts or ()), *(read_asked(prompt_file) if prompt_file else ())]
 
 
-def _check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be written, or made, before anything is loaded; nothing is made yet."""
-    from piflow_cli.io.files import writable_folder
-
-    writable_folder(next(path for path in (folder, *folder.parents) if path.exists()))
+def _check_teacher(teacher: bool, *, steps: int | None, loras: list, quantize: str | None, offload: str) -> None:
+    """Refuse options that only a teacher has, or only a student."""
+    if not teacher and steps is not None:
+        raise typer.BadParameter("is for --teacher; a student's evaluations are --nfe", param_hint="--steps")
+    given = {"--lora": bool(loras), "--quantize": quantize is not None, "--offload": offload != "none"}
+    if teacher and (refused := [name for name, is_given in given.items() if is_given]):
+        raise typer.BadParameter(f"goes without {', '.join(refused)}", param_hint="--teacher")
 
 
 def _temperature(text: str | None) -> float | str | None:

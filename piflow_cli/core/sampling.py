@@ -29,7 +29,8 @@ class Stopwatch:
     policy_s: float = 0.0
 
 
-def _timed(function: Callable[[], T], device: torch.device) -> tuple[T, float]:
+def timed(function: Callable[[], T], device: torch.device) -> tuple[T, float]:
+    """What a function returns, and the wall time it took in seconds, its work on a CUDA device included."""
     start = time.perf_counter()
     result = function()
     if device.type == "cuda":
@@ -71,11 +72,11 @@ def sample_policies(
         if begin_step is not None and not begin_step(i, step):
             continue
         sigma = x.new_full((x.shape[0],), step.sigma_src)
-        policy, seconds = _timed(lambda at=(x, sigma, condition): policy_at(*at), x.device)
+        policy, seconds = timed(lambda at=(x, sigma, condition): policy_at(*at), x.device)
         stopwatch.network_s += seconds
         if i < len(steps) - 1:
             policy = policy.with_temperature(temperature)
-        x, seconds = _timed(lambda p=policy, x=x, s=step: _roll(p, x, s.tau_src, s.sigma_dst, settings), x.device)
+        x, seconds = timed(lambda p=policy, x=x, s=step: _roll(p, x, s.tau_src, s.sigma_dst, settings), x.device)
         stopwatch.policy_s += seconds
         if step.m != 1:
             x = step.renoise(x, torch.zeros_like(x) if step.sigma_to == 0 else fresh_noise(x))

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
 from piflow_cli import registry
 from piflow_cli.core.schedule import Segments, Shift
@@ -10,9 +10,9 @@ from piflow_cli.errors import PiflowError
 
 
 class Settings(BaseModel):
-    """The ground of all settings: frozen, and unknown keys are refused."""
+    """The ground of all settings: frozen; unknown keys, and numbers that are not finite, are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings", allow_inf_nan=False)
 
 
 def _family(kind: str) -> BeforeValidator:
@@ -43,6 +43,27 @@ DataSettings = Annotated[SerializeAsAny[BaseModel], _family("data")]
 ObjectiveSettings = Annotated[SerializeAsAny[BaseModel], _family("objective")]
 """The settings of any registered objective; the object gives the losses of a step."""
 
+MAX_SEED = 2**64 - 1
+"""The largest seed that PyTorch's generators take."""
+
+
+def _check_interval(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] > interval[1]:
+        raise ValueError(f"from the lower noise level to the higher one, such as [{interval[1]:g}, {interval[0]:g}]")
+    return interval
+
+
+def _check_temperature(value: object) -> object:
+    if value == "auto" or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1):
+        return value
+    raise ValueError("a number from 0 to 1, or auto")
+
+
+NoiseLevel = Annotated[float, Field(ge=0, le=1)]
+NoiseInterval = Annotated[tuple[NoiseLevel, NoiseLevel], AfterValidator(_check_interval)]
+"""Two noise levels in [0, 1], the lower one first."""
+Temperature = Annotated[Annotated[float, Field(ge=0, le=1)] | Literal["auto"], BeforeValidator(_check_temperature)]
+
 AUTO_TEMPERATURE_SLOPE = 0.1
 """Temperature per evaluation beyond the first under `auto` (pi-Flow, appendix B.1)."""
 
@@ -54,8 +75,10 @@ class SamplingSettings(Settings):
     shift: float = Field(1.0, gt=0, le=100, description="m in sigma = m tau / (1 + (m - 1) tau)")
     final_step_scale: float = Field(1.0, gt=0, le=1, description="length of the last segment relative to the others")
     total_substeps: int = Field(128, ge=1, le=4096, description="policy substeps over the whole of raw time")
-    temperature: float | Literal["auto"] = Field(1.0, description="sharpening of the policy, or auto = 0.1 (nfe - 1)")
-    h: float = Field(0.0, ge=0, description="stochasticity between segments; 0 is the ODE, inf re-noises fully")
+    temperature: Temperature = Field(1.0, description="sharpening of the policy, or auto = 0.1 (nfe - 1)")
+    h: float = Field(
+        0.0, ge=0, allow_inf_nan=True, description="stochasticity between segments; 0 is the ODE, inf re-noises fully"
+    )
 
     @property
     def segments(self) -> Segments:

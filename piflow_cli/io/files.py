@@ -1,6 +1,8 @@
 """Files worth keeping are written whole or not at all: into a temporary name beside the target, then renamed."""
 
+import errno
 import glob
+import itertools
 import os
 import shutil
 import tempfile
@@ -12,6 +14,8 @@ from piflow_cli.errors import StorageError
 
 PARTIAL = ".partial-"
 """Start of the name of what is being written."""
+NAME_BYTES = 255
+"""The longest name of a file or folder."""
 REPLACED = ".replaced-"
 """Start of the name of a folder that is about to be removed, once its successor is in place."""
 
@@ -37,11 +41,91 @@ def writable_folder(folder: Path, *, needed_bytes: int = 0) -> Path:
     return folder
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a place where no folder can be written or made; nothing is made.
+
+    Raises:
+        StorageError: a file is in its way, a name on the way is too long, or what is there cannot be written.
+    """
+    try:
+        whole = folder.absolute()
+        there = next(path for path in (whole, *whole.parents) if os.path.lexists(path))
+        if not os.path.isdir(there):
+            raise StorageError(f"cannot write to {folder}: {there} is no folder. Choose another place.")
+        for name in whole.relative_to(there).parts:
+            _check_name(name)
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except (OSError, ValueError) as error:
+        raise StorageError(f"cannot write to {folder}: {_reason(error)}. Choose another folder.") from None
+
+
+def check_file(path: Path) -> None:
+    """Refuse a place where no file can be written; nothing is made.
+
+    Raises:
+        StorageError: as `check_folder`, or a folder is in its way.
+    """
+    try:
+        _check_name(path.name)
+        if os.path.isdir(path):
+            raise StorageError(f"{path} is a folder; name a file.")
+    except (OSError, ValueError) as error:
+        raise StorageError(f"cannot write {path}: {_reason(error)}. Choose another name.") from None
+    check_folder(path.parent)
+
+
+def _check_name(name: str) -> None:
+    """Raise OSError or ValueError for a name that file systems do not take."""
+    if "\0" in name:
+        raise ValueError("a name holds a NUL character")
+    if len(os.fsencode(name)) > NAME_BYTES:
+        raise OSError(errno.ENAMETOOLONG, f"the name {name[:20]!r}... is longer than {NAME_BYTES} bytes")
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 
     Raises:
         StorageError: the folder cannot be written, or its disk is full.
+    """
+    with _written_beside(path, content) as partial:
+        os.replace(partial, path)
+
+
+def write_new(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
+    """Write a file whole under the first free name of stem.suffix, stem-2.suffix, ...; returns its path.
+
+    Nothing is written over, whatever other processes write into the folder meanwhile.
+
+    Raises:
+        StorageError: the folder cannot be written, or its disk is full.
+    """
+    for number in itertools.count(1):
+        path = folder / (f"{stem}{suffix}" if number == 1 else f"{stem}-{number}{suffix}")
+        if os.path.lexists(path):
+            continue
+        with _written_beside(path, content) as partial:
+            try:
+                os.link(partial, path)  # unlike a rename it fails where somebody was faster
+            except FileExistsError:
+                continue
+            except OSError:  # a file system without links
+                os.replace(partial, path)
+            return path
+    raise AssertionError
+
+
+@contextmanager
+def _written_beside(path: Path, content: str | bytes) -> Iterator[Path]:
+    """Yield the complete content under a temporary name in the folder of `path`, which is removed afterwards.
+
+    Raises:
+        StorageError: the folder cannot be written, its disk is full, or the block ends in an OSError.
     """
     data = content.encode() if isinstance(content, str) else content
     partial = None
@@ -53,7 +137,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(partial, 0o666 & ~_umask())
-        os.replace(partial, path)
+        yield partial
         fsync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from None

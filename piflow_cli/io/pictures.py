@@ -11,6 +11,9 @@ from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from piflow_cli.errors import SamplingError
+from piflow_cli.io.texts.names import label_of
+
 MIN_CELL_PX = 64
 """Pictures in a grid are enlarged by a whole factor to at least this size."""
 LABELLED_CELL_PX = 128
@@ -19,7 +22,16 @@ LABEL_PX = 14
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Pictures (N, C, H, W) in [0, 1] rounded to the 256 levels a file holds, uint8."""
+    """Pictures (N, C, H, W) in [0, 1] rounded to the 256 levels a file holds, uint8.
+
+    Raises:
+        SamplingError: NaN or infinity, which would become black.
+    """
+    if not images.isfinite().all():
+        raise SamplingError(
+            "pictures hold values that are not finite (NaN or infinity): the network or the autoencoder overflowed, "
+            "as float16 does, or has damaged weights. Use bfloat16 or float32."
+        )
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
@@ -47,10 +59,10 @@ def grid_picture(
         labels: texts above the pictures, in place of the rows'.
     """
     width, height = pictures[0].size
-    scale = max(1, -(-(LABELLED_CELL_PX if labels else MIN_CELL_PX) // max(width, height)))
-    rows = -(-len(pictures) // columns)
+    scale = _enlargement(pictures[0].size, labelled=bool(labels))
     head = LABEL_PX if row_labels or labels else 0
     cell_w, cell_h = width * scale + gap_px, height * scale + gap_px + head
+    rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * cell_w + gap_px, rows * cell_h + gap_px), "white")
     draw = ImageDraw.Draw(sheet)
     for i, picture in enumerate(pictures):
@@ -59,14 +71,26 @@ def grid_picture(
         if labels:
             draw.text((left + 1, top - LABEL_PX), _cut(draw, labels[i], cell_w - gap_px), fill="black")
         elif column == 0 and row < len(row_labels):
-            draw.text((left + 1, top - LABEL_PX), row_labels[row], fill="black")
+            draw.text((left + 1, top - LABEL_PX), _cut(draw, row_labels[row], sheet.width - left), fill="black")
         enlarged = picture.convert("RGB").resize((width * scale, height * scale), Image.Resampling.NEAREST)
         sheet.paste(enlarged, (left, top))
     return sheet
 
 
+def _enlargement(size_px: tuple[int, int], *, labelled: bool) -> int:
+    """The whole factor that brings a picture to the size of a cell."""
+    return max(1, -(-(LABELLED_CELL_PX if labelled else MIN_CELL_PX) // max(size_px)))
+
+
+def sheet_size(size_px: tuple[int, int], count: int, *, columns: int) -> tuple[int, int]:
+    """Width and height in pixels that `grid_picture` needs at most for so many labelled pictures, gaps left out."""
+    scale = _enlargement(size_px, labelled=True)
+    return columns * size_px[0] * scale, -(-count // columns) * (size_px[1] * scale + LABEL_PX)
+
+
 def _cut(draw: ImageDraw.ImageDraw, text: str, width_px: int) -> str:
-    """The text, or as much of it as fits with an ellipsis."""
+    """The text on one line, or as much of it as fits with an ellipsis."""
+    text = label_of(text)
     if draw.textlength(text) <= width_px:
         return text
     return next(c for n in range(len(text), -1, -1) if draw.textlength(c := text[:n] + "...") <= width_px or n == 0)

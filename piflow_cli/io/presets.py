@@ -145,6 +145,8 @@ def _parse_value(text: str) -> Any:
     text = text.strip()
     if not text:
         return UNSET
+    if "\n" in text or "\r" in text:  # a second line would be a key of its own
+        return text
     try:
         value = bounded_toml(f"v = {text}")["v"]
     except ValueError as error:

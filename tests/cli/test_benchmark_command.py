@@ -1,5 +1,7 @@
 """What `piflow benchmark` prints: short headings, and below the table what its numbers depend on."""
 
+import io
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +72,11 @@ def test_table_fits_a_terminal_and_says_what_its_numbers_depend_on(capsys: pytes
     assert "zoo:emoji euler 32 steps" in compared
     assert "gap closed: 0% is" in closed
     assert last == ("5000 pictures a row of 1200 prompts (emoji), detector emoji-cnn, reference emoji, seed 0")
+
+
+def test_arrows_become_words_where_stdout_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
+    assert "FID* (lower)" in [heading for heading, _ in command._columns(RESULT)]
 
 
 def test_columns_without_values_are_left_out(capsys: pytest.CaptureFixture) -> None:

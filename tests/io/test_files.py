@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,13 @@ from piflow_cli.io.files import (
     PARTIAL,
     REPLACED,
     atomic_folder,
+    check_file,
+    check_folder,
     remove_partials,
     restore_replaced,
     writable_folder,
     write_atomic,
+    write_new,
 )
 
 
@@ -262,3 +266,35 @@ def test_a_disk_that_fills_up_keeps_the_old_file(tmp_path: Path, monkeypatch: py
         write_atomic(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "old"
     assert leftovers(tmp_path) == []
+
+
+def test_new_files_never_replace_others(tmp_path: Path) -> None:
+    names = [write_new(tmp_path, "cat", ".png", bytes([i])).name for i in range(3)]
+    assert names == ["cat.png", "cat-2.png", "cat-3.png"]
+    assert [(tmp_path / name).read_bytes() for name in names] == [b"\0", b"\1", b"\2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_two_writers_of_one_name_keep_both(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        written = list(pool.map(lambda i: write_new(tmp_path, "cat", ".png", bytes([i])), range(32)))
+    assert len(set(written)) == 32
+    assert {path.read_bytes() for path in written} == {bytes([i]) for i in range(32)}
+
+
+@pytest.mark.parametrize("name", ["file/below", "x" * 256, "deep/" + "y" * 300 + "/z", "nul\0", "link"])
+def test_places_that_cannot_be_written_are_refused_and_nothing_is_made(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(StorageError, match="cannot write"):
+        check_folder(tmp_path / name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_places_that_can_be_written_are_left_as_they_are(tmp_path: Path) -> None:
+    check_folder(tmp_path / "flux-v1.5" / "below")
+    check_file(tmp_path / "new" / "a.json")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(StorageError, match="is a folder"):
+        check_file(tmp_path)

@@ -66,6 +66,8 @@ class Space(Protocol):
 
     latent_shape: tuple[int, ...]
     """(C, *S) at the size the model is for."""
+    size_px: tuple[int, int]
+    """Width and height of its pictures at that size."""
     device: torch.device
     image_channels: int
     """1 or 3."""
@@ -90,6 +92,10 @@ class Space(Protocol):
 
     def dropped_tokens(self, prompts: Sequence[str]) -> list[int]:
         """Tokens of each prompt beyond what the encoder takes."""
+        ...
+
+    def unknown_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """Tokens of each prompt that stand for what the encoder has no token for, such as another script."""
         ...
 
     def encode_images(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:

@@ -6,7 +6,6 @@ detector and which reference. Pictures are measured with the rounding that a sav
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.engine.students.settings import sampling_settings
 from piflow_cli.engine.students.shared import Bases
 from piflow_cli.errors import DataError, PiflowError
+from piflow_cli.io.texts.json_text import json_text
 from piflow_cli.metrics.metric import Metric
 
 SMALL_BATCH = 500
@@ -75,7 +75,7 @@ class BenchmarkResult:
 
     def to_json(self) -> str:
         """Everything, for programs."""
-        return json.dumps(asdict(self), indent=2)
+        return json_text(asdict(self))
 
 
 def benchmark(

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
+from piflow_cli.core.interfaces import Space, Teacher
+from piflow_cli.core.schedule import Shift
 from piflow_cli.engine.pipelines import pipeline_of
 from piflow_cli.engine.students.device import DTYPES, resolve_device, resolve_dtype
 from piflow_cli.engine.students.find import default_student, find_student
-from piflow_cli.engine.students.load import LoadedStudent, assemble, read_student
+from piflow_cli.engine.students.load import LoadedStudent, assemble, change_teacher, read_student
 from piflow_cli.engine.students.shared import Bases
 from piflow_cli.errors import DeviceError, ModelError
 from piflow_cli.formats.student import Recipe
+from piflow_cli.io.hub import HUB_ID
 
 if TYPE_CHECKING:
     from piflow_cli.engine.pipelines.text import TextPipeline
+
+LORA_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+
+PEFT = "peft"
+"""The library whose warnings speak of layers and adapters of its own, and mean nothing to whoever names a file."""
 
 Offload = Literal["none", "encoders", "model", "sequential", "group"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -56,9 +68,8 @@ def open_student(
         DeviceError: no such device, or one that cannot offload.
         MissingExtraError: the quantisation's library is not installed.
     """
-    for what, value, kind in (("offload", offload, Offload), ("dtype", dtype, Dtype)):
-        if value not in get_args(kind):
-            raise ModelError(f"{what} {value!r} is none of {', '.join(get_args(kind))}")
+    _check_choices(dtype=dtype, offload=offload)
+    check_loras(loras)
     target = resolve_device(device)
     name = source or default_student(nfe)
     stored, _ = read_student(find_student(name), recipe=recipe, base=base)
@@ -89,9 +100,88 @@ def open_student(
     return student
 
 
+@dataclass(frozen=True)
+class OpenTeacher:
+    """A teacher ready to draw, on the time grid of the student it was named by.
+
+    Args:
+        name: what its settings call its source.
+        teacher: loaded without any student.
+        shift: of the student's time grid.
+        dtype: of its network.
+        warnings: what a user should know.
+    """
+
+    name: str
+    teacher: Teacher
+    shift: Shift
+    dtype: torch.dtype
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def space(self) -> Space:
+        """The teacher's."""
+        return self.teacher.space
+
+
+def open_teacher(
+    source: str | None = None,
+    *,
+    base: str | None = None,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+    recipe: Recipe | None = None,
+) -> OpenTeacher:
+    """Load the teacher of a student, ready to draw; the student's weights stay on the disk.
+
+    Args:
+        source: the student, as `open_student` takes it.
+        base, device, dtype, recipe: as `open_student`.
+
+    Raises:
+        ModelError: the student or its teacher is missing or damaged.
+        DeviceError: no such device.
+    """
+    _check_choices(dtype=dtype)
+    target = resolve_device(device)
+    name = source or default_student()
+    stored, _ = read_student(find_student(name), recipe=recipe, base=base)
+    family = stored.card.teacher if base is None else change_teacher(stored.card.teacher, {"source": base})
+    usual = _usual_dtype(target) if family.students_need_base else torch.float32
+    precision = usual if dtype == "auto" else DTYPES[dtype]
+    teacher = family.load(device=target, dtype=precision)
+    return OpenTeacher(family.source, teacher, stored.card.sampling.time_shift, precision)
+
+
+def _check_choices(*, dtype: str, offload: str = "none") -> None:
+    for what, value, kind in (("offload", offload, Offload), ("dtype", dtype, Dtype)):
+        if value not in get_args(kind):
+            raise ModelError(f"{what} {value!r} is none of {', '.join(get_args(kind))}")
+
+
 def _usual_dtype(device: torch.device) -> torch.dtype:
     """Of a text-to-image student: half of the memory, and on a CPU only where that is not slower."""
     return resolve_dtype("auto", device) if device.type == "cpu" else torch.bfloat16
+
+
+def check_loras(loras: Sequence[tuple[str, float]]) -> None:
+    """Refuse LoRA that are missing or have no weight that is a number, before anything is loaded.
+
+    Raises:
+        ModelError: a source that is no file or folder here and no hub id, or a weight that is not finite.
+    """
+    for source, weight in loras:
+        if not math.isfinite(weight):
+            raise ModelError(f"LoRA {source!r} has the weight {weight}; it has to be a finite number")
+        if not _exists(source) and (source.endswith(LORA_SUFFIXES) or not HUB_ID.fullmatch(source)):
+            raise ModelError(f"LoRA {source!r} does not exist here and is no hub id (owner/name)")
+
+
+def _exists(source: str) -> bool:
+    try:
+        return Path(source).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have
+        return False
 
 
 def add_loras(student: LoadedStudent, loras: Sequence[tuple[str, float]]) -> None:
@@ -108,11 +198,15 @@ def add_loras(student: LoadedStudent, loras: Sequence[tuple[str, float]]) -> Non
     for i, (source, weight) in enumerate(loras):
         name = f"style{i}"
         try:
-            pipeline.load_lora_weights(source, adapter_name=name)
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                pipeline.load_lora_weights(source, adapter_name=name)
         except Exception as error:  # hub, network, damage and foreign keys share no ground class
             reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
             raise ModelError(f"LoRA {source!r} cannot be added: {reason}") from None
         weights[name] = weight
+        told = dict.fromkeys(str(w.message) for w in found if PEFT not in Path(w.filename).parts)
+        student.warnings += tuple(f"LoRA {source!r}: {message}" for message in told)
     pipeline.set_adapters(list(weights), list(weights.values()))
 
 

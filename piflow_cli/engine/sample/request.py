@@ -5,19 +5,26 @@ Shapes: B batch, C latent channels, H, W latent size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from piflow_cli.core.guidance import GuidedPolicy
-from piflow_cli.core.interfaces import Condition, Policy
+from piflow_cli.core.interfaces import Condition, Policy, Space
 from piflow_cli.core.student import make_policy
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.errors import DataError, PolicyError
 
 NEGATIVE_SCALE = 1.5
 """Guidance against a negative prompt where none is asked for: the student's own guidance is in it already."""
+
+MAX_SIDE_PX = 16_384
+"""The longest side that may be asked for."""
+MAX_GUIDANCE = 100.0
+MAX_WARNED = 5
+"""Prompts that a warning of one kind names; of others it says how many."""
 
 PolicyAt = Callable[[Tensor, Tensor], Policy]
 """(x (B, C, H, W), sigma (B,)) -> the policy made there."""
@@ -40,8 +47,18 @@ class TextRequest:
     negative_prompt: str | None = None
     negative_scale: float = NEGATIVE_SCALE
 
+    def check_numbers(self) -> None:
+        """Raise DataError for a number that no model could be asked for."""
+        for name, side in (("width", self.width), ("height", self.height)):
+            if side is not None and not 1 <= side <= MAX_SIDE_PX:
+                raise DataError(f"{name} is {side}; it is between 1 and {MAX_SIDE_PX} pixels")
+        for name, scale in (("guidance", self.guidance_scale), ("negative_scale", self.negative_scale)):
+            if scale is not None and not (math.isfinite(scale) and 0 <= scale <= MAX_GUIDANCE):
+                raise DataError(f"{name} is {scale}; it is between 0 and {MAX_GUIDANCE:g}")
+
     def check(self, student: LoadedStudent, prompts: Sequence[str]) -> None:
         """Raise DataError or PolicyError where the student cannot do it, before anything is computed."""
+        self.check_numbers()
         given = [name for name in ("width", "height", "guidance_scale", "negative_prompt") if self._given(name)]
         if student.space.num_classes is not None:
             if given:
@@ -51,7 +68,7 @@ class TextRequest:
                 )
             student.space.encode_prompts(prompts)  # costs nothing, and names the class that does not exist
             return
-        self.latent_shape(student)
+        self.latent_shape(student.space)
         trained = student.card.teacher.guidance_scale
         if self._given("guidance_scale") and not student.space.embedded_guidance and self.guidance_scale != trained:
             raise PolicyError(
@@ -59,11 +76,22 @@ class TextRequest:
                 "weights. Leave it out; to steer away from something, use a negative prompt."
             )
 
+    def check_teacher(self, space: Space, prompts: Sequence[str], others: set[str]) -> None:
+        """Raise DataError where a teacher cannot do it; `others` are options given that only students have."""
+        given = [name for name in ("guidance_scale", "negative_prompt") if self._given(name)] + sorted(others)
+        given += [n for n in ("width", "height") if self._given(n) and space.num_classes is not None]
+        if given:
+            raise DataError(f"a teacher is drawn as its students learnt from it and takes no {', '.join(given)}")
+        if space.num_classes is None:
+            self.latent_shape(space)
+        else:
+            space.encode_prompts(prompts)
+
     def _given(self, name: str) -> bool:
         return getattr(self, name) is not None
 
-    def warnings(self, student: LoadedStudent, prompts: Sequence[str]) -> list[str]:
-        """What a user should know about the request."""
+    def warnings(self, student: LoadedStudent) -> list[str]:
+        """What a user should know about what is asked beside the prompts."""
         if student.space.num_classes is not None:
             return []
         found = []
@@ -75,33 +103,31 @@ class TextRequest:
             )
         if self.negative_prompt is not None:
             found.append("a negative prompt doubles the network evaluations, and the student was not trained with one")
-        limit = student.space.max_tokens
-        for prompt, dropped in zip(prompts, student.space.dropped_tokens(prompts), strict=True):
-            if dropped:
-                found.append(f"{dropped} tokens beyond {limit} were dropped from the prompt {prompt[:40]!r}...")
         return found
 
-    def latent_shape(self, student: LoadedStudent) -> tuple[int, ...]:
+    def size_px(self, space: Space) -> tuple[int, int]:
+        """Width and height of the pictures."""
+        width, height = space.size_px
+        return (width if self.width is None else self.width, height if self.height is None else self.height)
+
+    def latent_shape(self, space: Space) -> tuple[int, ...]:
         """(C, H, W) of the pictures.
 
         Raises:
-            DataError: a side that the autoencoder and the patches do not divide.
+            DataError: a size that the model cannot draw.
         """
-        if student.space.num_classes is not None:
-            return student.space.latent_shape
-        family = student.family
-        return student.space.latent_shape_of(self.width or family.width, self.height or family.height)
+        return space.latent_shape_of(*self.size_px(space))
 
-    def condition(self, student: LoadedStudent, prompts: Sequence[str]) -> Condition:
+    def condition(self, space: Space, prompts: Sequence[str]) -> Condition:
         """The condition of a batch of prompts."""
-        condition = student.space.encode_prompts(prompts)
+        condition = space.encode_prompts(prompts)
         return condition if self.guidance_scale is None else condition.with_guidance(self.guidance_scale)
 
     def policy_at(self, student: LoadedStudent, condition: Condition) -> PolicyAt | None:
         """How to make the policy where there is a negative prompt, None where the student alone makes it."""
         if self.negative_prompt is None:
             return None
-        negative = self.condition(student, [self.negative_prompt] * len(condition))
+        negative = self.condition(student.space, [self.negative_prompt] * len(condition))
         network, family = student.network, student.card.policy
 
         def make(x: Tensor, sigma: Tensor) -> Policy:
@@ -115,3 +141,24 @@ class TextRequest:
         names = ["width", "height", "guidance_scale", "negative_prompt"]
         names += ["negative_scale"] if self.negative_prompt is not None else []
         return {name: getattr(self, name) for name in names if self._given(name)}
+
+
+def prompt_warnings(space: Space, prompts: Sequence[str]) -> list[str]:
+    """What a user should know of prompts: what text encoders will not read of them."""
+    if space.num_classes is not None:
+        return []
+    different = list(dict.fromkeys(prompts))
+    limit = space.max_tokens
+    dropped = {p: n for p, n in zip(different, space.dropped_tokens(different), strict=True) if n}
+    unknown = {p: n for p, n in zip(different, space.unknown_tokens(different), strict=True) if n}
+    return [
+        *_named(dropped, f"tokens beyond {limit} were dropped from"),
+        *_named(unknown, "tokens are of a script that the text encoder does not know, in"),
+    ]
+
+
+def _named(counts: dict[str, int], what: str) -> list[str]:
+    """A line for each of the first prompts, and one for the others."""
+    lines = [f"{n} {what} the prompt {prompt[:40]!r}" + "..." * (len(prompt) > 40) for prompt, n in counts.items()]
+    rest = len(lines) - MAX_WARNED
+    return lines if rest <= 0 else [*lines[:MAX_WARNED], f"and so for {rest} more prompts: {what} them"]

@@ -1,80 +1,144 @@
-"""Pictures on disk: a file each or one labelled sheet, with what they are of inside."""
+"""Pictures on disk: a file each as it is drawn, a labelled sheet of all, with what they are of inside."""
 
 from __future__ import annotations
 
-import json
-import re
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from piflow_cli import __version__
-from piflow_cli.engine.sample.sample import SampleResult
 from piflow_cli.errors import DataError
-from piflow_cli.io.files import writable_folder, write_atomic
-from piflow_cli.io.pictures import grid_picture, png_bytes
+from piflow_cli.io.files import check_file, check_folder, write_atomic, write_new
+from piflow_cli.io.pictures import grid_picture, png_bytes, sheet_size
+from piflow_cli.io.texts.names import file_stem
 
-PICTURE_SUFFIXES = {".png"}
+if TYPE_CHECKING:
+    from piflow_cli.engine.sample.job import Drawn, SampleJob, SampleResult
+
+PICTURE_SUFFIX = ".png"
+OTHER_PICTURES = {".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jxl"}
 GRID_COLUMNS = 8
+MAX_SHEET_PX = 1 << 28
+"""Pixels of a sheet: 0.8 GB of memory."""
+SHEET_PROMPT = 2000
+"""Characters of all prompts that a sheet says of itself."""
 
 
-def save_samples(result: SampleResult, out: Path, *, grid: bool | None = None) -> list[Path]:
-    """Write the pictures and return their paths.
+@dataclass
+class Gallery:
+    """Where pictures go: each is written when it is drawn, so that what interrupts the next ones costs none.
 
     Args:
-        result: what `sample` returned.
-        out: a .png file, for one picture or a grid; else a folder, into which files are added without writing over any.
-        grid: True writes one labelled picture of all in place of a file each, False only the files, None both where
+        out: a .png file, for one picture or a sheet; else a folder, into which files are added without writing over
+            any.
+        grid: True writes one labelled sheet of all in place of a file each, False only the files, None both where
             there are several prompts.
 
     Raises:
+        DataError: `out` is a picture of another kind.
         StorageError: `out` cannot be written.
-        DataError: several pictures for one file name.
     """
-    one_file = out.suffix.lower() in PICTURE_SUFFIXES
-    if out.suffix and not one_file and not out.is_dir():
-        raise DataError(f"pictures are written as .png; {out.name} has the suffix {out.suffix}")
-    folder = writable_folder(out.parent if one_file else out)
-    if grid or (one_file and len(result.images) > 1):
-        return [_save_grid(result, out if one_file else _free_path(folder, "grid"))]
-    paths = []
-    for image, prompt, seed in zip(result.images, result.prompts, result.seeds, strict=True):
-        stem = re.sub(r"[^\w-]+", "-", prompt).strip("-")[:60] or "picture"
-        path = out if one_file else _free_path(folder, f"{stem}-seed{seed}")
-        write_atomic(path, png_bytes(image, _facts(result, prompt, seed)))
-        paths.append(path)
-    if grid is None and len(dict.fromkeys(result.prompts)) > 1:
-        paths.append(_save_grid(result, _free_path(folder, "grid")))
-    return paths
+
+    out: Path
+    grid: bool | None = None
+    paths: list[Path] = field(default_factory=list, init=False)
+    _drawn: list[Drawn] = field(default_factory=list, init=False)
+    _count: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        suffix = self.out.suffix.lower()
+        self.one_file = suffix == PICTURE_SUFFIX and not os.path.isdir(self.out)
+        if suffix in OTHER_PICTURES and not os.path.isdir(self.out):
+            raise DataError(
+                f"pictures are written as {PICTURE_SUFFIX}; {self.out.name} has the suffix {self.out.suffix}. Name a "
+                f"{PICTURE_SUFFIX} file, or a folder."
+            )
+        if self.one_file:
+            check_file(self.out)
+        else:
+            check_folder(self.out)
+
+    def expect(self, job: SampleJob) -> None:
+        """Get ready for the pictures of a job.
+
+        Raises:
+            DataError: several pictures for one file without a sheet, or a sheet that is too large.
+        """
+        self._count = len(job.prompts)
+        self._different = len(dict.fromkeys(job.prompts)) > 1
+        if self.one_file and self._count > 1 and self.grid is False:
+            raise DataError(f"{self.out.name} holds one picture, and {self._count} are asked for: name a folder")
+        width, height = sheet_size(job.size_px, self._count, columns=self._columns(job))
+        if self._wants_sheet and width * height > MAX_SHEET_PX:
+            if self.grid or self.one_file:
+                raise DataError(
+                    f"a sheet of {self._count} pictures would have {width} x {height} pixels, more than "
+                    f"{MAX_SHEET_PX / 1e6:.0f} million: write files instead (--no-grid), or ask for fewer"
+                )
+            self.grid = False
+
+    @property
+    def _wants_files(self) -> bool:
+        return not self.grid and not (self.one_file and self._count > 1)
+
+    @property
+    def _wants_sheet(self) -> bool:
+        several = self.grid is None and self._different and not self.one_file
+        return bool(self.grid) or several or (self.one_file and self._count > 1)
+
+    def _columns(self, job: SampleJob) -> int:
+        return job.pictures_a_prompt if job.pictures_a_prompt > 1 else min(self._count, GRID_COLUMNS)
+
+    def add(self, drawn: Drawn) -> None:
+        """Write one picture, where pictures have files of their own.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if not self._wants_files:
+            return
+        content = png_bytes(drawn.image, drawn.facts)
+        if self.one_file:
+            write_atomic(self.out, content)
+            self.paths.append(self.out)
+        else:
+            stem = f"{file_stem(drawn.prompt)}-seed{drawn.seed}"
+            self.paths.append(write_new(self.out, stem, PICTURE_SUFFIX, content))
+
+    def finish(self, result: SampleResult) -> list[Path]:
+        """Write the sheet, where there is to be one, and return the paths of all that was written.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if self._wants_sheet:
+            content = png_bytes(*_sheet(result, columns=self._columns(result)))
+            if self.one_file:
+                write_atomic(self.out, content)
+            self.paths.append(self.out if self.one_file else write_new(self.out, "grid", PICTURE_SUFFIX, content))
+        return self.paths
 
 
-def _save_grid(result: SampleResult, path: Path) -> Path:
-    """Write one picture of all: a row a prompt where each has several, else side by side, every one with its prompt."""
-    prompts = dict.fromkeys(result.prompts)
-    columns = len(result.images) // len(prompts)
-    if columns > 1:
-        picture = grid_picture(result.images, columns=columns, row_labels=list(prompts))
+def save_samples(result: SampleResult, out: Path, *, grid: bool | None = None) -> list[Path]:
+    """Write pictures that were drawn without a gallery and return their paths; arguments and errors as `Gallery`."""
+    gallery = Gallery(out, grid=grid)
+    gallery.expect(result)
+    for drawn in result.drawn:
+        gallery.add(drawn)
+    return gallery.finish(result)
+
+
+def _sheet(result: SampleResult, *, columns: int) -> tuple:
+    """One picture of all: a row a prompt where each has several, else side by side, every one with its prompt."""
+    each = result.pictures_a_prompt
+    if each > 1:
+        picture = grid_picture(result.images, columns=columns, row_labels=result.prompts[::each])
     else:
-        columns = min(len(result.images), GRID_COLUMNS)
         picture = grid_picture(result.images, columns=columns, labels=result.prompts)
-    write_atomic(path, png_bytes(picture, _facts(result, ", ".join(prompts), result.seeds[0])))
-    return path
+    return picture, result.drawn[0].facts | {"prompt": _listed(result.prompts)}
 
 
-def _facts(result: SampleResult, prompt: str, seed: int) -> dict[str, str]:
-    """What a PNG says of itself."""
-    return {
-        "prompt": prompt,
-        "seed": str(seed),
-        "nfe": str(result.settings.nfe),
-        "model": result.model,
-        "sampling": json.dumps(result.settings.model_dump()),
-        **{key: str(value) for key, value in result.conditions.items()},
-        "software": f"piflow {__version__}",
-    }
-
-
-def _free_path(folder: Path, stem: str) -> Path:
-    path, number = folder / f"{stem}.png", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{stem}-{number}.png"
-    return path
+def _listed(prompts: Sequence[str]) -> str:
+    text = ", ".join(dict.fromkeys(prompts))
+    return text if len(text) <= SHEET_PROMPT else f"{text[:SHEET_PROMPT]}..."

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
-from piflow_cli.core.settings import SamplingSettings
+from piflow_cli.core.settings import SamplingSettings, Settings
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.errors import PolicyError
+
+S = TypeVar("S", bound=Settings)
 
 
 def sampling_settings(
@@ -27,11 +30,7 @@ def sampling_settings(
     trained = student.card.sampling
     changes = {"nfe": nfe, "total_substeps": substeps, "temperature": temperature, "h": h}
     changed = trained.model_dump() | {key: value for key, value in changes.items() if value is not None}
-    try:
-        settings = SamplingSettings.model_validate(changed)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise PolicyError(f"{first['loc'][0]}: {first['msg']} (got {first['input']!r})") from None
+    settings = checked(SamplingSettings, changed)
     student.card.policy.check_sampling(segments=settings.segments, shift=settings.shift)
     warnings = []
     if settings.nfe != trained.nfe:
@@ -39,3 +38,17 @@ def sampling_settings(
             f"{student.name} was trained for {trained.nfe} NFE; {settings.nfe} may shift contrast and lose detail"
         )
     return settings, warnings
+
+
+def checked(kind: type[S], values: Mapping[str, object]) -> S:
+    """Settings of some values.
+
+    Raises:
+        PolicyError: one of them is out of range; the message names it, and what is allowed.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        allowed = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        raise PolicyError(f"{first['loc'][0]}: {allowed} (got {str(first['input'])[:40]})") from None

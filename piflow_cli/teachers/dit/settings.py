@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from piflow_cli.core.settings import Settings
+from piflow_cli.core.settings import NoiseInterval, Settings
 from piflow_cli.io.hub import local_path
 
 
@@ -21,14 +21,14 @@ class DiTSettings(Settings):
         None, gt=0, description="network time = scale * sigma; left out, the folder's scheduler says it"
     )
     guidance_scale: float = Field(1.0, ge=0, le=100, description="classifier-free guidance of the teacher")
-    guidance_interval: tuple[float, float] = Field((0.0, 1.0), description="noise levels where guidance acts")
+    guidance_interval: NoiseInterval = Field((0.0, 1.0), description="noise levels where guidance acts")
     orthogonal: float = Field(0.0, ge=0, le=1, description="part of the guidance parallel to x_0 that is removed")
     vae: str | None = Field(None, description="autoencoder's folder or hub id, where the source holds none")
     architecture: Literal["DiT-S/2", "DiT-B/2", "DiT-L/2", "DiT-XL/2"] | None = Field(
         None, description="what a weight file without a config holds; also lets --plan reckon before it is there"
     )
-    sample_size: int = Field(32, ge=1, description="latent height and width, for weight files without a config")
-    num_attention_heads: int = Field(16, ge=1, description="attention heads, for weight files without a config")
+    sample_size: int = Field(32, ge=1, le=4096, description="latent height and width, for files without a config")
+    num_attention_heads: int = Field(16, ge=1, le=1024, description="attention heads, for files without a config")
     revision: str | None = Field(None, description="hub revision")
 
     students_need_base: ClassVar[bool] = False

@@ -64,6 +64,15 @@ class DiTSpace:
         """None of a class name."""
         return [0] * len(prompts)
 
+    def unknown_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """None of a class name."""
+        return [0] * len(prompts)
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height of its pictures."""
+        return (self.image_size_px, self.image_size_px)
+
     @property
     def num_classes(self) -> int:
         """Classes without the null class."""

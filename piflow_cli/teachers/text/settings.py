@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from piflow_cli.core.settings import Settings
+from piflow_cli.core.settings import NoiseInterval, Settings
 from piflow_cli.io.hub import local_path
 
 Quantization = Literal["none", "bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-fp8"]
@@ -25,11 +25,11 @@ class TextSettings(Settings):
     device_map: str | None = Field(None, description="diffusers' device map over several devices, such as balanced")
     offload_encoders: bool = Field(False, description="keep text encoders and autoencoder off the device while unused")
     guidance_scale: float = Field(ge=0, le=100, description="embedded where the network takes it, else by two passes")
-    guidance_interval: tuple[float, float] = Field((0.0, 1.0), description="noise levels where two-pass guidance acts")
+    guidance_interval: NoiseInterval = Field((0.0, 1.0), description="noise levels where two-pass guidance acts")
     negative_prompt: str = Field("", description="of two-pass guidance")
-    width: int = Field(1024, ge=16, description="pixels")
-    height: int = Field(1024, ge=16, description="pixels")
-    max_sequence_length: int = Field(512, ge=1, description="text tokens a prompt is cut to")
+    width: int = Field(1024, ge=16, le=16_384, description="pixels")
+    height: int = Field(1024, ge=16, le=16_384, description="pixels")
+    max_sequence_length: int = Field(512, ge=1, le=65_536, description="text tokens a prompt is cut to")
     architecture: str | None = Field(None, description="lets --plan reckon while the source is not on this machine")
 
     students_need_base: ClassVar[bool] = True

@@ -78,6 +78,11 @@ class TextSpace(ABC):
         return self.pipeline.vae_scale_factor
 
     @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height of the settings."""
+        return (self.settings.width, self.settings.height)
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, H, W) at the size of the settings."""
         return self.latent_shape_of(self.settings.width, self.settings.height)
@@ -131,6 +136,15 @@ class TextSpace(ABC):
     def dropped_tokens(self, prompts: Sequence[str]) -> list[int]:
         """Tokens of each prompt beyond what the encoder takes."""
         return [max(0, length - self.settings.max_sequence_length) for length in self.prompt_lengths(prompts)]
+
+    def unknown_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """Unknown tokens of the main tokenizer, T5's where there are two; tokenizers of bytes have none."""
+        parts = self.pipeline.components
+        tokenizer = parts.get("tokenizer_2") or parts["tokenizer"]
+        unknown = tokenizer.unk_token_id
+        if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.pad_token_id):
+            return [0] * len(prompts)
+        return [ids.count(unknown) for ids in tokenizer(list(prompts)).input_ids]
 
     def conditions(self, drawn: Sequence[str] | TextCondition) -> TextCondition:
         """What a data source drew, prompts or cached embeddings, as the network takes it."""

@@ -1,0 +1,98 @@
+"""What a person asks to be drawn: prompts of a file of any kind or of stdin, a line's own seed where it gives one."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from piflow_cli.data.files.prompts import clean_text, pick_column, read_json_lines, read_prompts, text_of
+from piflow_cli.errors import DataError
+
+SEED = "seed"
+"""The field of a JSON line, or the column of a .csv, that holds the seed of its prompt's first picture."""
+STDIN = "-"
+MAX_CELL = 1_000_000
+"""Characters in a cell of a .csv."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt, and the seed of its first picture where it has its own."""
+
+    prompt: str
+    seed: int | None = None
+
+
+def read_asked(path: str, *, what: str = "--prompts") -> list[Asked]:
+    """The prompts of a .txt, .jsonl, .csv or .parquet, of a folder, of a data set of the hub, or of stdin (`-`).
+
+    Args:
+        path: where they are; JSON lines and .csv files may have a whole number `seed`.
+        what: how error messages call the path.
+
+    Raises:
+        DataError: missing, empty, not UTF-8, broken, without a column of prompts, or a seed that is none.
+        MissingExtraError: as `read_prompts`.
+    """
+    suffix = Path(path).suffix
+    if path == STDIN:
+        found = [Asked(line) for line in _stdin_lines()]
+    elif suffix == ".csv":
+        found = list(_csv_rows(Path(path).expanduser()))
+    elif suffix == ".jsonl" and Path(path).expanduser().is_file():
+        found = list(_json_rows(Path(path).expanduser()))
+    else:
+        texts = read_prompts(path, what=what)
+        found = [Asked(texts[i]) for i in range(len(texts))]
+    if not found:
+        raise DataError(f"{what} {path} has no prompts: it is empty, or every line is blank. Give one with some.")
+    return found
+
+
+def _stdin_lines() -> Iterator[str]:
+    """The lines of stdin that are not blank."""
+    for number, line in enumerate(sys.stdin.buffer.read().splitlines(), 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise DataError(f"stdin, line {number}, is not UTF-8 ({error.reason}). Pipe UTF-8 into it.") from None
+        if text:
+            yield text
+
+
+def _json_rows(path: Path) -> Iterator[Asked]:
+    for where, row in read_json_lines(path):
+        if text := text_of(row, None, where=where):
+            yield Asked(text, _seed(row.get(SEED), where=where))
+
+
+def _csv_rows(path: Path) -> Iterator[Asked]:
+    """Rows of a .csv whose first line names its columns; a cell in quotes may hold line breaks."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist. Give a file of prompts: .txt, .jsonl, .csv or .parquet.")
+    csv.field_size_limit(MAX_CELL)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+        reader = csv.DictReader(lines, strict=True)
+        column = pick_column(reader.fieldnames or (), None, where=f"the first line of {path}")
+        for row in reader:
+            where = f"{path}:{reader.line_num}"
+            if text := clean_text(row[column], where=where):
+                yield Asked(text, _seed(row.get(SEED), where=where))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error.reason}). Save the file as UTF-8.") from None
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as .csv: {error}") from None
+
+
+def _seed(value: object, *, where: str) -> int | None:
+    """The seed of a field, None where it is left empty."""
+    if value is None or value == "":
+        return None
+    text = str(value).strip()
+    if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) <= 20):
+        raise DataError(f"{where} has the {SEED} {str(value)[:40]!r}; it has to be a whole number from 0")
+    return int(text)

@@ -1,0 +1,48 @@
+"""Pictures of latents, refused where either is not finite: NaN would be written as black, and measured as a picture.
+
+Shapes: B batch, C latent channels, S spatial dims, H, W size in pixels.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from piflow_cli.core.interfaces import Space
+from piflow_cli.errors import SamplingError
+
+
+def decode_finite(space: Space, latents: Tensor, *, name: str, dtype: object) -> Tensor:
+    """Pictures (B, 1 or 3, H, W) in [0, 1] of latents (B, C, *S).
+
+    Args:
+        space: whose autoencoder decodes.
+        latents: what a student or a teacher drew.
+        name: who drew them, for the message.
+        dtype: its network's, for the message.
+
+    Raises:
+        SamplingError: latents or pictures hold NaN or infinity.
+    """
+    _require_finite(latents, f"{name} drew latents", f"its network computed in {_plain(dtype)}", dtype)
+    pictures = space.decode(latents)
+    kind = "the autoencoder made pictures"
+    _require_finite(pictures, kind, f"from finite latents of {name}, computed in {_plain(dtype)}", dtype)
+    return pictures
+
+
+def _require_finite(values: Tensor, what: str, where: str, dtype: object) -> None:
+    bad = int((~values.isfinite()).flatten(1).any(dim=1).sum())
+    if not bad:
+        return
+    narrow = _plain(dtype) == "float16"
+    advice = (
+        "float16 ends at 65,504: use bfloat16 or float32 (--dtype)"
+        if narrow
+        else "its weights are damaged or its training diverged: load them anew, take an earlier checkpoint, or try "
+        "float32 (--dtype)"
+    )
+    raise SamplingError(f"{what} that are not finite (NaN or infinity) for {bad} of {len(values)}, {where}: {advice}.")
+
+
+def _plain(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")
