@@ -71,8 +71,8 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        """The run's folder at its fullest: kept checkpoints, the one being written, and the student."""
-        return self.checkpoint_bytes * self.checkpoints + self.student_bytes
+        """The run's folder at its fullest: kept checkpoints, the one being written, and the student beside its next."""
+        return self.checkpoint_bytes * self.checkpoints + 2 * self.student_bytes
 
     def memory_bytes(self, strategy: Strategy, gpus: int) -> int:
         """Memory of each of `gpus` GPUs; KeyError where it was not planned for."""

@@ -58,7 +58,7 @@ def test_counts_are_those_of_the_real_student() -> None:
         4 * trainable
     }
     assert found["optimiser"] == 8 * trainable
-    assert run_bytes(preset) == estimate.disk_bytes == 3 * 16 * trainable + 4 * trainable
+    assert run_bytes(preset) == estimate.disk_bytes == 3 * 16 * trainable + 2 * 4 * trainable
 
 
 @pytest.mark.parametrize(
