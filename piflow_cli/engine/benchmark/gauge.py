@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,8 +18,11 @@ from piflow_cli.metrics.detectors.features import Detector, FeatureSet, Referenc
 from piflow_cli.metrics.metric import Groups, Metric
 
 REHEARSAL_SAMPLES = 8
-GROUPS_SEED = 1 << 32
-"""Added to the seed for the noise of grouped pictures, so that it is none of the row's own."""
+
+
+def groups_seed(seed: int) -> int:
+    """Seed of the noise of grouped pictures, not the row's: 32 bits, all that PyTorch's generator on CPUs uses."""
+    return int.from_bytes(hashlib.sha256(f"groups {seed}".encode()).digest()[:4])
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ class Gauge:
         features = self._features(sampler, questions, on_pictures, seed=self.seed, meter=meter)
         scores = self._scores(features, questions.labels)
         for groups, asked in self.grouped.items():
-            found = self._features(sampler, asked, on_pictures, seed=self.seed + GROUPS_SEED, meter=Meter())
+            found = self._features(sampler, asked, on_pictures, seed=groups_seed(self.seed), meter=Meter())
             scores |= self._scores(found, asked.numbers, groups=groups)
         row = BenchmarkRow(
             model=sampler.model,

@@ -19,7 +19,7 @@ from piflow_cli.core.schedule import Shift
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.benchmark import yardsticks
 from piflow_cli.engine.benchmark.benchmark import BenchmarkResult, _usual_batch, benchmark
-from piflow_cli.engine.benchmark.gauge import GROUPS_SEED
+from piflow_cli.engine.benchmark.gauge import groups_seed
 from piflow_cli.engine.benchmark.samplers import Sampler
 from piflow_cli.engine.benchmark.yardsticks import Yardstick
 from piflow_cli.engine.students.load import LoadedStudent, assemble
@@ -137,7 +137,7 @@ def test_diversity_is_that_of_eight_pictures_of_each_prompt_from_noise_of_its_ow
     student: LoadedStudent, measure: Measure
 ) -> None:
     result = measure(student, metrics=["diversity"], teacher_steps=[1, 2], seed=3)
-    noise, texts = noise_of(student.space, 24, 3 + GROUPS_SEED), [text for text in TEXTS for _ in range(8)]
+    noise, texts = noise_of(student.space, 24, groups_seed(3)), [text for text in TEXTS for _ in range(8)]
     condition = student.space.encode_prompts(texts)
     groups = torch.arange(3).repeat_interleave(8)
     latents = [
@@ -281,3 +281,13 @@ def test_students_that_cannot_share_noise_and_prompts_are_refused(
     for other in (loaded("qwen", name="qwen"), wide, student_of(teacher)):
         with pytest.raises(DataError, match="cannot share noise and labels"):
             measure([student, other])
+
+
+def test_groups_have_noise_of_their_own() -> None:
+    """Also on CPUs, whose generator takes 32 bits of a seed: no group repeats the row's noise, nor another seed's."""
+    seeds = [groups_seed(seed) for seed in range(100)]
+    assert len(set(seeds)) == 100
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    for seed in range(3):
+        own = torch.randn(8, generator=torch.Generator().manual_seed(seed))
+        assert not torch.equal(torch.randn(8, generator=torch.Generator().manual_seed(groups_seed(seed))), own)
