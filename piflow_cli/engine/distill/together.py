@@ -24,6 +24,8 @@ class Together:
     def __init__(self, *, num_processes: int = 1, index: int = 0) -> None:
         self.num_processes, self.index = num_processes, index
         self.group = dist.new_group(backend="gloo") if num_processes > 1 else None
+        # For a thread of its own: two threads that exchange over one group meet in another order on every process.
+        self.background = dist.new_group(backend="gloo") if num_processes > 1 else None
 
     @property
     def is_main(self) -> bool:

@@ -68,7 +68,7 @@ class CheckpointWriter:
             str(partial), fqn_to_index_mapping=_files_of(tensors), save_distributed=True
         )
         stager = DefaultStager(StagingOptions(False, False, False, False))  # copies at once, also what is on the CPU
-        group = self.together.group
+        group = self.together.background  # written beside the steps, which exchange over the other
         expect_one_process()
         written = dcp.async_save(
             tensors, storage_writer=writer, async_stager=stager, process_group=group, no_dist=group is None
