@@ -100,7 +100,10 @@ def test_truncated_and_misshapen_teachers(tmp_path: Path) -> None:
     weights.write_bytes(whole[: len(whole) // 2])
     refused(run(*RUN, "--teacher", "teacher", cwd=tmp_path), "truncated")
     save_file({"proj_out_2.bias": torch.zeros(3)}, weights)
-    refused(run(*RUN, "--teacher", "teacher", "--out", "other", cwd=tmp_path), "do not fit")
+    refused(
+        run(*RUN, "--teacher", "teacher", "--out", "other", cwd=tmp_path),
+        "num_layers = 2, but its weights are 1 tensors: it is damaged",
+    )
 
 
 def test_output_is_checked_before_sampling(tmp_path: Path) -> None:

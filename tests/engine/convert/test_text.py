@@ -55,7 +55,8 @@ def test_released_adapter_goes_round_bitwise_without_a_base(tmp_path: Path, fami
         result = convert(place, target, to=name, verify=True)
         assert (result.path, result.format, result.proof) == (target, name, "tensors")
         assert result.max_difference is None
-        assert result.warnings == ()
+        assert [said for said in result.warnings if "taken for one of" not in said] == []
+        assert len(result.warnings) == (step == 0)  # what is written says what it is
         assert target.is_file() == (name == "comfyui")
         place = target
     assert same(read_student(source)[0], read_student(place)[0])
@@ -178,6 +179,9 @@ def test_adapter_of_another_base_is_refused_with_the_keys(tmp_path: Path, option
     base = shutil.copytree(BASES["flux"], tmp_path / "base")
     config = json.loads((base / "transformer" / "config.json").read_text())
     (base / "transformer" / "config.json").write_text(json.dumps(config | {"num_single_layers": 1}))
+    weights = base / "transformer" / "diffusion_pytorch_model.safetensors"
+    kept = {name: t for name, t in load_file(weights).items() if not name.startswith("single_transformer_blocks.1.")}
+    save_file(kept, weights)
     with pytest.raises(ModelError, match="num_single_layers is 2 in the student, 1 in the base"):
         convert(native, tmp_path / "there", base=base, **options)
     with pytest.raises(ModelError, match="another family"):

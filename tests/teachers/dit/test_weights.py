@@ -261,7 +261,9 @@ def test_a_hub_id_is_downloaded_by_parts_and_is_then_a_folder(
         (folder / WEIGHTS).unlink()
     asked: list[tuple[str, str]] = []
 
-    def snapshot_download(source: str, *, revision: str, allow_patterns: list[str], local_files_only: bool) -> str:
+    def snapshot_download(
+        source: str, *, revision: str, allow_patterns: list[str], local_files_only: bool, **_access: object
+    ) -> str:
         assert not local_files_only
         asked.append((source, revision))
         for name in huggingface_hub.utils.filter_repo_objects(
