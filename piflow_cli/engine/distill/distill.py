@@ -65,9 +65,11 @@ def distill(
         trainer = Trainer(
             preset, run, start=start, together=together, device=target, strategy=strategy, on_event=on_event
         )
-        return _noting_step(trainer, stop_after) if world.size > 1 else trainer.train(stop_after=stop_after)
+        result = _noting_step(trainer, stop_after) if world.size > 1 else trainer.train(stop_after=stop_after)
     finally:
         run.close()
+    together.leave()
+    return result
 
 
 def _noting_step(trainer: Trainer, stop_after: int | None) -> DistillResult:

@@ -32,6 +32,12 @@ class Together:
         """Whether this process is the one that writes and speaks."""
         return self.index == 0
 
+    def leave(self) -> None:
+        """Part, once all are done: threads of an exchange that outlive Python end a process by an abort."""
+        if self.group is not None:
+            dist.barrier(group=self.group)
+            dist.destroy_process_group()
+
     def gather(self, value: T) -> list[T]:
         """The values of all processes, in their order."""
         if self.group is None:
