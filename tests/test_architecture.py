@@ -37,7 +37,7 @@ ROOMS = {
     "distill": {"students", "plan", "processes"},
 }
 """The rooms of the engine, and which others each may import: a verb builds on what verbs share, not on another verb."""
-MAX_LINES, MAX_FILES = 310, 12
+MAX_LINES, MAX_FILES = 300, 12
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")
 FAMILY_NAMES = {"gmflow", "dx", "dit", "flux", "qwen", "arcflow", "pdd", "lakonlab"}
 

@@ -59,8 +59,8 @@ class Trainer:
             log_with=list(settings.trackers) or None,
             project_config=ProjectConfiguration(project_dir=str(run.path), logging_dir=str(run / "logs")),
         )
-        self.device = self.accelerator.device
-        check_sharding(preset, sharded=strategy == "fsdp2")
+        self.device, sharded = self.accelerator.device, strategy == "fsdp2"
+        check_sharding(preset, sharded=sharded)
         self.micro_batch, self.accumulation = resumed_micro_batches(preset, together.num_processes, start.card)
         self.progress = Progress(seed=settings.seed)
         self.journal = Journal(
@@ -191,8 +191,7 @@ class Trainer:
             loss += self._accumulate(sync=micro == self.accumulation - 1)
         loss = self.accelerator.reduce(loss, reduction="mean")
         warm = self.progress.step < self.preset.optimizer.warmup_steps
-        limit = float("inf") if warm else self.preset.optimizer.clip_norm
-        own = list(self.student.own_parameters().values())
+        limit, own = math.inf if warm else self.preset.optimizer.clip_norm, list(self.student.own_parameters().values())
         self.precision.unscale(own)
         norm = whole(torch.nn.utils.clip_grad_norm_(own, limit))
         value, gradient_norm = float(loss), float(norm)
