@@ -71,6 +71,9 @@ class TrainingSettings(Settings):
     offload_activations: bool = Field(
         False, description="keep in main memory what the student's forward pass leaves for the backward pass"
     )
+    data_workers: int = Field(
+        0, ge=0, le=64, description="processes that read pictures and embeddings ahead; 0 reads in the training process"
+    )
     ema_gamma: float = Field(7.0, ge=0, le=1000, description="beta = (1 - 1/t)^(gamma + 1)")
     seed: int = Field(0, ge=0, le=MAX_SEED, description="of every random draw")
     checkpoint_every: int = Field(500, ge=1, le=MAX_COUNT, description="steps between checkpoints")

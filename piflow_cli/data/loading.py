@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from piflow_cli.core.interfaces import Condition, DataSource, Draw, Reader
+from piflow_cli.core.interfaces import Condition, DataSource, Draw, Reader, Space
 from piflow_cli.errors import DataError, PiflowError
 
 PREFETCH = 2
@@ -29,6 +29,13 @@ class Loaded(NamedTuple):
     latents: Tensor | None
     condition: Condition
     size_px: tuple[int, int] | None
+
+    def shape(self, space: Space, *, batch_size: int) -> tuple[int, ...]:
+        """(B, C, *S) of its states; without latents they are of `batch_size` samples."""
+        if self.latents is not None:
+            return tuple(self.latents.shape)
+        shape = space.latent_shape if self.size_px is None else space.latent_shape_of(*self.size_px)
+        return (batch_size, *shape)
 
 
 class Loader:
@@ -85,6 +92,15 @@ class Loader:
         size_px, _ = self._planned.popleft()
         self._next = (step, micro + 1) if micro + 1 < self.micro_batches else (step + 1, 0)
         return Loaded(*self.source.encode(reading), size_px)
+
+    def step(self, step: int, space: Space) -> list[Loaded]:
+        """All micro-batches of a step; offloaded text encoders go to the device once for all of them.
+
+        Raises: as `batch`.
+        """
+        loaded = [self.batch(step, micro) for micro in range(self.micro_batches)]
+        conditions = space.encoded([batch.condition for batch in loaded])
+        return [batch._replace(condition=condition) for batch, condition in zip(loaded, conditions, strict=True)]
 
     def close(self) -> None:
         """End the processes."""

@@ -110,6 +110,10 @@ class Space(Protocol):
         """What a data source drew, as the network takes it."""
         ...
 
+    def encoded(self, drawn: Sequence[Condition]) -> list[Condition]:
+        """What a data source drew for several batches, each for `conditions`; prompts are encoded, all at one go."""
+        ...
+
     def preview_conditions(self, count: int) -> Condition:
         """Conditions that show what the model can do."""
         ...

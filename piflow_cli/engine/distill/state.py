@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from piflow_cli.core.interfaces import DataSource
+from piflow_cli.data.loading import Loader
 from piflow_cli.errors import MissingExtraError
-from piflow_cli.preset import OptimizerSettings
+from piflow_cli.preset import OptimizerSettings, TrainingSettings
 
 COUNTERS = ("step", "updates", "skipped", "bad_in_a_row")
 MUON_MOMENTUM = 0.95
@@ -40,10 +42,17 @@ class Progress:
         Args:
             index: of the micro-batch in the whole batch, over all processes.
         """
-        words = f"{self.seed}/{index}/{self.step}".encode()
-        seed = int.from_bytes(hashlib.sha256(words).digest()[:8]) >> 1
+        seed = self._seed(f"{self.seed}/{index}/{self.step}")
         self.generator.manual_seed(seed)
         torch.manual_seed(seed)
+
+    def data_seed(self, step: int, index: int) -> int:
+        """Seed of what is read for a micro-batch: it may be read before its step begins, in any process."""
+        return self._seed(f"{self.seed}/{index}/{step}/data")
+
+    @staticmethod
+    def _seed(words: str) -> int:
+        return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8]) >> 1
 
     def draws(self) -> str:
         """A digest of the generators as they are: equal where the same was drawn."""
@@ -58,6 +67,35 @@ class Progress:
         """Restore what `state_dict` gave."""
         for name in COUNTERS:
             setattr(self, name, int(state[name]))
+
+
+def read_ahead(
+    source: DataSource,
+    progress: Progress,
+    settings: TrainingSettings,
+    *,
+    batch_size: int,
+    micro_batches: int,
+    process: int,
+) -> Loader:
+    """The micro-batches of one process, in order.
+
+    Args:
+        source: what is drawn from.
+        progress: whose seeds decide every draw.
+        settings: steps, and processes that read.
+        batch_size: samples of a micro-batch.
+        micro_batches: of a step on each process.
+        process: index of this one.
+    """
+    return Loader(
+        source,
+        batch_size=batch_size,
+        micro_batches=micro_batches,
+        steps=settings.steps,
+        seed_of=lambda step, micro: progress.data_seed(step, process * micro_batches + micro),
+        workers=settings.data_workers,
+    )
 
 
 def build_optimizers(

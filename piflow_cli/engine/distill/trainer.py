@@ -12,6 +12,7 @@ from torch import Tensor
 
 from piflow_cli.core.ema import EMA
 from piflow_cli.core.interfaces import DataSource, TrainingBatch
+from piflow_cli.data.loading import Loaded
 from piflow_cli.engine.distill.attention import training_attention
 from piflow_cli.engine.distill.embeddings import fill_cache, open_with_cache
 from piflow_cli.engine.distill.events import DistillEvent, DistillResult, Journal
@@ -23,7 +24,7 @@ from piflow_cli.engine.distill.resume.run_folder import RunFolder, Start
 from piflow_cli.engine.distill.resume.snapshot import Snapshot, read_average
 from piflow_cli.engine.distill.resume.writer import CheckpointWriter
 from piflow_cli.engine.distill.signals import StopRequest
-from piflow_cli.engine.distill.state import Progress, build_optimizers, build_scheduler
+from piflow_cli.engine.distill.state import Progress, build_optimizers, build_scheduler, read_ahead
 from piflow_cli.engine.distill.together import Together
 from piflow_cli.engine.processes.precision import Precision
 from piflow_cli.engine.processes.sharded import check_sharding, whole
@@ -73,23 +74,18 @@ class Trainer:
         precision = Precision(resolve_precision(settings.mixed_precision, self.device), self.device)
         self.network = build_network(preset, self.teacher, files, accelerator=self.accelerator, precision=precision)
         self.student, self.precision = self.network.student, precision
-        self.optimizers = build_optimizers(
-            self.student, preset.optimizer, device=self.device, sharded=self.network.sharded
-        )
+        options = {"device": self.device, "sharded": self.network.sharded}
+        self.optimizers = build_optimizers(self.student, preset.optimizer, **options)
         self.schedulers = [build_scheduler(o, preset.optimizer, steps=settings.steps) for o in self.optimizers]
         self.teacher_network = self.network.evaluate_teacher if preset.adapter is not None else None
         own = self.student.own_parameters()
         self.ema = EMA(own.items(), gamma=settings.ema_gamma, warmup_steps=preset.optimizer.warmup_steps)
         self.saved_step = 0
-        self.snapshot = Snapshot(
-            own,
-            self.ema,
-            optimizers=self.optimizers,
-            schedulers=self.schedulers,
-            progress=self.progress,
-            precision=precision,
-        )
+        moved = {"optimizers": self.optimizers, "schedulers": self.schedulers, "precision": precision}
+        self.snapshot = Snapshot(own, self.ema, progress=self.progress, **moved)
         self.writer = CheckpointWriter(run, together, keep=settings.checkpoints_kept, export=self._write_student)
+        sizes = {"batch_size": self.micro_batch, "micro_batches": self.accumulation, "process": together.index}
+        self.loader = read_ahead(self.data, self.progress, settings, **sizes)
         self.preview = Preview(preset, self.teacher, run, self.data) if settings.preview_every else None
 
     def train(self, *, stop_after: int | None = None) -> DistillResult:
@@ -107,7 +103,7 @@ class Trainer:
         self.journal.begin()
         loss = None
         try:
-            with StopRequest() as stop, training_attention(self.device, self.teacher.space.latent_shape):
+            with StopRequest() as stop, self.loader, training_attention(self.device, self.teacher.space.latent_shape):
                 while self.progress.step < settings.steps:
                     if self._agree(stop.requested or self.progress.step == stop_after):
                         break
@@ -186,15 +182,15 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
-        for micro in range(self.accumulation):
+        for micro, loaded in enumerate(self.loader.step(self.progress.step, self.teacher.space)):
             self.progress.begin_micro_batch(self.together.index * self.accumulation + micro)
-            loss += self._accumulate(sync=micro == self.accumulation - 1)
+            loss += self._accumulate(loaded, sync=micro == self.accumulation - 1)
         loss = self.accelerator.reduce(loss, reduction="mean")
         warm = self.progress.step < self.preset.optimizer.warmup_steps
         limit, own = math.inf if warm else self.preset.optimizer.clip_norm, list(self.student.own_parameters().values())
         self.precision.unscale(own)
         norm = whole(torch.nn.utils.clip_grad_norm_(own, limit))
-        value, gradient_norm = float(loss), float(norm)
+        value, gradient_norm = torch.stack([loss, norm.to(loss)]).tolist()  # the one wait of a step for its device
         learning_rate = self.schedulers[0].get_last_lr()[0]
         self.progress.step += 1
         finite = math.isfinite(value) and math.isfinite(gradient_norm)
@@ -213,14 +209,15 @@ class Trainer:
         self.journal.name_left_out(self.data.skipped)
         return value
 
-    def _accumulate(self, *, sync: bool) -> Tensor:
+    def _accumulate(self, loaded: Loaded, *, sync: bool) -> Tensor:
         """Backward of one micro-batch's losses over the number of micro-batches; returns that share of the loss.
 
         Args:
+            loaded: the micro-batch.
             sync: whether processes exchange gradients, with the last of the losses.
         """
         total = torch.zeros((), device=self.device)
-        losses = self._losses()
+        losses = self._losses(loaded)
         count = self.preset.objective.num_losses(self.preset.sampling, has_images=self.data.has_images)
         for i in range(count):
             with self.network.exchanging(self.accelerator, sync and i == count - 1):
@@ -229,16 +226,13 @@ class Trainer:
                 total += loss.detach() / self.accumulation
         return total
 
-    def _losses(self) -> Iterator[Tensor]:
+    def _losses(self, loaded: Loaded) -> Iterator[Tensor]:
         """The losses of one micro-batch, each to be backpropagated before the next is asked for."""
         generator, family, space = self.progress.generator, self.preset.policy, self.teacher.space
-        size_px = self.data.draw_size(generator)
-        latents, condition = self.data.draw(self.micro_batch, generator, size_px=size_px)
-        condition = space.conditions(condition)
-        shape = space.latent_shape if size_px is None else space.latent_shape_of(*size_px)
+        condition = space.conditions(loaded.condition)
         batch = TrainingBatch(
-            latents=latents,
-            shape=(self.micro_batch, *(shape if latents is None else latents.shape[1:])),
+            latents=loaded.latents,
+            shape=loaded.shape(space, batch_size=self.micro_batch),
             make_policy=lambda x, sigma: self.network.policy(self.preset, x, sigma, condition),
             teacher=lambda x, sigma: self.teacher.velocity(x, sigma, condition, network=self.teacher_network),
             generator=generator,

@@ -125,6 +125,10 @@ class DiTSpace:
         """The condition of class indices (B,): themselves, on the model's device."""
         return labels.to(self.device)
 
+    def encoded(self, drawn: Sequence[Tensor]) -> list[Tensor]:
+        """Class indices (B,) of several batches: themselves."""
+        return list(drawn)
+
     def preview_conditions(self, count: int) -> Tensor:
         """Classes (count,) spread evenly over all of them."""
         stride = max(1, self.num_classes // count)

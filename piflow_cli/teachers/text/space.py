@@ -158,6 +158,18 @@ class TextSpace(ABC):
         }
         return self._with_guidance(TextCondition(mask=moved.mask, **cast))
 
+    def encoded(self, drawn: Sequence[Sequence[str] | TextCondition]) -> list[TextCondition]:
+        """The prompts of several batches, each encoded as a batch; offloaded encoders go to the device once.
+
+        The negative prompt is encoded with the first ones, where guidance takes two passes.
+        """
+        if all(isinstance(part, TextCondition) for part in drawn):
+            return list(drawn)
+        with self._on_device(self.encoders()):
+            if not self.embedded_guidance and self.settings.guidance_scale != 1:
+                self.null_condition(1)
+            return [part if isinstance(part, TextCondition) else self.encode_prompts(part) for part in drawn]
+
     def _with_guidance(self, condition: TextCondition) -> TextCondition:
         if not self.embedded_guidance:
             return condition
@@ -203,7 +215,8 @@ class TextSpace(ABC):
     def _on_device(self, modules: Sequence[nn.Module]) -> Iterator[None]:
         """Within the context offloaded modules are on the device; those that hooks move are left alone."""
         moved = [m for m in modules if self.settings.offload_encoders and not _is_hooked(m)]
-        homes = [next(module.parameters()).device for module in moved]
+        moved = [module for module in moved if _home(module) != self.device]  # those that are there stay
+        homes = [_home(module) for module in moved]
         for module in moved:
             module.to(self.device)
         try:
@@ -211,6 +224,10 @@ class TextSpace(ABC):
         finally:
             for module, home in zip(moved, homes, strict=True):
                 module.to(home)
+
+
+def _home(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
 
 
 def _is_hooked(module: nn.Module) -> bool:
