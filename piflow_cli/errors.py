@@ -39,3 +39,7 @@ class MissingExtraError(PiflowError):
 
 class TrainingError(PiflowError):
     """Training cannot go on, for example after too many non-finite steps in a row."""
+
+
+PARTNER_ENDED = 75
+"""Exit code of a process that ends because another one of its run has."""

@@ -10,8 +10,8 @@ import typer
 
 from piflow_cli import __version__
 from piflow_cli.cli import benchmark, console, convert, distill, presets, sample
-from piflow_cli.cli.processes import PARTNER_ENDED, partner_is_gone, who_says
-from piflow_cli.errors import PiflowError
+from piflow_cli.cli.processes import partner_is_gone, who_says
+from piflow_cli.errors import PARTNER_ENDED, PiflowError
 
 app = typer.Typer(
     name="piflow",

@@ -75,8 +75,6 @@ def who_says() -> str:
     return f"rank {os.environ['RANK']} of {size}: " if is_one_of_many() and size != "1" else ""
 
 
-PARTNER_ENDED = 75
-"""Exit code of a process that ends because another one has."""
 BROKEN = ("Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe", "store", "Timed out waiting")
 """Words of torch.distributed where a partner is gone."""
 

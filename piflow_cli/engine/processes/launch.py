@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from types import FrameType
 
 from piflow_cli.engine.processes.world import STRATEGY, Strategy
-from piflow_cli.errors import DeviceError
+from piflow_cli.errors import PARTNER_ENDED, DeviceError
 
 KNOWN_EXITS = (0, 1, 2, 130)
 """Exit codes after which the process has said itself what happened."""
-PARTNER_ENDED = 75
-"""Exit code of a process that ends because another one has."""
 
 
 @dataclass(frozen=True)
