@@ -121,6 +121,7 @@ def benchmark(
         DataError: a number out of range; prompts, a reference or a detector that are missing or do not fit.
         PolicyError: a student that cannot be sampled at an NFE.
         ModelError, DeviceError: as `open_student`.
+        SamplingError: a row's latents or pictures are not finite; there is no score of black pictures.
         PiflowError: an unknown metric or solver.
     """
     chosen = _check_request(metrics, solvers, samples=samples, batch_size=batch_size, seed=seed, steps=teacher_steps)

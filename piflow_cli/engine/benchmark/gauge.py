@@ -13,6 +13,7 @@ from torch import Tensor
 from piflow_cli.core.interfaces import Space
 from piflow_cli.engine.benchmark.questions import Questions, Subjects
 from piflow_cli.engine.benchmark.samplers import Meter, Sampler
+from piflow_cli.engine.students.finite import decode_finite
 from piflow_cli.io.pictures import to_uint8
 from piflow_cli.metrics.detectors.features import Detector, FeatureSet, Reference, extract_features
 from piflow_cli.metrics.metric import Groups, Metric
@@ -97,12 +98,15 @@ class Gauge:
         """Go through everything but the network with a few pictures of noise.
 
         Raises:
-            DataError, ModelError: what would otherwise go wrong after the sampling.
+            DataError, ModelError, SamplingError: what would otherwise go wrong after the sampling.
         """
         count, questions = min(REHEARSAL_SAMPLES, self.samples), self.questions
         questions.condition(space, 0, count)
         noise = torch.randn((count, *space.latent_shape), generator=torch.Generator().manual_seed(self.seed))
-        parts = [space.decode(part.to(self.device)) for part in noise.split(self.batch_size)]
+        parts = [
+            decode_finite(space, part.to(self.device), name="a rehearsal on noise", dtype=part.dtype)
+            for part in noise.split(self.batch_size)
+        ]
         features = extract_features(self.detector, [to_uint8(part).cpu().float() / 255 for part in parts])
         self._scores(features, _spread(questions.labels, count))
         for groups in self.grouped:

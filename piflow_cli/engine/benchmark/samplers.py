@@ -22,6 +22,7 @@ from piflow_cli.core.schedule import Shift
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.benchmark.questions import Questions
 from piflow_cli.engine.benchmark.solvers import num_evaluations, solve
+from piflow_cli.engine.students.finite import decode_finite
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.io.pictures import to_uint8
 
@@ -70,7 +71,11 @@ class Sampler:
         """Batches (B, 1 or 3, H, W) in [0, 1], rounded to the 256 levels of a file, on the CPU.
 
         Picture i answers question i from the i-th noise of the seed, whatever the batch size and the model.
+
+        Raises:
+            SamplingError: latents or pictures that are not finite.
         """
+        row, dtype = f"{self.model} {self.method} {self.nfe} NFE", next(self.module.parameters()).dtype
         generator = torch.Generator().manual_seed(seed)
         for start in range(0, len(questions), batch_size):
             count = min(batch_size, len(questions) - start)
@@ -78,7 +83,7 @@ class Sampler:
             condition = questions.condition(self.space, start, start + count)
             with _counted(self.module, meter):
                 latents = self.draw(noise.to(device), condition, start, meter.stopwatch)
-            yield to_uint8(self.space.decode(latents)).cpu().float() / 255
+            yield to_uint8(decode_finite(self.space, latents, name=row, dtype=dtype)).cpu().float() / 255
 
 
 def teacher_of(student: LoadedStudent) -> TeacherFamily:

@@ -50,6 +50,11 @@ class TrainedNetwork:
     precision: Precision
     sharded: bool
 
+    @property
+    def pass_dtype(self) -> torch.dtype:
+        """What its passes are computed in."""
+        return self.precision.dtype or next(iter(self.student.own_parameters().values())).dtype
+
     def evaluate(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
         """One evaluation, in the precision of the run."""
         with self.precision.autocast():

@@ -86,7 +86,8 @@ class Trainer:
         self.writer = CheckpointWriter(run, together, keep=settings.checkpoints_kept, export=self._write_student)
         sizes = {"batch_size": self.micro_batch, "micro_batches": self.accumulation, "process": together.index}
         self.loader = read_ahead(self.data, self.progress, settings, **sizes)
-        self.preview = Preview(preset, self.teacher, run, self.data) if settings.preview_every else None
+        told = {"network": self.network, "journal": self.journal}
+        self.preview = Preview(preset, self.teacher, run, self.data, **told) if settings.preview_every else None
 
     def train(self, *, stop_after: int | None = None) -> DistillResult:
         """Train from where the run starts to the end, or until asked to stop.
@@ -277,13 +278,7 @@ class Trainer:
         with self.ema.applied():
             self.student.eval()
             if self.accelerator.is_main_process or self.network.sharded:  # sharded weights are whole only together
-                path = self.preview.write(
-                    self.network.evaluate_alone,
-                    step=self.progress.step,
-                    teacher_network=self.teacher_network,
-                    keep=self.accelerator.is_main_process,
-                )
-                self.journal.tell("preview", path=path)
+                self.preview.write(step=self.progress.step, keep=self.accelerator.is_main_process)
         self.accelerator.wait_for_everyone()
 
     def _write_student(self, checkpoint: Path, card: CheckpointCard) -> None:

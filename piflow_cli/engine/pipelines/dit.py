@@ -148,4 +148,4 @@ class PiDiTPipeline(StudentPipeline, DiffusionPipeline):
         if (vae := self.vae) is not None:
             scaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
             latents = vae.decode(scaled.to(get_module_execution_device(vae), vae.dtype)).sample
-        return self.image_processor.postprocess(latents, output_type=output_type)
+        return self.image_processor.postprocess(self._finite(latents), output_type=output_type)

@@ -159,4 +159,4 @@ class PiFluxPipeline(TextPipeline, FluxPipeline):
         vae = self.vae
         scaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
         pictures = vae.decode(scaled.to(get_module_execution_device(vae), vae.dtype), return_dict=False)[0]
-        return self.image_processor.postprocess(pictures, output_type=output_type)
+        return self.image_processor.postprocess(self._finite(pictures), output_type=output_type)

@@ -129,4 +129,4 @@ class PiQwenImagePipeline(TextPipeline, QwenImagePipeline):
         )
         scaled = latents.unsqueeze(2) * std + mean  # (B, C, 1, H, W)
         pictures = vae.decode(scaled.to(get_module_execution_device(vae), vae.dtype), return_dict=False)[0][:, :, 0]
-        return self.image_processor.postprocess(pictures, output_type=output_type)
+        return self.image_processor.postprocess(self._finite(pictures), output_type=output_type)

@@ -14,6 +14,7 @@ from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.pipelines.interfaces import held_by, hold
 from piflow_cli.engine.pipelines.loading import LoadOptions, load_for_pipeline
 from piflow_cli.engine.pipelines.saving import SaveOptions, push_student_of, save_student_of
+from piflow_cli.engine.students.finite import require_finite_pictures
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.engine.students.settings import sampling_settings
 from piflow_cli.errors import ModelError
@@ -211,6 +212,10 @@ class StudentPipeline:
             raise ValueError("pipe.transformer is not the student's any more; load the pipeline again")
         self._interrupt, self._current_timestep = False, None
         return self.student
+
+    def _finite(self, pictures: Tensor) -> Tensor:
+        """The pictures that were decoded, refused by a SamplingError where they hold NaN or infinity."""
+        return require_finite_pictures(pictures, name=self.student.name, dtype=pictures.dtype, option="torch_dtype")
 
     def _settings(
         self,

@@ -35,11 +35,14 @@ class Precision:
     def __post_init__(self) -> None:
         self.scale = FIRST_SCALE if self.name == "fp16" else 1.0
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What passes are computed in; None leaves it to the weights."""
+        return AUTOCAST.get(self.name)
+
     def autocast(self) -> AbstractContextManager[None]:
         """What a pass of the network runs under."""
-        if self.name not in AUTOCAST:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=AUTOCAST[self.name])
+        return nullcontext() if self.dtype is None else torch.autocast(self.device.type, dtype=self.dtype)
 
     def scaled(self, loss: Tensor) -> Tensor:
         """The loss to call backward on."""
