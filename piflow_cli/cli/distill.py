@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from piflow_cli.cli import console
-from piflow_cli.cli.planning import fit_to, print_plan, say_fit, strategy_of
+from piflow_cli.cli.distilling.planning import fit_to, print_plan, say_fit, strategy_of
+from piflow_cli.cli.distilling.verification import Line, check_verify, verify_resume
 from piflow_cli.cli.processes import (
     MachineRank,
     MainProcess,
     NumMachines,
     NumProcesses,
     StrategyOption,
+    is_one_of_many,
     start_processes,
 )
 from piflow_cli.cli.typed import typed_command
@@ -38,6 +40,10 @@ EXAMPLES = console.examples(
     (
         "encode the prompts once; the training then needs no text encoder",
         "piflow distill --preset flux-4nfe-datafree --cache-only",
+    ),
+    (
+        "whether a run that is stopped goes on as if it had not been, on two processes",
+        "piflow distill --preset digits-1nfe --device cpu --num-processes 2 --verify-resume 2",
     ),
     (
         "eight GPUs of this machine, the network sharded",
@@ -102,6 +108,26 @@ def command(
     machine_rank: MachineRank = 0,
     main_process: MainProcess = None,
     strategy: StrategyOption = "auto",
+    stop_after: Annotated[
+        int | None,
+        typer.Option(help="Step at which to save and stop; the same command goes on.", show_default=False, min=1),
+    ] = None,
+    verify: Annotated[
+        int | None,
+        typer.Option(
+            "--verify-resume",
+            metavar="K",
+            help="Compare 2 K steps with K, a stop, a new process and K more; keeps nothing where they are equal.",
+            show_default=False,
+            min=1,
+        ),
+    ] = None,
+    verify_processes: Annotated[
+        int | None,
+        typer.Option(
+            "--verify-resume-processes", help="Processes of the K steps after the stop.", show_default=False, min=1
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a student to imitate its teacher in a few network evaluations.
@@ -110,6 +136,8 @@ def command(
     """
     from piflow_cli.preset import load_preset
 
+    if verify is not None:
+        check_verify(plan=plan, cache_only=cache_only, num_machines=num_machines, started=is_one_of_many())
     options = {"teacher.source": teacher, "training.steps": steps, "training.batch_size": batch_size}
     options["training.seed"] = seed
     chosen = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
@@ -127,6 +155,12 @@ def command(
     if plan:
         print_plan(recipe, gpus=counts, as_json=as_json, fitted=fitted, tflops=tflops, utilisation=utilisation)
         return
+    if verify is not None:
+        made = [*(settings or []), *chosen, *(fitted.settings if fitted else ())]
+        line = Line(preset, made, device, strategy, num_processes or 1)
+        where = out or Path("runs") / recipe.name
+        verify_resume(line, recipe, steps=verify, then=verify_processes, out=where, as_json=as_json)
+        return
     spread = {"num_machines": num_machines, "machine_rank": machine_rank, "main_process": main_process}
     if not cache_only:
         _check_processes(recipe, (num_processes or 1) * num_machines, sharded=strategy == "fsdp2")
@@ -134,12 +168,12 @@ def command(
     if cache_only:
         _cache(recipe, device=device, as_json=as_json)
         return
-    result = _train(recipe, out=out or Path("runs") / recipe.name, device=device, resume=resume)
+    result = _train(recipe, out=out or Path("runs") / recipe.name, device=device, resume=resume, stop_after=stop_after)
     if not _reports():
         return
     if as_json:
         console.print_json(asdict(result))
-    if result.interrupted:
+    if result.interrupted and not (stop_after and result.step >= stop_after):
         raise PiflowError(
             f"stopped at step {result.step} of {result.steps}; everything is saved in {result.out}. "
             f"To go on: {typed_command()}"
@@ -182,7 +216,7 @@ def _cache(recipe: Preset, *, device: str, as_json: bool) -> None:
     )
 
 
-def _train(recipe: Preset, *, out: Path, device: str, resume: bool) -> DistillResult:
+def _train(recipe: Preset, *, out: Path, device: str, resume: bool, stop_after: int | None) -> DistillResult:
     from piflow_cli.engine.distill import distill
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -204,7 +238,7 @@ def _train(recipe: Preset, *, out: Path, device: str, resume: bool) -> DistillRe
             elif event.message:
                 line.say(f"step {event.step}: {event.message}")
 
-        result = distill(recipe, out=out, device=device, resume=resume, on_event=show)
+        result = distill(recipe, out=out, device=device, resume=resume, stop_after=stop_after, on_event=show)
     if _reports():
         console.note(f"{result.step} steps in {console.duration(result.wall_s)}, {result.skipped} skipped")
     return result

@@ -4,6 +4,7 @@ What a batch holds depends on its seed alone: the same draws come out whatever t
 a run begins. Planning and encoding stay in the training process; reading and decoding are what moves out.
 """
 
+import hashlib
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -65,6 +66,7 @@ class Loader:
     ) -> None:
         self.source, self.batch_size, self.micro_batches, self.steps = source, batch_size, micro_batches, steps
         self.seed_of, self.workers = seed_of, workers if source.reads_files else 0
+        self.drawn: list[Draw] = []
         self._next: tuple[int, int] | None = None
         self._planned: deque[tuple[tuple[int, int] | None, Draw]] = deque()
         self._readings: Iterator[Any] = iter(())
@@ -89,7 +91,8 @@ class Loader:
         if (step, micro) != self._next:
             self._begin(step, micro)
         reading = self._read()
-        size_px, _ = self._planned.popleft()
+        size_px, draw = self._planned.popleft()
+        self.drawn = [*(self.drawn if micro else ()), draw]
         self._next = (step, micro + 1) if micro + 1 < self.micro_batches else (step + 1, 0)
         return Loaded(*self.source.encode(reading), size_px)
 
@@ -101,6 +104,10 @@ class Loader:
         loaded = [self.batch(step, micro) for micro in range(self.micro_batches)]
         conditions = space.encoded([batch.condition for batch in loaded])
         return [batch._replace(condition=condition) for batch, condition in zip(loaded, conditions, strict=True)]
+
+    def digests(self) -> tuple[str, ...]:
+        """What each micro-batch of the last step held, in few letters: equal where the same was drawn."""
+        return tuple(hashlib.sha256(repr(draw).encode()).hexdigest()[:16] for draw in self.drawn)
 
     def close(self) -> None:
         """End the processes."""

@@ -102,11 +102,11 @@ class Trainer:
         self.journal.tell("setting", message=self.network.describe(*shares))
         self._restore()
         self.journal.begin()
-        loss = None
+        loss, last = None, math.inf if stop_after is None else stop_after
         try:
             with StopRequest() as stop, self.loader, training_attention(self.device, self.teacher.space.latent_shape):
                 while self.progress.step < settings.steps:
-                    if self._agree(stop.requested or self.progress.step == stop_after):
+                    if self._agree(stop.requested or self.progress.step >= last):
                         break
                     loss = self._step()
                     step = self.progress.step
@@ -269,6 +269,7 @@ class Trainer:
             sharded=self.network.sharded,
             micro_batch_size=self.micro_batch,
             teacher_ratio=self.preset.objective.teacher_ratio(step),
+            data=self.loader.digests(),
         )
         self.writer.begin(self.snapshot.tensors(), card)
         self.saved_step = step

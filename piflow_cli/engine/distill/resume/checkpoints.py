@@ -45,6 +45,7 @@ class CheckpointCard(Settings):
     sharded: bool = Field(description="whether each held a part of the weights")
     micro_batch_size: int = Field(ge=1, description="samples of a forward pass on one process")
     teacher_ratio: float = Field(description="the teacher's share of the next step's trajectories")
+    data: tuple[str, ...] = Field((), description="digest of what each micro-batch of the step held, in order")
     draws: tuple[str, ...] = Field(description="digest of each process's generators after the step")
     files: tuple[str, ...] = Field(description="names of the files with tensors")
 

@@ -59,8 +59,25 @@ class Snapshot:
                     found[f"{OPTIMIZER}{i}.{key}.{self.names[id(parameter)]}"] = _as_tensor(value)
         return found
 
-    def card(self, *, together: Together, sharded: bool, micro_batch_size: int, teacher_ratio: float) -> CheckpointCard:
-        """What is not a tensor, as it is now; the names of the files are for the writer to add."""
+    def card(
+        self,
+        *,
+        together: Together,
+        sharded: bool,
+        micro_batch_size: int,
+        teacher_ratio: float,
+        data: tuple[str, ...],
+    ) -> CheckpointCard:
+        """What is not a tensor, as it is now; the names of the files are for the writer to add.
+
+        Args:
+            together: the processes.
+            sharded: whether each holds a part of the weights.
+            micro_batch_size: samples of a pass.
+            teacher_ratio: of the next step.
+            data: digests of what this process's micro-batches held in the step.
+        """
+        shares = together.gather((data, self.progress.draws()))
         return CheckpointCard(
             step=self.progress.step,
             counters=self.progress.state_dict(),
@@ -70,7 +87,8 @@ class Snapshot:
             sharded=sharded,
             micro_batch_size=micro_batch_size,
             teacher_ratio=teacher_ratio,
-            draws=tuple(together.gather(self.progress.draws())),
+            data=tuple(digest for share, _ in shares for digest in share),
+            draws=tuple(draws for _, draws in shares),
             files=(),
         )
 
