@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import logging
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -24,6 +26,7 @@ def run(*arguments: object, cwd: Path) -> Ended:
     stdout, stderr = io.StringIO(), io.StringIO()
     argv = ["piflow", *map(str, arguments)]
     with (
+        warnings.catch_warnings(),
         contextlib.chdir(cwd),
         contextlib.redirect_stdout(stdout),
         contextlib.redirect_stderr(stderr),
@@ -34,4 +37,6 @@ def run(*arguments: object, cwd: Path) -> Ended:
             code = 0
         except SystemExit as leaving:
             code = leaving.code
+        finally:
+            logging.disable(logging.NOTSET)
     return Ended(returncode=int(code or 0), stdout=stdout.getvalue(), stderr=stderr.getvalue())

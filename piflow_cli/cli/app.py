@@ -3,7 +3,6 @@
 import errno
 import os
 import sys
-import warnings
 from typing import Annotated, NoReturn
 
 import typer
@@ -56,11 +55,9 @@ def options(
 
 def main() -> None:
     """Run the command line; the console script."""
-    for library in ("DIFFUSERS", "TRANSFORMERS"):
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")  # what matters to a user is said by piflow
     console.open_streams()
     if not os.environ.get(DEBUG):
-        warnings.simplefilter("ignore")  # likewise
+        console.quiet_libraries()
     code = 0
     try:
         app(prog_name="piflow")

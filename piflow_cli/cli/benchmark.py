@@ -144,8 +144,11 @@ def _print(result: BenchmarkResult) -> None:
     if any(row.gap_closed is not None for row in result.rows):
         typer.echo("gap closed: 0% is the teacher's FID at as many Euler steps, 100% that of its row of most steps")
     asked = f" of {result.num_prompts} prompts ({result.prompts})" if result.prompts is not None else ""
-    measured = f"{result.samples} pictures a row{asked}, detector {result.detector}, reference {result.reference}"
-    typer.echo(f"{measured}, seed {result.seed}")
+    known = f" ({result.reference_samples})" if result.reference_samples else ""
+    measured = f"{result.samples} pictures a row{asked}, detector {result.detector}"
+    typer.echo(f"{measured}, reference {result.reference}{known}, seed {result.seed}")
+    for doubt in result.doubts:
+        typer.echo(f"doubtful: {doubt}")
 
 
 def _guided(rows: Sequence[BenchmarkRow]) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -32,6 +34,19 @@ def open_streams() -> None:
             setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def quiet_libraries() -> None:
+    """Keep what libraries warn of and log below an error off the terminal: what matters to a user is said by piflow."""
+    for library in ("DIFFUSERS", "TRANSFORMERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    warnings.showwarning = _drop_warning  # libraries that set filters of their own put them before this one
+
+
+def _drop_warning(*_: object, **__: object) -> None:
+    """In the place of `warnings.showwarning`."""
 
 
 def drop_output() -> None:

@@ -71,7 +71,12 @@ def test_table_fits_a_terminal_and_says_what_its_numbers_depend_on(capsys: pytes
     assert passes == "zoo:emoji: 2 passes through the network an evaluation, for guidance"
     assert "zoo:emoji euler 32 steps" in compared
     assert "gap closed: 0% is" in closed
-    assert last == ("5000 pictures a row of 1200 prompts (emoji), detector emoji-cnn, reference emoji, seed 0")
+    assert last == ("5000 pictures a row of 1200 prompts (emoji), detector emoji-cnn, reference emoji (3000), seed 0")
+
+
+def test_doubts_are_said_below_the_table(capsys: pytest.CaptureFixture) -> None:
+    command._print(replace(RESULT, doubts=("FID of 3 pictures is far too large",)))
+    assert capsys.readouterr().out.splitlines()[-1] == "doubtful: FID of 3 pictures is far too large"
 
 
 def test_arrows_become_words_where_stdout_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +90,7 @@ def test_columns_without_values_are_left_out(capsys: pytest.CaptureFixture) -> N
     command._print(bare)
     lines = capsys.readouterr().out.splitlines()
     assert words(lines[0]) == "model method NFE FID ↓ ms/pic policy"
-    assert lines[3:] == ["5000 pictures a row, detector emoji-cnn, reference emoji, seed 0"]
+    assert lines[3:] == ["5000 pictures a row, detector emoji-cnn, reference emoji (3000), seed 0"]
     command._print(replace(RESULT, rows=(replace(STUDENT, gap_closed=None), TEACHER)))
     assert "gap closed" not in capsys.readouterr().out
 
@@ -127,6 +132,9 @@ def test_text_students_are_measured_on_prompts(folder: Path) -> None:
     assert process.returncode == 0, process.stderr
     assert "8 pictures a row of 2 prompts (prompts.txt), detector torchscript-" in process.stdout
     assert "diversity* ↑" in process.stdout
+    few = process.stdout.splitlines()[-1]
+    assert few.startswith("doubtful: FID against 3 pictures (real) in ")
+    assert "too large" in few
     refused = run("benchmark", *options, cwd=folder)
     assert refused.returncode == 1
     assert "pass --prompts" in refused.stderr

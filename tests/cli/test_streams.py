@@ -67,3 +67,27 @@ def test_nothing_is_coloured_outside_a_terminal_and_narrow_ones_are_fine(tmp_pat
 def test_json_is_ascii(tmp_path: Path) -> None:
     ended = shell("piflow presets show digits-1nfe --set summary=一只猫 --json", tmp_path, PYTHONIOENCODING="cp1252")
     assert json.loads(ended.stdout)["summary"] == "一只猫"
+
+
+@pytest.mark.parametrize("command", ["sample 3 --model digits-1nfe --out 3.png", "distill -p digits-1nfe --steps 1"])
+def test_stderr_holds_no_line_of_a_library(command: str, tmp_path: Path) -> None:
+    ended = shell(f"piflow {command} --device cpu", tmp_path, PYTHONWARNINGS="always")
+    assert ended.returncode == 0, ended.stderr
+    ours = ("warning: optimizer", "distilling ", "1 process;", "step 1", "preview ", "checkpoint ", "1 steps in ")
+    ours += ("1/1 evaluations", "1 picture by")
+    for line in (ended.stdout + ended.stderr).decode().splitlines():
+        assert line.startswith((*ours, "3.png", "student", "try it")), line
+
+
+def test_libraries_are_quiet_whatever_they_set_themselves(tmp_path: Path) -> None:
+    lines = (
+        "import logging, warnings",
+        "from piflow_cli.cli import console",
+        "console.quiet_libraries()",
+        "warnings.simplefilter('always')",
+        "warnings.warn('a future version will change this')",
+        "logging.getLogger('library').warning('no kernels')",
+        "logging.getLogger('library').error('a process died')",
+    )
+    ended = shell(f'{sys.executable} -c "{"; ".join(lines)}"', tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, b"a process died\n")

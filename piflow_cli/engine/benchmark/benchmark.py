@@ -14,13 +14,14 @@ from typing import TypeVar
 
 import torch
 
-from piflow_cli import __version__, registry
+from piflow_cli import __version__
 from piflow_cli.core.interfaces import Space
 from piflow_cli.data.prompt_lists import read_prompt_list
+from piflow_cli.engine.benchmark.check import check_request, check_rows
 from piflow_cli.engine.benchmark.comparison import Anchor, with_gaps
+from piflow_cli.engine.benchmark.doubts import fid_doubts
 from piflow_cli.engine.benchmark.gauge import BenchmarkRow, Gauge
 from piflow_cli.engine.benchmark.samplers import Sampler, student_sampler, teacher_key, teacher_of, teacher_sampler
-from piflow_cli.engine.benchmark.solvers import SOLVERS
 from piflow_cli.engine.benchmark.yardsticks import choose_detector, choose_reference, choose_subjects
 from piflow_cli.engine.sample.open import Dtype, open_student
 from piflow_cli.engine.sample.sample import SMALL_POSITIONS
@@ -29,9 +30,8 @@ from piflow_cli.engine.students.find import default_students
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.engine.students.settings import sampling_settings
 from piflow_cli.engine.students.shared import Bases
-from piflow_cli.errors import DataError, PiflowError
+from piflow_cli.errors import DataError
 from piflow_cli.io.texts.json_text import json_text
-from piflow_cli.metrics.metric import Metric
 
 SMALL_BATCH = 500
 """Pictures a forward pass where none is asked for, up to `SMALL_POSITIONS` latent positions; larger ones go singly."""
@@ -56,6 +56,7 @@ class BenchmarkResult:
         detector: what features are of.
         teacher_rows: the rows that `fid_to_teacher`, ratios and gaps refer to, in words.
         warnings: what a user should know.
+        doubts: what makes scores doubtful: too few pictures or references for an FID.
     """
 
     rows: tuple[BenchmarkRow, ...]
@@ -69,6 +70,7 @@ class BenchmarkResult:
     teacher_rows: tuple[str, ...]
     warnings: tuple[str, ...]
     device: str
+    doubts: tuple[str, ...] = ()
     prompts: str | None = None
     num_prompts: int | None = None
     piflow_version: str = __version__
@@ -124,7 +126,9 @@ def benchmark(
         SamplingError: a row's latents or pictures are not finite; there is no score of black pictures.
         PiflowError: an unknown metric or solver.
     """
-    chosen = _check_request(metrics, solvers, samples=samples, batch_size=batch_size, seed=seed, steps=teacher_steps)
+    chosen = check_request(metrics, solvers, samples=samples, batch_size=batch_size, seed=seed, steps=teacher_steps)
+    check_rows(models=models or (), nfe=nfe or (), h=h or ())
+    check_rows(solvers=solvers, teacher_steps=teacher_steps)
     listed = read_prompt_list(prompts) if prompts is not None else None
     target = resolve_device(device)
     chosen_models, bases = default_students() if models is None else models, Bases()
@@ -147,7 +151,6 @@ def benchmark(
         device=target,
     )
     gauge.rehearse(students[0].space)
-    warnings += gauge.doubts()
     if teacher_steps:
         samplers += _teacher_samplers(
             students, teacher_steps, solvers, bases=bases, device=target, dtype=DTYPES.get(dtype)
@@ -174,6 +177,9 @@ def _result(
         teacher_rows=tuple(f"{row.model} {row.method} {row.steps} steps" for row in anchors),
         warnings=tuple(dict.fromkeys(warnings)),
         device=str(gauge.device),
+        doubts=tuple(
+            fid_doubts(gauge.metrics, samples=gauge.samples, detector=gauge.detector, reference=gauge.reference)
+        ),
         prompts=gauge.subjects.name,
         num_prompts=min(len(gauge.subjects), gauge.samples) if listed else None,
     )
@@ -181,28 +187,6 @@ def _result(
 
 def _usual_batch(space: Space) -> int:
     return SMALL_BATCH if math.prod(space.latent_shape[-2:]) <= SMALL_POSITIONS else 1
-
-
-def _check_request(
-    metrics: Sequence[str],
-    solvers: Sequence[str],
-    *,
-    samples: int,
-    batch_size: int | None,
-    seed: int,
-    steps: Sequence[int],
-) -> list[Metric]:
-    """The metrics asked for; everything that needs no model is checked."""
-    if not metrics:
-        raise DataError(f"no metric was asked for; known are {', '.join(registry.names('metric'))}")
-    for solver in solvers:
-        if solver not in SOLVERS:
-            raise PiflowError(registry.unknown_name("solver", solver, list(SOLVERS)))
-    limits = [("samples", samples, 2), ("batch_size", 1 if batch_size is None else batch_size, 1), ("seed", seed, 0)]
-    for name, value, least in limits + [("teacher_steps", count, 1) for count in steps]:
-        if value < least:
-            raise DataError(f"{name} is {value}; it must be at least {least}")
-    return [registry.resolve("metric", name) for name in dict.fromkeys(metrics)]
 
 
 def _check_comparable(students: Sequence[LoadedStudent]) -> None:

@@ -112,16 +112,6 @@ class Gauge:
         for groups in self.grouped:
             self._scores(features, torch.zeros(count), groups=groups)
 
-    def doubts(self) -> list[str]:
-        """What makes its numbers doubtful."""
-        dim = self.detector.feature_dim
-        if self.samples > dim or not any("fid" in metric.columns for metric in self.metrics):
-            return []
-        return [
-            f"FID of {self.samples} pictures in {dim} features is far too large: its covariance needs many more "
-            "pictures than features"
-        ]
-
     def measure(self, sampler: Sampler, on_pictures: Callable[[int], None]) -> tuple[BenchmarkRow, FeatureSet]:
         """Sample, score and time one row; grouped pictures are sampled in passes of their own, which are not timed.
 

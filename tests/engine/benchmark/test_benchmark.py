@@ -201,8 +201,12 @@ def test_result_says_what_its_numbers_depend_on(student: LoadedStudent) -> None:
 def test_warnings_say_what_makes_numbers_doubtful(student: LoadedStudent) -> None:
     result = measure(student, nfe=[2])
     assert any("was trained for 1 NFE" in warning for warning in result.warnings)
-    assert any("FID of 30 pictures in 64 features is far too large" in warning for warning in result.warnings)
-    assert measure(student, metrics=["accuracy"]).warnings == ()
+    assert result.doubts == (
+        "FID of 30 pictures in 64 features is far too large: its covariance needs many more pictures than features",
+    )
+    assert json.loads(result.to_json())["doubts"] == list(result.doubts)
+    bare = measure(student, metrics=["accuracy"])
+    assert (bare.warnings, bare.doubts) == ((), ())
 
 
 def test_progress_grows_evenly_to_its_end(student: LoadedStudent) -> None:
@@ -252,6 +256,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "samples": ({"samples": 1}, DataError, "samples is 1; it must be at least 2"),
     "batch size": ({"batch_size": 0}, DataError, "batch_size is 0"),
     "seed": ({"seed": -1}, DataError, "seed is -1"),
+    "many samples": ({"samples": 10**9}, DataError, "samples is 1000000000; .* at most 1,000,000"),
+    "large batch": ({"batch_size": 10**40}, DataError, "batch_size is a number of more than 30 digits; .* at most"),
+    "large seed": ({"seed": 2**64}, DataError, "seed is 18446744073709551616; .* at most 18,446,744,073,709,551,615"),
+    "many steps": ({"teacher_steps": [10**6]}, DataError, "teacher_steps is 1000000; .* at most 10,000"),
+    "many rows": ({"nfe": range(1, 101), "h": range(100)}, DataError, "100 nfe, 100 h make 10000 rows; .* at most 1,0"),
     "teacher steps": ({"teacher_steps": [4, 0]}, DataError, "teacher_steps is 0; it must be at least 1"),
     "nfe": ({"nfe": [0]}, PolicyError, "nfe.*greater than or equal to 1.*got 0"),
     "no reference": ({"reference": None}, DataError, "need a reference: pass --reference"),
