@@ -1,6 +1,5 @@
 """The recipe of a distillation: its schema, and loading it from a name or a TOML file with overrides."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -9,6 +8,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from piflow_cli import registry
 from piflow_cli.core.adapter import AdapterSettings
+from piflow_cli.core.problems import explain
 from piflow_cli.core.settings import (
     MAX_SEED,
     DataSettings,
@@ -21,12 +21,6 @@ from piflow_cli.core.settings import (
 from piflow_cli.errors import PiflowError, PresetError
 from piflow_cli.io.presets import merge_tables, parse_overrides, read_table
 
-LISTS = ("tuple_type", "list_type")
-"""Kinds of problems where a list was wanted."""
-HOW_TO_QUOTE = (
-    "Texts in lists and tables need quotes of their own, and the shell takes one pair away: "
-    """--set '{key}=["a", "b"]' or --set '{key}=[1, 2]'."""
-)
 FAMILIES = ("teacher", "policy", "objective", "data")
 
 
@@ -172,7 +166,7 @@ def read_preset_table(name_or_path: str | Path) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for table in reversed(tables):
         own = {"expected": "", "summary": f"after {merged['name']}"} if merged else {}
-        merged = merge_tables(merged, own | {"name": table.path.stem} | table.values, known_keys=_known_keys)
+        merged = _over(merged, own | {"name": table.path.stem} | table.values)
     return merged
 
 
@@ -186,10 +180,24 @@ def load_preset(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Pres
     Raises:
         PresetError: each problem with its full key path, the value and what is allowed.
     """
-    table = read_preset_table(name_or_path)
-    return parse_preset(
-        merge_tables(table, parse_overrides(overrides), known_keys=_known_keys), origin=str(name_or_path)
-    )
+    table = _over(read_preset_table(name_or_path), parse_overrides(overrides))
+    return parse_preset(table, origin=str(name_or_path))
+
+
+def _over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A table with changes put over it; with another teacher's source falls away what was said of the former one."""
+    merged = merge_tables(base, changes, known_keys=_known_keys)
+    old, new = base.get("teacher"), changes.get("teacher")
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping) and isinstance(new.get("source"), str)):
+        return merged
+    if new["source"] == old.get("source"):
+        return merged
+    try:
+        said = registry.resolve("teacher", str(merged["teacher"].get("type"))).said_by(new["source"])
+    except PiflowError:
+        return merged  # reported with its path by the validation that follows
+    kept = {key: value for key, value in merged["teacher"].items() if key in new or key not in said}
+    return merged | {"teacher": kept}
 
 
 def _known_keys(kind: str, name: str) -> set[str]:
@@ -204,7 +212,7 @@ def _known_keys(kind: str, name: str) -> set[str]:
 
 def changed_preset(preset: Preset, settings: Sequence[str]) -> Preset:
     """A preset with `key.path=value` settings in place of its own. Raises PresetError as `load_preset` does."""
-    table = merge_tables(preset.model_dump(mode="json"), parse_overrides(settings), known_keys=_known_keys)
+    table = _over(preset.model_dump(mode="json"), parse_overrides(settings))
     return parse_preset(table, origin=f"{preset.name} with {', '.join(settings)}")
 
 
@@ -218,7 +226,7 @@ def parse_preset(table: Mapping[str, Any], *, origin: str = "preset") -> Preset:
         if not problems:
             return Preset.model_validate(values)
     except ValidationError as error:
-        problems += [_explain(item, Preset, ()) for item in error.errors()]
+        problems += [explain(item, Preset, ()) for item in error.errors()]
     raise PresetError(f"{origin} is not a valid preset:\n" + "\n".join(f"  {problem}" for problem in problems))
 
 
@@ -254,35 +262,5 @@ def _build_family(values: dict[str, Any], kind: str) -> list[str]:
     try:
         values[kind] = family.model_validate(table)
     except ValidationError as error:
-        return [_explain(item, family, (kind,)) for item in error.errors()]
+        return [explain(item, family, (kind,)) for item in error.errors()]
     return []
-
-
-def _explain(item: Any, model: type[BaseModel], prefix: tuple[str, ...]) -> str:
-    """One problem of a ValidationError as `key.path: what is allowed (got value)`."""
-    path = ".".join(str(part) for part in (*prefix, *item["loc"]))
-    if item["type"] == "extra_forbidden":
-        for part in item["loc"][:-1]:
-            annotation = model.model_fields[str(part)].annotation
-            model = annotation if isinstance(annotation, type) else model
-        near = difflib.get_close_matches(str(item["loc"][-1]), list(model.model_fields), n=2, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(near)}?" if near else f" Known: {', '.join(model.model_fields)}."
-        return f"{path}: unknown key.{hint}"
-    if item["type"] == "missing":
-        return f"{path}: missing"
-    message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    got = "" if isinstance(item["input"], dict | BaseModel) else f" (got {_got(item['input'])})"
-    hint = f". {HOW_TO_QUOTE.format(key=path)}" if item["type"] in LISTS and isinstance(item["input"], str) else ""
-    return f"{path}: {message}{got}{hint}" if path else message
-
-
-def _got(value: object) -> str:
-    """A value for a message; integers beyond what Python writes as text, and long texts, are cut."""
-    if isinstance(value, int) and value.bit_length() > 128:
-        return "a number of more than 38 digits"
-    return _short(value) if isinstance(value, str) else repr(value)[:160]
-
-
-def _short(text: str) -> str:
-    """A text for a message, cut."""
-    return repr(text) if len(text) <= 80 else f"{text[:80]!r}..."

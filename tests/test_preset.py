@@ -186,3 +186,17 @@ def test_a_window_as_long_as_the_shortest_segment_is_doubted() -> None:
     (doubt,) = load_preset("flux-4nfe", ["sampling.total_substeps=16"]).doubts()
     assert "objective.window_substeps 3" in doubt
     assert load_preset("flux-4nfe").doubts() == []
+
+
+def test_another_source_takes_with_it_what_was_said_of_the_former_one(tmp_path: Path) -> None:
+    said = ("prediction", "timestep_scale", "vae", "architecture")
+    folder = load_preset("dit-1nfe", ["teacher.source=my/folder"]).teacher
+    assert [getattr(folder, key) for key in said] == [None] * 4
+    assert (folder.guidance_scale, folder.guidance_interval) == (3.2, (0.0, 0.7))
+    file = load_preset("dit-1nfe", ["teacher.source=elsewhere/repa.pth"]).teacher
+    assert [getattr(file, key) for key in said] == ["flow", 1.0, "stabilityai/sd-vae-ft-ema", "DiT-XL/2"]
+    kept = load_preset("dit-1nfe", ["teacher.source=my/folder", "teacher.prediction=epsilon"]).teacher
+    assert kept.prediction == "epsilon"
+    (tmp_path / "mine.toml").write_text('extends = "dit-1nfe"\n[teacher]\nsource = "my/folder"\ntimestep_scale = 1000.0\n')
+    mine = load_preset(tmp_path / "mine.toml").teacher
+    assert [getattr(mine, key) for key in said] == [None, 1000.0, None, None]

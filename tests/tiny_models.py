@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+)
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -79,6 +85,22 @@ def save_teacher(
         index["id2label"] = {str(i): name for i, name in enumerate(labels)}
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
+
+
+def save_stock_teacher(
+    folder: Path, *, seed: int = 0, scheduler: str = "flow", labels: list[str] | None = None, **config: Any
+) -> tuple[Path, DiTTransformer2DModel]:
+    """A pipeline that diffusers itself made and wrote, an embedding of its own in every block; and its network."""
+    options = {"num_layers": 3, "out_channels": 8 if scheduler == "ddim" else 4} | config
+    module = DiTTransformer2DModel(**{k: v for k, v in (CONFIG | options).items() if not k.startswith("_")})
+    randomise(module, seed=seed).eval()
+    schedulers = {"flow": FlowMatchEulerDiscreteScheduler, "ddim": DDIMScheduler}
+    DiTPipeline(module, tiny_vae(), schedulers[scheduler]()).save_pretrained(folder)
+    if labels is not None:
+        index = json.loads((folder / "model_index.json").read_text())
+        index["id2label"] = {str(i): name for i, name in enumerate(labels)}
+        (folder / "model_index.json").write_text(json.dumps(index))
+    return folder, module
 
 
 def tiny_vae(*, latent_channels: int = 4) -> AutoencoderKL:

@@ -100,7 +100,6 @@ def test_student_is_rebuilt_from_its_description_alone(teacher: Teacher, policy:
     for parameter in trained.head.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     rebuilt.module.load_state_dict(dict(trained.module.named_parameters()), strict=False, assign=True)
-    rebuilt.backbone.retie(rebuilt.module)
     x, sigma, condition = draw(teacher)
     outputs = [student.eval()(x, sigma, condition)[0] for student in students]
     assert torch.equal(*outputs)

@@ -52,10 +52,6 @@ class Backbone(Protocol):
         """Put a head in the place of the final projection."""
         ...
 
-    def retie(self, module: nn.Module) -> None:
-        """Make shared parameters one again after weights were assigned by name."""
-        ...
-
     def lora_targets(self, module: nn.Module) -> list[str]:
         """Full names of the linear layers that get LoRA by the published recipe; none: all weights are trained."""
         ...
@@ -161,6 +157,11 @@ class TeacherFamily(Protocol):
     students_need_base: ClassVar[bool]
     """Whether a student needs parts of the teacher to be sampled: text encoders, an autoencoder, frozen weights."""
 
+    @classmethod
+    def said_by(cls, source: str) -> frozenset[str]:
+        """Keys that say something of a source's files, where a source of this name says it itself."""
+        ...
+
     def source_paths(self) -> dict[str, Path]:
         """The local files and folders that its weights are read from, by the key that names them."""
         ...
@@ -181,8 +182,12 @@ class TeacherFamily(Protocol):
         """Raise ModelError unless an adapter trained on a module of this description fits a loaded teacher."""
         ...
 
-    def check_source(self) -> None:
-        """Raise ModelError where it can be said without reading weights that loading will fail."""
+    def check_source(self, *, pictures: bool = False) -> None:
+        """Raise ModelError where it can be said without reading weights that loading will fail.
+
+        Args:
+            pictures: whether pictures will be encoded or decoded.
+        """
         ...
 
     def describe(self) -> tuple[nn.Module, Backbone]:

@@ -54,7 +54,7 @@ def distill(
     settle_device(target, world)
     end_with_launcher()
     preset.data.check_source()
-    preset.teacher.check_source()
+    preset.teacher.check_source(pictures=preset.data.encodes_pictures or preset.training.preview_every > 0)
     run = RunFolder(Path(out))
     state = PartialState(cpu=target.type == "cpu")
     together = Together(num_processes=state.num_processes, index=state.process_index)

@@ -21,7 +21,7 @@ from piflow_cli.engine.pipelines.prompts import as_tensor
 from piflow_cli.engine.pipelines.student import Callback, StudentPipeline
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.errors import ModelError
-from piflow_cli.teachers.dit.space import PICTURE_CHANNELS
+from piflow_cli.teachers.dit.config import PICTURE_CHANNELS
 
 
 class PiDiTPipeline(StudentPipeline, DiffusionPipeline):

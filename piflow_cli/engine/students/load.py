@@ -169,7 +169,6 @@ def assemble(
     check_shapes(stored.weights, dict(module.named_parameters()), source=name)
     weights = {key: tensor.to(dtype) for key, tensor in stored.weights.items()}
     module.load_state_dict(weights, strict=False, assign=True)
-    backbone.retie(module)
     network.requires_grad_(False).eval().to(device)
     return LoadedStudent(
         name=name, network=network, card=card, space=space, family=family, warnings=(*stored.warnings, *space.warnings)

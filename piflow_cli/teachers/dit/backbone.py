@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from piflow_cli.core.interfaces import PatchLayout
-from piflow_cli.teachers.dit import weights as dit_weights
 from piflow_cli.teachers.dit.vp import VariancePreserving
 
 
@@ -74,10 +73,6 @@ class DiTBackbone:
         """Put a head in the place of the final projection."""
         module.proj_out_2 = head
         module.out_channels = output_channels
-
-    def retie(self, module: nn.Module) -> None:
-        """Make the blocks share their embedding again after weights were assigned."""
-        dit_weights.share_embedding(module)
 
     def lora_targets(self, module: nn.Module) -> list[str]:  # noqa: ARG002
         """None: DiT students are trained in full."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from piflow_cli.errors import ModelError
 from piflow_cli.io.bounds import check_config
+from piflow_cli.teachers.dit.embedding import FIRST, PER_BLOCK
 
 if TYPE_CHECKING:
     from piflow_cli.teachers.dit.settings import DiTSettings
@@ -22,7 +23,8 @@ LEGACY_CLASS_NAME = "Transformer2DModel"
 FREQ_SHIFT = "downscale_freq_shift"
 """Config key of the time embedding's frequencies: 1 in diffusers' DiT, 0 in the original and the released weights."""
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMapSDEScheduler")
-SHARED = "transformer_blocks.0.norm1.emb."
+PICTURE_CHANNELS = (1, 3)
+"""Channels of pictures, which a network without an autoencoder may work on."""
 ARCHITECTURES = {"DiT-S/2": (12, 6, 64), "DiT-B/2": (12, 12, 64), "DiT-L/2": (24, 16, 64), "DiT-XL/2": (28, 16, 72)}
 """Layers, attention heads and their width (arXiv 2212.09748, table 1), for ImageNet latents with patches of 2."""
 
@@ -64,7 +66,7 @@ def infer_config(settings: DiTSettings, weights: dict[str, Tensor]) -> dict[str,
     weights = to_diffusers(weights)
     try:
         patch = weights["pos_embed.proj.weight"]  # (D, C, p, p)
-        classes = weights[SHARED + "class_embedder.embedding_table.weight"].shape[0] - 1
+        classes = weights[FIRST + "class_embedder.embedding_table.weight"].shape[0] - 1
         rows = weights["proj_out_2.bias"].shape[0] if "proj_out_2.bias" in weights else None
     except KeyError as error:
         raise ModelError(f"{settings.source} is no DiT: it has no {error.args[0]}") from None
@@ -88,20 +90,21 @@ def infer_config(settings: DiTSettings, weights: dict[str, Tensor]) -> dict[str,
 
 
 def prediction_of(scheduler: dict[str, Any] | None) -> str | None:
-    """What a network predicts by its scheduler's class: flow, epsilon, or None where nothing says it."""
+    """What a network predicts by its scheduler's config: flow, epsilon, or None where nothing says it."""
     if scheduler is None:
         return None
-    return "flow" if scheduler.get("_class_name") in FLOW_SCHEDULERS else "epsilon"
+    as_flow = scheduler.get("use_flow_sigmas") or scheduler.get("prediction_type") == "flow_prediction"
+    return "flow" if as_flow or scheduler.get("_class_name") in FLOW_SCHEDULERS else "epsilon"
 
 
 def to_diffusers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the released `emb.*` to the first block's embedding; other names are diffusers' already."""
-    return {SHARED + name.removeprefix("emb.") if name.startswith("emb.") else name: t for name, t in weights.items()}
+    return {FIRST + name.removeprefix("emb.") if name.startswith("emb.") else name: t for name, t in weights.items()}
 
 
 def to_released(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `to_diffusers`."""
-    return {"emb." + name.removeprefix(SHARED) if name.startswith(SHARED) else name: t for name, t in weights.items()}
+    return {"emb." + name.removeprefix(FIRST) if name.startswith(FIRST) else name: t for name, t in weights.items()}
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,11 @@ def released_network(weights: dict[str, Tensor], network: dict[str, Any], *, dif
             f"this network embeds time with {FREQ_SHIFT} {config.get(FREQ_SHIFT, 1)} (diffusers' DiT); the authors' "
             f"code takes 0 for granted and would sample it wrongly. {FREQ_SHIFT} is written into config.json, and "
             "piflow obeys it"
+        )
+    if config.get(PER_BLOCK):
+        caveats.append(
+            "every block of this network has an embedding of its own; the authors' code knows one for all and would "
+            "not load these weights. piflow reads them"
         )
     if diffusion:
         caveats.append(

@@ -12,13 +12,14 @@ from piflow_cli.core.interfaces import CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.errors import ModelError
 from piflow_cli.io.weights import SlicedWeights
 from piflow_cli.teachers.dit import config as dit_config
+from piflow_cli.teachers.dit import source as dit_source
 from piflow_cli.teachers.dit import weights as dit_weights
 from piflow_cli.teachers.dit.backbone import DiTBackbone
 from piflow_cli.teachers.dit.settings import DiTSettings
 from piflow_cli.teachers.dit.space import DiTSpace
 from piflow_cli.teachers.dit.teacher import DiTTeacher
 from piflow_cli.teachers.dit.vp import VariancePreserving
-from piflow_cli.teachers.local_parts import counted_parts, local_source
+from piflow_cli.teachers.local_parts import counted_parts
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -65,10 +66,12 @@ class DiT(DiTSettings):
         module.requires_grad_(False).eval()
         if parts.vae is not None:
             parts.vae.requires_grad_(False).eval().to(device)
-        backbone = self.backbone(parts.config, parts.scheduler)
-        space = self.space(parts.config, parts.labels, parts.vae, device=device)
-        labels = {str(i): name for i, name in parts.labels.items()} if parts.labels else None  # keys as in JSON
-        network = {"config": parts.config, "scheduler": parts.scheduler, "labels": labels}
+        said = parts.said
+        backbone = self.backbone(said.config, said.scheduler)
+        space = self.space(said.config, said.labels, parts.vae, device=device)
+        space.warnings = parts.warnings
+        labels = {str(i): name for i, name in said.labels.items()} if said.labels else None  # keys as in JSON
+        network = {"config": said.config, "scheduler": said.scheduler, "labels": labels}
         return DiTTeacher(
             name=self.source, module=module, backbone=backbone, space=space, settings=self, network=network
         )
@@ -121,16 +124,21 @@ class DiT(DiTSettings):
         """Raise ModelError: no DiT student is an adapter."""
         raise ModelError("DiT students hold all their weights; they take no base")
 
-    def check_source(self) -> None:
-        """Raise ModelError where it can be said without loading weights that `load` will fail."""
-        dit_weights.read_config(self)
+    def check_source(self, *, pictures: bool = False) -> None:
+        """Raise ModelError where it can be said without loading weights that `load` will fail.
+
+        Args:
+            pictures: whether pictures will be encoded or decoded, which takes an autoencoder.
+        """
+        dit_source.check(self, dit_source.describe(self), pictures=pictures)
 
     def describe(self) -> tuple[nn.Module, DiTBackbone]:
         """The module on the meta device and its backbone, for planning; reads a config at most."""
-        if self.architecture is not None and local_source(self.source) is None:
+        if self.architecture is not None and not dit_source.is_here(self):
             config, scheduler = dit_config.named_config(self), None
         else:
-            config, scheduler, _ = dit_weights.read_config(self)
+            said = dit_weights.planned(self)
+            config, scheduler = said.config, said.scheduler
         return self.build(config, device="meta"), self.backbone(config, scheduler)
 
     def conditioning(self, module: nn.Module) -> Conditioning:  # noqa: ARG002
@@ -169,16 +177,9 @@ class DiT(DiTSettings):
 
     def backbone(self, config: dict[str, Any], scheduler: dict[str, Any] | None) -> DiTBackbone:
         """The backbone of a module's config and its scheduler's config."""
-        prediction = self.prediction or dit_config.prediction_of(scheduler)
-        if prediction is None:
-            raise ModelError(f"nothing says what {self.source} predicts; set teacher.prediction to flow or epsilon")
-        scale = self.timestep_scale
+        dit_source.ask_for(self, dit_source.missing_settings(self, scheduler))
+        prediction, scale = self.prediction or dit_config.prediction_of(scheduler), self.timestep_scale
         if scale is None and prediction == "flow":
-            if scheduler is None or "num_train_timesteps" not in scheduler:
-                raise ModelError(
-                    f"nothing says what time the network of {self.source} takes; set teacher.timestep_scale "
-                    "(1 where it takes sigma, 1000 where it takes 1000 sigma)"
-                )
             scale = float(scheduler["num_train_timesteps"])
         diffusion = VariancePreserving.from_config(scheduler or {}) if prediction == "epsilon" else None
         return DiTBackbone(

@@ -6,7 +6,12 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from piflow_cli.core.settings import NoiseInterval, Settings
-from piflow_cli.io.hub import local_path
+from piflow_cli.io.hub import WEIGHT_SUFFIXES, local_path
+
+FACTS = frozenset(
+    {"prediction", "timestep_scale", "vae", "architecture", "sample_size", "num_attention_heads", "revision"}
+)
+"""Keys that are of one source and no other."""
 
 
 class DiTSettings(Settings):
@@ -35,6 +40,11 @@ class DiTSettings(Settings):
     size_px: ClassVar[None] = None
     quantization: ClassVar[str] = "none"
     offload_encoders: ClassVar[bool] = False
+
+    @classmethod
+    def said_by(cls, source: str) -> frozenset[str]:
+        """Keys that are of one source, where a source of this name says them itself: a folder, and no weight file."""
+        return frozenset() if source.endswith(WEIGHT_SUFFIXES) else FACTS
 
     def source_paths(self) -> dict[str, Path]:
         """The local files and folders that its weights are read from, by the key that names them."""

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from piflow_cli.errors import DataError, ModelError
+from piflow_cli.teachers.dit.config import PICTURE_CHANNELS
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 MAX_LABELS_SHOWN = 12
-PICTURE_CHANNELS = (1, 3)
 
 
 @dataclass
@@ -30,14 +30,15 @@ class DiTSpace:
         labels: class names by index, one for every class that the network knows.
         latent_shape: (C, H, W).
         vae: AutoencoderKL, or None where the network works on pixels in [-1, 1].
+        warnings: what a user should know of how it was loaded.
     """
 
     labels: dict[int, str]
     latent_shape: tuple[int, int, int]
     vae: AutoencoderKL | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
-    warnings = ()
     max_tokens = None
     embedded_guidance = False
 

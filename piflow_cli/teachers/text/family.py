@@ -222,7 +222,7 @@ class TextFamily(TextSettings, ABC):
         config = self.base_config(plain_config(config))
         return {"config": config, "config_hash": config_hash(config)}
 
-    def check_source(self) -> None:
+    def check_source(self, *, pictures: bool = False) -> None:  # noqa: ARG002
         """Raise ModelError where it can be said without loading weights that `load` will fail."""
         encoders = encoder_parts(self)  # not needed where their embeddings are cached
         wanted = [part for part in self.parts if part not in encoders]

@@ -38,6 +38,11 @@ class TextSettings(Settings):
     """What the pipeline needs to be whole, by the names of its folders."""
     transformer_class: ClassVar[str]
 
+    @classmethod
+    def said_by(cls, source: str) -> frozenset[str]:  # noqa: ARG003
+        """Nothing: another transformer or variant may be meant for the new source too."""
+        return frozenset()
+
     def source_paths(self) -> dict[str, Path]:
         """The local files and folders that its weights are read from, by the key that names them."""
         found = {"source": local_path(self.source, revision=self.revision)}

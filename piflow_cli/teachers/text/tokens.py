@@ -39,9 +39,6 @@ class TokenBackbone:
         """Put a head in the place of the final projection."""
         module.proj_out = head
 
-    def retie(self, module: nn.Module) -> None:
-        """Nothing is shared."""
-
 
 def pack(x: Tensor) -> Tensor:
     """Tokens (B, N, 4 C) of x (B, C, H, W), as the pipelines pack them."""

@@ -11,7 +11,16 @@ import huggingface_hub.utils
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import CONFIG, DIGIT_NAMES, released_weights, save_released, save_teacher, tiny_module, tiny_vae
+from tiny_models import (
+    CONFIG,
+    DIGIT_NAMES,
+    released_weights,
+    save_released,
+    save_stock_teacher,
+    save_teacher,
+    tiny_module,
+    tiny_vae,
+)
 from torch import Tensor
 
 from piflow_cli.errors import ModelError
@@ -182,13 +191,22 @@ def test_wrong_shapes_are_named(folder: Path) -> None:
         assert part in str(error.value)
 
 
-def test_different_embeddings_are_refused(folder: Path) -> None:
-    weights = load_file(folder / WEIGHTS)
-    name = "transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.bias"
-    weights[name] = weights[name] + 1
-    save_file(weights, folder / WEIGHTS)
-    with pytest.raises(ModelError, match="different embeddings in its blocks"):
-        velocity(folder)
+def test_blocks_keep_embeddings_of_their_own(tmp_path: Path) -> None:
+    """A network of diffusers' own class, as it is built and trained there: every block has its embedding."""
+    folder, stock = save_stock_teacher(tmp_path / "stock")
+    settings = DiT(source=str(folder))
+    teacher = settings.load()
+    x = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    times, labels = torch.tensor([0.3, 0.8]), torch.tensor([1, 9])
+    with torch.no_grad():
+        expected = stock(x, timestep=1000 * times, class_labels=labels, return_dict=False)[0]
+    assert torch.equal(teacher.velocity(x, times, labels), expected)
+    count = sum(parameter.numel() for parameter in stock.parameters())
+    for module in (teacher.module, settings.describe()[0], settings.outline()[0].module):
+        assert sum(parameter.numel() for parameter in module.parameters()) == count
+    rebuilt, backbone, _ = settings.rebuild(teacher.network, folder=None)
+    rebuilt.load_state_dict(dict(teacher.module.named_parameters()), strict=False, assign=True)
+    assert torch.equal(backbone.predict(rebuilt.eval(), x, times, labels), expected)
 
 
 def test_a_file_that_is_no_state_dict_is_refused(tmp_path: Path) -> None:
