@@ -197,6 +197,8 @@ def test_another_source_takes_with_it_what_was_said_of_the_former_one(tmp_path: 
     assert [getattr(file, key) for key in said] == ["flow", 1.0, "stabilityai/sd-vae-ft-ema", "DiT-XL/2"]
     kept = load_preset("dit-1nfe", ["teacher.source=my/folder", "teacher.prediction=epsilon"]).teacher
     assert kept.prediction == "epsilon"
-    (tmp_path / "mine.toml").write_text('extends = "dit-1nfe"\n[teacher]\nsource = "my/folder"\ntimestep_scale = 1000.0\n')
+    (tmp_path / "mine.toml").write_text(
+        'extends = "dit-1nfe"\n[teacher]\nsource = "my/folder"\ntimestep_scale = 1000.0\n'
+    )
     mine = load_preset(tmp_path / "mine.toml").teacher
     assert [getattr(mine, key) for key in said] == [None, 1000.0, None, None]

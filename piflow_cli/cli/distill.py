@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -180,8 +181,9 @@ def command(
         )
     if not as_json:
         typer.echo(f"student  {result.student}")
-        prompts = "0 1 2 3" if recipe.adapter is None else '"a cat"'
-        typer.echo(f"try it   piflow sample {prompts} --model {result.out} --grid")
+        typer.echo(
+            f"try it   {shlex.join(['piflow', 'sample', *result.examples, '--model', str(result.out), '--grid'])}"
+        )
 
 
 def _check_processes(recipe: Preset, num_processes: int, *, sharded: bool) -> None:

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from piflow_cli.core.interfaces import DataSource, Draw, Space
+from piflow_cli.data.classes import match_classes
 from piflow_cli.data.files.listing import class_folders
 from piflow_cli.data.files.pictures import PictureFiles
 from piflow_cli.data.noise import ClassData, check_classes
@@ -33,6 +34,8 @@ class FolderSource(DataSource):
     reader: PictureReader
     space: Space
     left_out: LeftOut = field(default_factory=LeftOut)
+    class_names: dict[int, str] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
     has_images = True
 
@@ -76,7 +79,7 @@ def read_square(path: Path, *, size_px: int, channels: int) -> Tensor:
 
 
 class Images(ClassData):
-    """A folder with one folder of pictures a class; classes are the folders in sorted order."""
+    """A folder with one folder of pictures a class, named as the teacher names it, by number, or in sorted order."""
 
     type: Literal["images"] = "images"
     has_images: ClassVar[bool] = True
@@ -96,23 +99,23 @@ class Images(ClassData):
         """The files.
 
         Raises:
-            DataError: no pictures, more folders than the teacher has classes, one that cannot be read, or the teacher
-                takes prompts.
+            DataError: no pictures, folders that are not the teacher's classes, one that cannot be read, or the
+                teacher takes prompts.
         """
         check_classes(space)
         self.check_source()
         root = Path(self.path).expanduser()
         folders, beside = class_folders(root)
-        if len(folders) > space.num_classes:
-            raise DataError(f"{root} has {len(folders)} class folders; this teacher has {space.num_classes} classes")
+        classes = match_classes([folder.name for folder in folders], space, root=root)
         listings = [list_files(folder) for folder in folders]
-        files = [(path, label) for label, found in enumerate(listings) for path in found.files if is_picture(path)]
+        labelled = zip(classes.labels, listings, strict=True)
+        files = [(path, label) for label, found in labelled for path in found.files if is_picture(path)]
         if not files:
             raise DataError(f"data.path {self.path} has no pictures in class folders ({', '.join(sorted(SUFFIXES))})")
         loose = [f"{p} (in no class folder)" for p in sorted(root.iterdir()) if is_picture(p) and p.is_file()]
         empty = [
             f"{folder} (class {label}, without pictures)"
-            for label, (folder, found) in enumerate(zip(folders, listings, strict=True))
+            for label, folder, found in zip(classes.labels, folders, listings, strict=True)
             if not any(map(is_picture, found.files))
         ]
         others = [name for found in listings for name in (*found.left_out, *unread(found.files))]
@@ -120,4 +123,10 @@ class Images(ClassData):
         reader = PictureReader(
             PictureFiles(paths), Labels(labels), (space.image_size_px, space.image_size_px), space.image_channels
         )
-        return FolderSource(reader=reader, space=space, left_out=LeftOut([*beside, *loose, *empty, *others]))
+        return FolderSource(
+            reader=reader,
+            space=space,
+            left_out=LeftOut([*beside, *loose, *empty, *others]),
+            class_names=classes.names,
+            doubts=classes.doubts,
+        )

@@ -5,7 +5,7 @@ Shapes: B batch, C latent channels, S spatial dims (H, W or T, H, W), D width of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -71,6 +71,8 @@ class Space(Protocol):
     """Classes without the null class; None where conditions are prompts."""
     max_tokens: int | None
     """Tokens a prompt is cut to; None where conditions are classes."""
+    classes_are_named: bool
+    """Whether classes have names, and not only numbers."""
     embedded_guidance: bool
     """Whether the network embeds the guidance scale."""
     warnings: Sequence[str]
@@ -84,6 +86,14 @@ class Space(Protocol):
 
     def identity(self) -> tuple[str, tuple[object, ...]]:
         """What decides the noise and the conditions, in words and in values: students of equal ones can be compared."""
+        ...
+
+    def find_class(self, name: str) -> int | None:
+        """The class of a name or a number; None where there is none."""
+        ...
+
+    def examples(self, count: int) -> list[str]:
+        """Up to `count` prompts that the model can be asked for: names of classes, spread evenly over all."""
         ...
 
     def dropped_tokens(self, prompts: Sequence[str]) -> list[int]:
@@ -128,6 +138,10 @@ class Teacher(Protocol):
     space: Space
     network: dict[str, Any]
     """What `TeacherFamily.rebuild` needs to make the module again without the teacher: JSON."""
+
+    def name_classes(self, names: Mapping[int, str]) -> None:
+        """Give classes that have no name of their own these; students know them by the same."""
+        ...
 
     def velocity(
         self, x: Tensor, sigma: Tensor, condition: Condition, *, network: Callable[..., Tensor] | None = None
@@ -176,6 +190,10 @@ class TeacherFamily(Protocol):
         self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, encoders: bool = True
     ) -> tuple[Teacher, SlicedWeights]:
         """The teacher with its module on the meta device, and the files that its weights are read from in slices."""
+        ...
+
+    def class_names(self, network: dict[str, Any]) -> dict[int, str]:
+        """Names of classes in a student's description of the module; none where conditions are prompts."""
         ...
 
     def check_base(self, network: dict[str, Any], teacher: Teacher) -> None:

@@ -5,9 +5,10 @@ Shapes: B batch, C latent channels, S spatial dims (H, W or T, H, W).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -138,6 +139,10 @@ class DataSource(Protocol):
     """Whether reading is worth processes of its own: it opens files, or decodes what is large."""
     skipped: Sequence[str] = ()
     """Names of what was left out so far, such as pictures that do not decode."""
+    class_names: Mapping[int, str] = MappingProxyType({})
+    """What the data calls classes that the teacher has no names for."""
+    doubts: Sequence[str] = ()
+    """What is allowed and may not be meant, in sentences."""
 
     def plan(self, batch_size: int, generator: torch.Generator, *, size_px: tuple[int, int] | None = None) -> Draw:
         """What a batch is to be; nothing is read.

@@ -13,6 +13,9 @@ from piflow_cli.engine.distill.state import Progress
 from piflow_cli.errors import StorageError
 from piflow_cli.preset import TrainingSettings
 
+NUM_EXAMPLES = 4
+"""Prompts that a user is told to try the student with."""
+
 
 @dataclass(frozen=True)
 class DistillEvent:
@@ -33,7 +36,7 @@ class DistillEvent:
 
 @dataclass(frozen=True)
 class DistillResult:
-    """How a run ended; `student` is its folder, written also where the run was interrupted."""
+    """How a run ended; `student` is its folder, written also where the run was interrupted; `examples` are prompts."""
 
     student: Path | None
     out: Path
@@ -43,6 +46,7 @@ class DistillResult:
     skipped: int
     wall_s: float
     loss: float | None
+    examples: tuple[str, ...] = ()
 
 
 class Journal:

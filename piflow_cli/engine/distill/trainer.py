@@ -15,7 +15,7 @@ from piflow_cli.core.interfaces import DataSource, TrainingBatch
 from piflow_cli.data.loading import Loaded
 from piflow_cli.engine.distill.attention import training_attention
 from piflow_cli.engine.distill.embeddings import fill_cache, open_with_cache
-from piflow_cli.engine.distill.events import DistillEvent, DistillResult, Journal
+from piflow_cli.engine.distill.events import NUM_EXAMPLES, DistillEvent, DistillResult, Journal
 from piflow_cli.engine.distill.network import build_network, open_teacher
 from piflow_cli.engine.distill.preview import Preview
 from piflow_cli.engine.distill.resume.checkpoints import CheckpointCard
@@ -71,6 +71,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         self.teacher, files = open_teacher(preset, device=self.device, encoders=not cached, sharded=strategy == "fsdp2")
         self.data: DataSource = open_with_cache(preset, self.teacher.space)
+        self.teacher.name_classes(self.data.class_names)
         precision = Precision(resolve_precision(settings.mixed_precision, self.device), self.device)
         self.network = build_network(preset, self.teacher, files, accelerator=self.accelerator, precision=precision)
         self.student, self.precision = self.network.student, precision
@@ -133,12 +134,13 @@ class Trainer:
             skipped=self.progress.skipped,
             wall_s=self.journal.wall_s,
             loss=loss,
+            examples=tuple(self.teacher.space.examples(NUM_EXAMPLES)),
         )
 
     def _restore(self) -> None:
         """Go to the checkpoint that the run starts from, and see that the student is the one of that step."""
         card = self.start.card
-        for note in (*self.start.notes, *self.teacher.space.warnings):
+        for note in (*self.start.notes, *self.teacher.space.warnings, *self.data.doubts):
             self.journal.tell("warning", message=note)
         if card is None:
             self.journal.tell("start")

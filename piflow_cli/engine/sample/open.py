@@ -150,6 +150,7 @@ def open_teacher(
     usual = _usual_dtype(target) if family.students_need_base else torch.float32
     precision = usual if dtype == "auto" else DTYPES[dtype]
     teacher = family.load(device=target, dtype=precision)
+    teacher.name_classes(family.class_names(stored.card.network))
     return OpenTeacher(family.source, teacher, stored.card.sampling.time_shift, precision)
 
 

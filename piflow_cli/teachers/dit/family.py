@@ -95,10 +95,9 @@ class DiT(DiTSettings):
             ModelError: the description is not one of this family.
         """
         try:
-            config, scheduler, labels = network["config"], network["scheduler"], network["labels"]
+            config, scheduler, labels = network["config"], network["scheduler"], self.class_names(network)
         except KeyError as error:
             raise ModelError(f"this student's card says nothing of {error.args[0]}; it is no DiT student") from None
-        labels = {int(i): name for i, name in labels.items()} if labels else None
         vae = dit_weights.student_vae(self, folder)
         space = self.space(config, labels, vae.to(device) if vae is not None else None, device=device)
         return self.build(config, device="meta"), self.backbone(config, scheduler), space
@@ -119,6 +118,10 @@ class DiT(DiTSettings):
             ModelError: these are no DiT weights.
         """
         return dit_config.describe_released(self, weights, config)
+
+    def class_names(self, network: dict[str, Any]) -> dict[int, str]:
+        """Names of classes in a student's description of the module."""
+        return {int(i): name for i, name in (network["labels"] or {}).items()}
 
     def check_base(self, network: dict[str, Any], teacher: DiTTeacher) -> None:  # noqa: ARG002
         """Raise ModelError: no DiT student is an adapter."""

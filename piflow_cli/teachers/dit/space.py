@@ -6,6 +6,7 @@ Shapes: B batch, C latent channels, H, W latent size.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -103,18 +104,36 @@ class DiTSpace:
         """
         return torch.tensor([self._label(prompt) for prompt in prompts], device=self.device)
 
+    @property
+    def classes_are_named(self) -> bool:
+        """Whether any class has a name beside its number."""
+        return any(name != str(i) for i, name in self.labels.items())
+
+    def find_class(self, name: str) -> int | None:
+        """The class of a name or a number; None where there is none. Case, `_` and `-` make no difference."""
+        if name.strip().isdecimal():
+            return int(name) if int(name) in self.labels else None
+        return self._by_name().get(_plain(name))
+
+    def _by_name(self) -> dict[str, int]:
+        """Classes by each of their names, which commas part."""
+        return {_plain(name): i for i, names in self.labels.items() for name in [names, *names.split(",")]}
+
+    def examples(self, count: int) -> list[str]:
+        """The first name of up to `count` classes, spread evenly over all."""
+        chosen = dict.fromkeys(self.preview_conditions(count).tolist())
+        return [self.labels[i].split(",")[0].strip() for i in chosen]
+
     def _label(self, prompt: str) -> int:
         prompt = prompt.strip()
         if not prompt:
             raise DataError("the prompt is empty; for a class model give a class name or index, such as 3")
+        found = self.find_class(prompt)
+        if found is not None:
+            return found
         if prompt.lstrip("+-").isdigit():
-            if int(prompt) not in self.labels:
-                raise DataError(f"class {prompt} is out of range; this model has classes 0 to {self.num_classes - 1}")
-            return int(prompt)
-        names = {name.strip().lower(): i for i, names in self.labels.items() for name in [names, *names.split(",")]}
-        if prompt.lower() in names:
-            return names[prompt.lower()]
-        near = difflib.get_close_matches(prompt.lower(), names, n=3, cutoff=0.5)
+            raise DataError(f"class {prompt} is out of range; this model has classes 0 to {self.num_classes - 1}")
+        near = difflib.get_close_matches(_plain(prompt), self._by_name(), n=3, cutoff=0.5)
         shown = ", ".join(list(self.labels.values())[:MAX_LABELS_SHOWN])
         shown += ", ..." if self.num_classes > MAX_LABELS_SHOWN else ""
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Classes: {shown}"
@@ -161,3 +180,8 @@ class DiTSpace:
         posterior = self.vae.encode(x.to(self.vae.dtype)).latent_dist
         shift = self.vae.config.shift_factor or 0
         return (posterior.sample(generator).float() - shift) * self.vae.config.scaling_factor
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared: folders have `_` for spaces."""
+    return " ".join(re.split(r"[\s_-]+", name.strip().lower()))

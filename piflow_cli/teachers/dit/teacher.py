@@ -5,7 +5,7 @@ Shapes: B batch, C latent channels, H, W latent size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,13 @@ class DiTTeacher:
     space: DiTSpace
     settings: DiTSettings
     network: dict[str, Any]
+
+    def name_classes(self, names: Mapping[int, str]) -> None:
+        """Give classes that have no name of their own these, here and in the description that students keep."""
+        unnamed = {i: name for i, name in names.items() if self.space.labels[i] == str(i)}
+        if unnamed:
+            self.space.labels |= unnamed
+            self.network |= {"labels": {str(i): name for i, name in sorted(self.space.labels.items())}}
 
     @torch.no_grad()
     def velocity(

@@ -1,7 +1,7 @@
 """What a preset says of a text-to-image teacher: the leaf that its other files import."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -42,6 +42,10 @@ class TextSettings(Settings):
     def said_by(cls, source: str) -> frozenset[str]:  # noqa: ARG003
         """Nothing: another transformer or variant may be meant for the new source too."""
         return frozenset()
+
+    def class_names(self, network: dict[str, Any]) -> dict[int, str]:  # noqa: ARG002
+        """None: conditions are prompts."""
+        return {}
 
     def source_paths(self) -> dict[str, Path]:
         """The local files and folders that its weights are read from, by the key that names them."""

@@ -61,6 +61,7 @@ class TextSpace(ABC):
 
     image_channels = 3
     num_classes = None
+    classes_are_named = False
     own_vae = None
 
     @property
@@ -71,6 +72,14 @@ class TextSpace(ABC):
     def identity(self) -> tuple[str, tuple[object, ...]]:
         """Latents and text encoders."""
         return "latents, text encoders", (tuple(self.latent_shape), self.settings.encoder_fingerprint())
+
+    def find_class(self, name: str) -> None:  # noqa: ARG002
+        """None: conditions are prompts."""
+        return
+
+    def examples(self, count: int) -> list[str]:  # noqa: ARG002
+        """One that any model can be asked for."""
+        return [PREVIEW_PROMPTS[0]]
 
     @property
     def factor(self) -> int:

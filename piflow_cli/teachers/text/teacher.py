@@ -5,7 +5,7 @@ Shapes: B batch, C latent channels, H, W latent size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,9 @@ class TextTeacher:
     settings: TextSettings
     network: dict[str, Any]
     _joined: tuple[TextCondition, int, TextCondition] | None = field(default=None, init=False, repr=False)
+
+    def name_classes(self, names: Mapping[int, str]) -> None:
+        """Nothing: there are no classes."""
 
     @torch.no_grad()
     def velocity(self, x: Tensor, sigma: Tensor, condition: TextCondition, *, network: Network | None = None) -> Tensor:
