@@ -83,8 +83,8 @@ def test_a_stock_pipeline_goes_the_whole_way(folder: Path, tmp_path: Path) -> No
         image.save(make_folder(tmp_path / "reference") / f"{i}.png")
     detector = save_detector(tmp_path / "colours.pt")
     options = {"reference": str(tmp_path / "reference"), "detector": detector, "samples": 20, "device": "cpu"}
-    rows = benchmark(["fid"], models=[str(out)], teacher_steps=(1, 4), **options).rows
-    assert [row.nfe for row in rows] == [1, 1, 4]
+    rows = benchmark(metrics=["fid"], models=[str(out)], teacher_steps=(1, 4), **options).rows
+    assert [(row.method, row.nfe) for row in rows] == [("gmflow", 1), ("euler", 1), ("euler", 4)]
 
     for to in ("native", "lakonlab"):
         converted = convert(out, tmp_path / to, to=to, verify=True)
