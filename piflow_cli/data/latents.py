@@ -19,6 +19,7 @@ from piflow_cli.data.noise import ClassData, check_classes, draw_rows
 from piflow_cli.data.reading import Labels, Rows
 from piflow_cli.errors import DataError
 from piflow_cli.io.folders import shards_of
+from piflow_cli.io.tensors.files import open_tensors
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 INTEGERS = frozenset({"I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"})
@@ -57,14 +58,9 @@ class LatentReader:
 
 def _read_rows(path: Path, rows: list[int]) -> list[Tensor]:
     """Some latents of a shard, each (1, C, *S) in float32 and finite."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            latents = file.get_slice("latents")
-            found = [latents[row : row + 1].float() for row in rows]
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} can no longer be read: {error}") from None
+    with open_tensors(path, what="latents", error=DataError) as file:
+        latents = file.get_slice("latents")
+        found = [latents[row : row + 1].float() for row in rows]
     for row, latent in zip(rows, found, strict=True):
         if not torch.isfinite(latent).all():
             bad = latent[~torch.isfinite(latent)]
@@ -85,14 +81,9 @@ def read_shard(path: Path, latent_shape: tuple[int, ...], *, what: str) -> tuple
     Raises:
         DataError: it is damaged, or of latents of another shape or of no floats.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            latents = file.get_slice("latents")
-            shape, dtype, metadata = latents.get_shape(), latents.get_dtype(), file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is no shard of {what}: {error}") from None
+    with open_tensors(path, what=f"a shard of {what}", error=DataError) as file:
+        latents = file.get_slice("latents")
+        shape, dtype, metadata = latents.get_shape(), latents.get_dtype(), file.metadata() or {}
     if tuple(shape[1:]) != tuple(latent_shape):
         wanted = ", ".join(map(str, latent_shape))
         raise DataError(f"{path} has latents {shape}; this teacher at its size needs (N, {wanted})")
@@ -103,19 +94,12 @@ def read_shard(path: Path, latent_shape: tuple[int, ...], *, what: str) -> tuple
 
 def _read_labels(path: Path, count: int, num_classes: int) -> list[int]:
     """N labels of a shard, each a class of the teacher."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = file.get_slice("labels")
-            shape, dtype = found.get_shape(), found.get_dtype()
-            if shape != [count] or dtype not in INTEGERS:
-                raise DataError(
-                    f"{path} has labels {shape} of {dtype} for {count} latents; it needs ({count},) integers"
-                )
-            labels = file.get_tensor("labels").long()
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is no shard of latents and labels: {error}") from None
+    with open_tensors(path, what="a shard of latents and labels", error=DataError) as file:
+        found = file.get_slice("labels")
+        shape, dtype = found.get_shape(), found.get_dtype()
+        if shape != [count] or dtype not in INTEGERS:
+            raise DataError(f"{path} has labels {shape} of {dtype} for {count} latents; it needs ({count},) integers")
+        labels = file.get_tensor("labels").long()
     outside = ((labels < 0) | (labels >= num_classes)).nonzero().flatten()
     if len(outside):
         row = int(outside[0])

@@ -6,6 +6,7 @@ from pathlib import Path
 from piflow_cli.errors import ModelError
 from piflow_cli.formats.released.layouts import has_weights
 from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
+from piflow_cli.io.tensors.files import write_tensors
 from piflow_cli.io.weights import read_checked
 
 CARD, WEIGHTS, VAE = "student.json", "student.safetensors", "vae"
@@ -37,11 +38,8 @@ class NativeFormat:
 
     def write(self, student: StoredStudent, place: Path) -> None:
         """Write card, weights and autoencoder into an empty folder."""
-        from safetensors.torch import save_file
-
         write_card(student.card, place)
-        weights = {name: tensor.contiguous() for name, tensor in student.weights.items()}
-        save_file(weights, place / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(place / WEIGHTS, student.weights)
         if student.vae_folder is not None:
             shutil.copytree(student.vae_folder, place / VAE)
 

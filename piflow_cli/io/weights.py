@@ -1,8 +1,7 @@
 """Reading model files safely: JSON objects, state dicts without executing a pickle, and whether they fit a module."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from piflow_cli.errors import ModelError
 from piflow_cli.io.bounds import bounded_json
 from piflow_cli.io.checksums import TENSORS_KEY, tensors_sha256
+from piflow_cli.io.tensors.files import open_tensors
 
 WEIGHT_NAME = re.compile(
     r"(diffusion_pytorch_model|model|pytorch_model)(?:\.(?P<variant>\w+))?"
@@ -59,15 +59,8 @@ def read_header(path: Path) -> tuple[list[str], dict[str, str]]:
     Raises:
         ModelError: the file is missing or damaged.
     """
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return list(file.keys()), file.metadata() or {}
-    except FileNotFoundError:
-        raise ModelError(f"there is no weight file {path}") from None
-    except Exception as error:  # safetensors raises errors of several classes
-        raise _unreadable(path, error) from None
+    with open_tensors(path) as file:
+        return list(file.keys()), file.metadata() or {}
 
 
 def read_dtypes(path: Path) -> dict[str, str]:
@@ -76,11 +69,8 @@ def read_dtypes(path: Path) -> dict[str, str]:
     Raises:
         ModelError: as `read_header`.
     """
-    from safetensors import safe_open
-
-    names, _ = read_header(path)
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_slice(name).get_dtype() for name in names}
+    with open_tensors(path) as file:
+        return {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -97,7 +87,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         else:
             weights = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ModelError(f"there is no weight file {path}") from None
+        raise ModelError(f"there is no file {path} of weights") from None
     except Exception as error:  # safetensors, zip and unpickling errors share no ground class
         raise _unreadable(path, error) from None
     for wrapper in ("state_dict", "model", "ema"):
@@ -208,76 +198,3 @@ def check_shapes(weights: dict[str, Tensor], expected: dict[str, Tensor], *, sou
     problems = [f"missing {name}" for name in missing] + [f"unknown {name}" for name in extra] + wrong
     if problems:
         raise ModelError(f"the weights of {source} do not fit this model: {_first(problems)}")
-
-
-class SlicedWeights:
-    """Tensors of one or several weight files by name, of which slices are read without the rest.
-
-    Args:
-        paths: .safetensors files, or pickled ones of tensors alone, which are mapped into memory.
-        rename: a file's name of a tensor -> the module's.
-
-    Raises:
-        ModelError: a file is missing or damaged.
-    """
-
-    def __init__(self, paths: Sequence[Path], *, rename: Callable[[str], str] = str) -> None:
-        self.paths = list(paths)
-        self._where: dict[str, tuple[Path, str]] = {}
-        self._mapped: dict[Path, Mapping[str, Tensor]] = {}
-        self._open: dict[Path, Any] = {}
-        self._stack = ExitStack()
-        for path in self.paths:
-            for name in self._names(path):
-                self._where[rename(name)] = (path, name)
-
-    def _names(self, path: Path) -> list[str]:
-        try:
-            if path.suffix == ".safetensors":
-                from safetensors import safe_open
-
-                self._open[path] = self._stack.enter_context(safe_open(path, framework="pt"))
-                return list(self._open[path].keys())
-            self._mapped[path] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            return list(self._mapped[path])
-        except Exception as error:  # safetensors, zip and unpickling errors share no ground class
-            raise ModelError(f"{path} cannot be read as weights ({str(error).splitlines()[0][:200]})") from None
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._where
-
-    def names(self) -> list[str]:
-        """The tensors that are there, by the module's names."""
-        return list(self._where)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, without reading it."""
-        path, key = self._place(name)
-        if path in self._mapped:
-            return tuple(self._mapped[path][key].shape)
-        return tuple(self._open[path].get_slice(key).get_shape())
-
-    def read(self, name: str, where: tuple[slice, ...] | None = None) -> Tensor:
-        """A tensor, or a part of it, as it is stored.
-
-        Args:
-            name: by the module.
-            where: a slice of each dimension; None reads all.
-        """
-        path, key = self._place(name)
-        if path in self._mapped:
-            tensor = self._mapped[path][key]
-            return tensor if where is None else tensor[where].clone()
-        return self._open[path].get_tensor(key) if not where else self._open[path].get_slice(key)[where]
-
-    def _place(self, name: str) -> tuple[Path, str]:
-        if name not in self._where:
-            shown = ", ".join(str(path) for path in self.paths[:2])
-            raise ModelError(f"the weights in {shown} have no {name}; is it the base of this architecture?")
-        return self._where[name]
-
-    def close(self) -> None:
-        """Close the files."""
-        self._stack.close()
-        self._open.clear()
-        self._mapped.clear()

@@ -90,7 +90,7 @@ def worker(folder: Path) -> None:
         repeated_blocks,
         shard,
     )
-    from piflow_cli.io.weights import SlicedWeights
+    from piflow_cli.io.tensors.slices import SlicedWeights
     from piflow_cli.policies.gmflow.family import GMFlow
     from piflow_cli.teachers.flux import Flux
 

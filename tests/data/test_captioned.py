@@ -189,7 +189,7 @@ def test_latents_that_are_not_finite_are_refused_by_file_and_row(tmp_path: Path)
 @pytest.mark.parametrize("content", [b"", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", b"nothing"])
 def test_damaged_shards_of_latents_are_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.safetensors").write_bytes(content)
-    with pytest.raises(DataError, match="is no shard of latents and prompts"):
+    with pytest.raises(DataError, match="cannot be read as a shard of latents and prompts"):
         opened(tmp_path)
 
 

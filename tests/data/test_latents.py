@@ -80,5 +80,5 @@ def test_a_shard_that_vanishes_is_named(tmp_path: Path) -> None:
     write(tmp_path / "a.safetensors", [1, 2])
     source = opened(tmp_path)
     (tmp_path / "a.safetensors").write_bytes(b"another file")
-    with pytest.raises(DataError, match=r"a.safetensors can no longer be read"):
+    with pytest.raises(DataError, match=r"a.safetensors cannot be read as latents"):
         source.draw(2, seeded())

@@ -48,7 +48,7 @@ def test_stochasticity_survives_the_card(tmp_path: Path, h: float) -> None:
 
 def test_missing_files_are_named(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
-    with pytest.raises(ModelError, match=f"no weight file .*{WEIGHTS}"):
+    with pytest.raises(ModelError, match=f"there is no file .*{WEIGHTS}"):
         NativeFormat().read(folder)
     (folder / CARD).unlink()
     assert not NativeFormat().matches(folder)

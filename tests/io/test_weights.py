@@ -70,7 +70,7 @@ def test_damaged_files_are_called_so(tmp_path: Path) -> None:
     assert read_header(path) == (["a"], {})
     path.write_bytes(path.read_bytes()[:-1])
     for read in (read_weights, read_header):
-        with pytest.raises(ModelError, match="truncated, damaged"):
+        with pytest.raises(ModelError, match=r"truncated.* damaged"):
             read(path)
-        with pytest.raises(ModelError, match="there is no weight file"):
+        with pytest.raises(ModelError, match=r"there is no file .* of weights"):
             read(tmp_path / "none.safetensors")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from piflow_cli.core.interfaces.planning import CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.core.interfaces.policies import PatchLayout
-from piflow_cli.io.weights import SlicedWeights
+from piflow_cli.io.tensors.slices import SlicedWeights
 
 Condition = Any
 """What a network is conditioned on, as its teacher family made it: labels (B,), or a dataclass of embeddings."""

@@ -29,6 +29,7 @@ from piflow_cli.data.embeddings.cache import (
 from piflow_cli.data.embeddings.codec import PackedRow, pack, shard_tensors
 from piflow_cli.errors import DataError, StorageError
 from piflow_cli.io.files import atomic_file, remove_partials_of, write_atomic
+from piflow_cli.io.tensors.files import write_tensors
 
 BATCH_SIZE = 16
 POLL_S = 0.2
@@ -221,11 +222,9 @@ def _claim(folder: Path, name: str, *, wait: bool = False) -> Iterator[bool]:
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     """Turn what goes wrong on the disk into StorageError."""
-    from safetensors import SafetensorError
-
     try:
         yield
-    except (OSError, SafetensorError, StorageError) as error:  # the second is safetensors' word for a full disk
+    except (OSError, StorageError) as error:
         raise StorageError(
             f"cannot write embeddings to {folder}: {error}. Free some space or name another folder in data.cache, "
             "and run the caching step again: what is whole stays."
@@ -234,10 +233,8 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def _write_rows(path: Path, rows: Sequence[PackedRow]) -> tuple[int, str]:
     """Write a shard whole or not at all, for who holds its lock; its size and checksum."""
-    from safetensors.torch import save_file
-
     remove_partials_of(path)
     with atomic_file(path) as partial:
-        save_file(shard_tensors(rows), partial)
+        write_tensors(partial, shard_tensors(rows))
         size, sha256 = os.stat(partial).st_size, file_sha256(partial)
     return size, sha256

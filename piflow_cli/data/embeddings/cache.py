@@ -224,11 +224,9 @@ class CacheReader:
         return self._row(self.folder / "special.safetensors", self.index.specials.index(text), dtype)
 
     def _row(self, path: Path, row: int, dtype: torch.dtype) -> TextCondition:
-        from safetensors import SafetensorError
-
         try:
             return read_row(path, row, storage=self.index.storage, width=self.index.embed_width, dtype=dtype)
-        except (ValueError, OSError, SafetensorError) as error:
+        except (ValueError, DataError) as error:
             raise DataError(f"{path} is damaged at its prompt {row}: {error}. {AGAIN}") from None
 
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from piflow_cli.core.conditions import TextCondition
+from piflow_cli.errors import DataError
+from piflow_cli.io.tensors.files import open_tensors
 
 Storage = Literal["fp8", "bf16"]
 FP8_MAX = 448.0
@@ -103,11 +105,9 @@ def read_row(path: Path, row: int, *, storage: Storage, width: int, dtype: torch
 
     Raises:
         ValueError: the row is damaged.
-        OSError, safetensors.SafetensorError: the file is missing or damaged.
+        DataError: the file is missing or damaged.
     """
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
+    with open_tensors(path, what="embeddings", error=DataError) as file:
         names = set(file.keys())
         data = _between(file, "data", *_pair(file, "offsets", row))
         start, stop = _pair(file, "ends", row)

@@ -12,6 +12,7 @@ from piflow_cli.engine.students.load import on_base
 from piflow_cli.errors import ModelError
 from piflow_cli.formats.student import StoredStudent
 from piflow_cli.io.hub import fetch_folder, locate
+from piflow_cli.io.tensors.files import open_tensors
 from piflow_cli.io.weights import check_shapes
 
 STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -84,11 +85,6 @@ def base_is_here(family: TeacherFamily) -> bool:
 
 def _stored_dtype(file: Path) -> str:
     """The dtype of the first matrix in a weight file, as the file names it."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as opened:
-            slices = (opened.get_slice(name) for name in opened.keys())  # noqa: SIM118
-            return next((part.get_dtype() for part in slices if len(part.get_shape()) > 1), "unknown")
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file} cannot be read as weights ({error}); it is truncated or damaged") from None
+    with open_tensors(file) as opened:
+        slices = (opened.get_slice(name) for name in opened.keys())  # noqa: SIM118
+        return next((part.get_dtype() for part in slices if len(part.get_shape()) > 1), "unknown")

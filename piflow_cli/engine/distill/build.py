@@ -13,7 +13,7 @@ from piflow_cli.core.interfaces import Teacher
 from piflow_cli.core.student import Student
 from piflow_cli.engine.processes.sharded import fill
 from piflow_cli.engine.processes.sharding import materialise, precision_policy, real_parameters, repeated_blocks, shard
-from piflow_cli.io.weights import SlicedWeights
+from piflow_cli.io.tensors.slices import SlicedWeights
 from piflow_cli.preset import Preset
 
 

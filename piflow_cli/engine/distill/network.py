@@ -19,7 +19,7 @@ from piflow_cli.engine.plan.plan import plan
 from piflow_cli.engine.processes.precision import Precision
 from piflow_cli.engine.processes.world import Strategy
 from piflow_cli.engine.students.device import resolve_dtype
-from piflow_cli.io.weights import SlicedWeights
+from piflow_cli.io.tensors.slices import SlicedWeights
 from piflow_cli.preset import Preset
 
 if TYPE_CHECKING:

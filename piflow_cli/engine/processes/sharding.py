@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from piflow_cli.engine.processes.sharded import fill
-from piflow_cli.io.weights import SlicedWeights
+from piflow_cli.io.tensors.slices import SlicedWeights
 
 SourceOf = Callable[[str], str | None]
 """A parameter's name -> its name in the weight files, None for what has no place there."""

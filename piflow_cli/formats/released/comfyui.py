@@ -21,6 +21,7 @@ from piflow_cli.formats.released.layouts import (
 )
 from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
 from piflow_cli.io.checksums import TENSORS_KEY, tensors_sha256
+from piflow_cli.io.tensors.files import write_tensors
 from piflow_cli.io.weights import read_checked, read_header
 
 ADAPTED = {family: layout for family, layout in LAYOUTS.items() if layout.block}
@@ -82,23 +83,13 @@ class ComfyUIFormat:
         Raises:
             ModelError: as `check`.
         """
-        from safetensors.torch import save_file
-
         self.check(student.card)
         weights, _, metadata = to_released(student)
-        weights = {name: tensor.contiguous() for name, tensor in weights.items()}
-        digest = {TENSORS_KEY: tensors_sha256(weights)}
-        save_file(weights, place, metadata={"format": "pt"} | metadata | digest)
+        write_tensors(place, weights, metadata=metadata | {TENSORS_KEY: tensors_sha256(weights)})
 
     def caveats(self, student: StoredStudent) -> tuple[str, ...]:
         """What ComfyUI-piFlow would get wrong about the student."""
-        caveats = released_network(student).caveats
-        constant = getattr(student.card.policy, "constant_logstd", None)
-        if constant is not None:
-            caveats += (
-                f"ComfyUI-piFlow takes a mixture without log-std layers for points, not for log-std {constant}",
-            )
-        return caveats
+        return released_network(student).caveats + head_of(student.card.policy).caveats(student.card.policy)
 
 
 def _family_of(names: list[str]) -> str | None:

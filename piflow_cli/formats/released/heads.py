@@ -37,6 +37,10 @@ class HeadLayout(Protocol):
         """The settings of the policy that config and metadata give; either may be empty."""
         ...
 
+    def caveats(self, policy: PolicyFamily) -> tuple[str, ...]:
+        """What ComfyUI-piFlow would get wrong about the policy."""
+        ...
+
     def sizes(self, weights: dict[str, Tensor], *, token_channels: int) -> dict[str, Any]:
         """The settings of the policy that the shapes of its layers give.
 
@@ -96,6 +100,13 @@ class MixtureHead:
         }
         return {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
 
+    def caveats(self, policy: PolicyFamily) -> tuple[str, ...]:
+        """That a log-std without a network is not read."""
+        if policy.constant_logstd is None:
+            return ()
+        said = f"takes a mixture without log-std layers for points, not for log-std {policy.constant_logstd}"
+        return (f"ComfyUI-piFlow {said}",)
+
     def sizes(self, weights: dict[str, Tensor], *, token_channels: int) -> dict[str, Any]:
         """Number of components, and width of the log-std network where there is one."""
         found = {"num_components": _multiple(weights, "means.weight", token_channels)}
@@ -134,6 +145,10 @@ class PointsHead:
         if config.get("out_channels") and config.get("in_channels"):
             said["num_points"] = config["out_channels"] // config["in_channels"]
         return said
+
+    def caveats(self, policy: PolicyFamily) -> tuple[str, ...]:  # noqa: ARG002
+        """None."""
+        return ()
 
     def sizes(self, weights: dict[str, Tensor], *, token_channels: int) -> dict[str, Any]:
         """Number of points."""

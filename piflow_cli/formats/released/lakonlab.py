@@ -26,6 +26,7 @@ from piflow_cli.formats.released.layouts import (
     to_released,
 )
 from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
+from piflow_cli.io.tensors.files import write_tensors
 from piflow_cli.io.weights import read_checked, read_header, read_json
 
 STOCK_CLASSES = ("FluxTransformer2DModel", "QwenImageTransformer2DModel")
@@ -91,13 +92,10 @@ class LakonlabFormat:
         Raises:
             ModelError: as `check`.
         """
-        from safetensors.torch import save_file
-
         self.check(student.card)
         weights, config, metadata = to_released(student)
         (place / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        weights = {name: tensor.contiguous() for name, tensor in weights.items()}
-        save_file(weights, place / WEIGHTS, metadata={"format": "pt"} | metadata)
+        write_tensors(place / WEIGHTS, weights, metadata=metadata)
         if student.vae_folder is not None:
             shutil.copytree(student.vae_folder, place / VAE)
 

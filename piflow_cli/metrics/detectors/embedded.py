@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from piflow_cli.errors import DataError, ModelError
+from piflow_cli.io.weights import read_weights
 from piflow_cli.metrics.detectors.features import FeatureSet
 from piflow_cli.metrics.detectors.torchscript import INCEPTION_URL
 
@@ -49,15 +50,12 @@ class EmbeddedDetector:
         Raises:
             ModelError: the folder is incomplete, damaged, or holds another network.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         folder = cls.folder if folder is None else folder
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             net = cls.build(config)
-            net.load_state_dict(load_file(folder / "model.safetensors"))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            net.load_state_dict(read_weights(folder / "model.safetensors"))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, ModelError) as error:
             raise ModelError(
                 f"The {cls.subject} feature network in {folder} cannot be loaded: {error}. It ships with the package: "
                 f"reinstall it, or train it again with: {cls.remade_by}"

@@ -11,6 +11,7 @@ from piflow_cli.errors import DataError
 from piflow_cli.io.files import write_atomic
 from piflow_cli.io.folders import is_picture, list_files, unread
 from piflow_cli.io.images import SUFFIXES, read_picture, to_tensor
+from piflow_cli.io.tensors.files import open_tensors
 from piflow_cli.io.zoo import ZOO
 from piflow_cli.metrics.detectors.features import Detector, Reference, extract_features, mean_and_cov
 
@@ -139,17 +140,15 @@ def _read_npz(path: Path, detector: str) -> Reference:
 
 
 def _read_safetensors(path: Path, *, name: str) -> Reference:
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path, what="a reference", error=DataError) as file:
             metadata, keys = file.metadata() or {}, set(file.keys())
             if not {"mean", "cov"} <= keys or not {"detector", "num_samples"} <= metadata.keys():
                 raise DataError(f"{path} is no reference of this program: it needs the tensors mean and cov.")
             features = file.get_tensor("features").float() if "features" in keys else None
             mean, cov = file.get_tensor("mean").double(), file.get_tensor("cov").double()
             num_samples = int(metadata["num_samples"])
-    except (OSError, ValueError, SafetensorError) as error:
+    except ValueError as error:
         raise DataError(f"cannot read the reference {path}: {error}. Write it again.") from error
     return Reference(name, metadata["detector"], mean, cov, features, num_samples)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from piflow_cli.core.interfaces import CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.errors import ModelError
-from piflow_cli.io.weights import SlicedWeights
+from piflow_cli.io.tensors.slices import SlicedWeights
 from piflow_cli.teachers.dit import config as dit_config
 from piflow_cli.teachers.dit import source as dit_source
 from piflow_cli.teachers.dit import weights as dit_weights

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from piflow_cli.errors import ModelError
+from piflow_cli.io.tensors.slices import SlicedWeights
 from piflow_cli.io.weights import (
-    SlicedWeights,
     check_layers,
     check_shapes,
     check_values,

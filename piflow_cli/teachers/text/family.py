@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.interfaces import Backbone, CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.errors import ModelError
-from piflow_cli.io.weights import SlicedWeights, read_json
+from piflow_cli.io.tensors.slices import SlicedWeights
+from piflow_cli.io.weights import read_json
 from piflow_cli.teachers.local_parts import counted_parts, local_source
 from piflow_cli.teachers.text.base import TRANSFORMER, check_base_files, encoder_parts, read_encoder_configs, read_index
 from piflow_cli.teachers.text.outline import transformer_files

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from piflow_cli.errors import ModelError
 from piflow_cli.io.hub import fetch_folder, locate
-from piflow_cli.io.weights import SlicedWeights, find_weights
+from piflow_cli.io.tensors.slices import SlicedWeights
+from piflow_cli.io.weights import find_weights
 from piflow_cli.teachers.text.settings import TextSettings
 
 TRANSFORMER = "transformer"

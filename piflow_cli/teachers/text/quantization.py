@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from piflow_cli.errors import MissingExtraError, ModelError
+from piflow_cli.io.tensors.files import open_tensors
 from piflow_cli.teachers.text.settings import Quantization
 
 LAST_NORM, PROJECTION = "norm_out", "proj_out"
@@ -60,13 +61,11 @@ def restore_projection(module: nn.Module, folder: Path, *, dtype: torch.dtype) -
     Raises:
         ModelError: no .safetensors there holds it, as where the files themselves are quantised.
     """
-    from safetensors import safe_open
-
     quantised = module.get_submodule(PROJECTION)
     if quantised.weight.is_floating_point():
         return
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             if WEIGHT in file.keys() and f"{WEIGHT}.absmax" not in file.keys():  # noqa: SIM118
                 whole = nn.Linear(quantised.in_features, quantised.out_features, dtype=dtype, device="meta")
                 names = {name: file.get_tensor(f"{PROJECTION}.{name}") for name in ("weight", "bias")}

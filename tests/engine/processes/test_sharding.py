@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tiny_models import PARITY
 
 from piflow_cli.errors import ModelError
-from piflow_cli.io.weights import SlicedWeights
+from piflow_cli.io.tensors.slices import SlicedWeights
 
 SCRIPT = Path(__file__).with_name("sharded_build.py")
 TEXT = ["teacher.width=48", "teacher.height=64", "adapter.rank=4"]

@@ -73,7 +73,7 @@ def test_adapter_has_no_place(tmp_path: Path) -> None:
 def test_missing_shard_is_named(sharded: Path) -> None:
     shard = sorted(sharded.glob("*.safetensors"))[1]
     shard.unlink()
-    with pytest.raises(ModelError, match=f"no weight file .*{shard.name}"):
+    with pytest.raises(ModelError, match=f"there is no file .*{shard.name}"):
         read_student(sharded)
 
 

@@ -145,7 +145,7 @@ def test_unusable_files(tmp_path: Path) -> None:
         "objects.npz": "cannot read",
         "nan.npz": "not finite",
         "cut.npz": "cannot read",
-        "cut.safetensors": "cannot read",
+        "cut.safetensors": "cannot be read as a reference",
         "empty": "at least 2",
         "list.txt": "suffix '.txt'",
         "missing": "does not exist",
