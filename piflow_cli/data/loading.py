@@ -4,11 +4,14 @@ What a batch holds depends on its seed alone: the same draws come out whatever t
 a run begins. Planning and encoding stay in the training process; reading and decoding are what moves out.
 """
 
+import atexit
 import hashlib
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -70,6 +73,7 @@ class Loader:
         self._next: tuple[int, int] | None = None
         self._planned: deque[tuple[tuple[int, int] | None, Draw]] = deque()
         self._readings: Iterator[Any] = iter(())
+        self._processes: list[BaseProcess] = []
 
     def __enter__(self) -> Self:
         return self
@@ -110,7 +114,14 @@ class Loader:
         return tuple(hashlib.sha256(repr(draw).encode()).hexdigest()[:16] for draw in self.drawn)
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, those too that are stuck in a read; the interpreter would wait for them for ever."""
+        if self._processes:
+            self._readings._shutdown_workers()  # an error's traceback may hold the iterator, which ends with them
+            for process in self._processes:
+                process.kill()
+                process.join()
+            self._processes = []
+            atexit.unregister(self.close)
         self._readings, self._next = iter(()), None
         self._planned.clear()
 
@@ -129,7 +140,10 @@ class Loader:
             collate_fn=_as_it_is,
             worker_init_fn=_leave_signals_to_the_trainer,
         )
+        others = active_children()
         self._readings = iter(loader)
+        self._processes = [process for process in active_children() if process not in others]
+        atexit.register(self.close)
 
     def _draws(self, step: int, micro: int) -> Iterator[Draw]:
         """What every micro-batch from here on is to be, kept until it has been read."""

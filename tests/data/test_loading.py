@@ -245,3 +245,22 @@ def test_readers_outlive_a_signal_to_the_group(number: signal.Signals) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, start_new_session=True, timeout=60, check=False
     )
     assert (process.returncode, process.stdout) == (0, "[True, True, True]\n"), process.stderr
+
+
+class Stuck:
+    def read(self, draw: Draw) -> Tensor:
+        time.sleep(3600)
+        return torch.tensor(draw.rows)
+
+
+def test_a_loader_that_nobody_closed_keeps_no_process_from_ending() -> None:
+    """Readers do not heed the SIGTERM that multiprocessing sends at the end, and it waits for them."""
+    code = (
+        f"import sys, time; sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / 'data')!r}]\n"
+        "from test_loading import Reading, Stuck, loader\n"
+        "kept = loader(Reading(Stuck()), workers=1)\n"
+        "kept._begin(0, 0)\n"
+        "time.sleep(1)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
