@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from piflow_cli.errors import MissingExtraError, ModelError
+from piflow_cli.errors import DeviceError, MissingExtraError, ModelError
 from piflow_cli.io.bounds import check_config
 from piflow_cli.io.hub import fetch_folder, list_files, locate
 from piflow_cli.io.weights import check_layers, check_values, find_weights, read_dtypes, read_json
@@ -31,6 +31,8 @@ MIN_WORDS = 16
 """Fewer words than any tokenizer has that was trained."""
 OFFLINE: dict[str, Any] = {"local_files_only": True}
 """Every file is here once `find_base` has returned."""
+NO_GPU = "No GPU found"
+"""What diffusers says where bitsandbytes has no GPU."""
 SINGLE_FILES = (".safetensors", ".gguf", ".ckpt", ".pt")
 
 
@@ -253,9 +255,20 @@ def _guarded(settings: TextSettings, load: Any) -> Any:
         return load()
     except (ModelError, MissingExtraError):
         raise
+    except RuntimeError as error:
+        if NO_GPU not in str(error):
+            raise _unloadable(settings, error) from None
+        raise DeviceError(
+            f"quantization {settings.quantization} needs a GPU, and there is none; torchao-int8 and torchao-fp8 run on "
+            "a CPU, and a student takes its base whole too (none)"
+        ) from None
     except Exception as error:  # damage and missing weights share no ground class
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{settings.source} cannot be loaded as a {settings.pipeline_class}: {reason}") from None
+        raise _unloadable(settings, error) from None
+
+
+def _unloadable(settings: TextSettings, error: Exception) -> ModelError:
+    reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    return ModelError(f"{settings.source} cannot be loaded as a {settings.pipeline_class}: {reason}")
 
 
 def plain_config(config: dict[str, Any]) -> dict[str, Any]:
