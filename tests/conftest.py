@@ -1,5 +1,7 @@
-"""No test reaches the network: the hub's client reads this when it is imported."""
+"""No test reaches the network, and sums are rounded the same on every machine: libraries read both when imported."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
+"""MKL's choice of kernel by the processor changes float32 by more than the fixtures' tolerance of 1e-6."""

@@ -19,6 +19,7 @@ from piflow_cli.engine.students.load import PLACE_KEYS, LoadedStudent, assemble,
 from piflow_cli.errors import ModelError, PiflowError
 from piflow_cli.formats.student import StoredStudent
 from piflow_cli.io.hub import HubAccess, fetch_base, locate
+from piflow_cli.io.tensors.files import open_tensors
 from piflow_cli.io.weights import read_json
 from piflow_cli.preset import load_preset
 
@@ -184,13 +185,11 @@ def _dtypes(asked: DType, base: str, stored: StoredStudent) -> dict[str, torch.d
 
 def _stored_dtype(base: str, stored: StoredStudent) -> torch.dtype:
     """What the base's transformer is stored in, or the student where it is no folder with weights."""
-    from safetensors import safe_open
-
     place = locate(base) if stored.card.teacher.students_need_base else None
     files = sorted((place / "transformer").glob("*.safetensors")) if isinstance(place, Path) else []
     if not files or stored.card.adapter is None:
         return next(iter(stored.weights.values())).dtype
-    with safe_open(files[0], framework="pt") as file:
+    with open_tensors(files[0]) as file:
         return file.get_tensor(next(iter(file.keys()))).dtype
 
 
