@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -12,7 +13,8 @@ from piflow_cli.cli.numbers import parse_seeds
 
 if TYPE_CHECKING:
     from piflow_cli.data.asked import Asked
-    from piflow_cli.engine.sample.job import SampleResult
+    from piflow_cli.engine.sample.job import SampleJob, SampleResult
+    from piflow_cli.engine.sample.save import Gallery
 
 
 class _Options(NamedTuple):
@@ -33,6 +35,10 @@ EXAMPLES = console.examples(
         'piflow sample "a cat" --model Lakonik/pi-FLUX.1/gmflux_k8_piid_4step --nfe 4 --offload model',
     ),
     ("what its teacher makes of the same noise", 'piflow sample "a cat" --teacher --steps 32'),
+    (
+        "teacher and students from the same noise on one sheet",
+        'piflow sample "a cat" "a lion" --teacher --steps 32 --beside emoji-4nfe,emoji-1nfe,teacher@4 --out beside.png',
+    ),
     (
         "a student of your own with a style on top, every prompt of a file",
         "piflow sample --prompts prompts.txt --model runs/flux-4nfe --lora style.safetensors=0.8 --width 1360",
@@ -100,6 +106,13 @@ def command(
         bool, typer.Option("--teacher", help="Draw with the student's teacher instead, from the same noise.")
     ] = False,
     steps: Annotated[int | None, typer.Option(help="Euler steps of the teacher. [default: 32]")] = None,
+    beside: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL,...",
+            help="Models for a sheet beside this one, from the same noise: students, teacher, teacher@STEPS.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="A .png file, or a folder.")] = Path("samples"),
     grid: Annotated[
         bool | None,
@@ -125,30 +138,40 @@ def command(
         seeds=None if seeds is None else parse_seeds(seeds),
         temperature=_temperature(temperature),
     )
+    from piflow_cli.engine.sample.beside import parse_beside
     from piflow_cli.engine.sample.check import check_request
     from piflow_cli.engine.sample.open import open_student, open_teacher
     from piflow_cli.engine.sample.sample import prepare
     from piflow_cli.engine.sample.save import Gallery
+    from piflow_cli.engine.students.shared import Bases
     from piflow_cli.preset import load_preset
 
     gallery = Gallery(out, grid=grid)
+    others = parse_beside(beside) if beside is not None else []
+    if others and (grid is False or loras or offload != "none"):
+        raise typer.BadParameter("draws one sheet: leave out --no-grid, --lora and --offload", param_hint="--beside")
     asked = _asked(prompts, prompt_file)
     check_request(asked, num_images=options.num_images, seed=options.seed, seeds=options.seeds, batch_size=batch_size)
     recipe = load_preset(preset) if preset is not None else None
-    model_options = {"base": base, "device": device, "dtype": dtype, "recipe": recipe}
+    bases = Bases() if others else None
+    model_options = {"base": base, "device": device, "dtype": dtype, "recipe": recipe, "bases": bases}
     if teacher:
         opened = open_teacher(model, **model_options)
     else:
         opened = open_student(model, nfe=nfe, quantization=quantize, offload=offload, loras=loras, **model_options)
-    job = prepare(
+    pictures = partial(
+        prepare,
         asked,
-        model=opened,
-        nfe=nfe,
         num_images=options.num_images,
         seed=options.seed,
         seeds=options.seeds,
         width=width,
         height=height,
+        batch_size=batch_size,
+    )
+    job = pictures(
+        model=opened,
+        nfe=nfe,
         guidance_scale=guidance,
         negative_prompt=negative_prompt,
         negative_scale=negative_scale,
@@ -156,8 +179,17 @@ def command(
         temperature=options.temperature,
         h=h,
         steps=steps,
-        batch_size=batch_size,
     )
+    if others:
+        opened_others = [
+            open_teacher(model, **model_options)
+            if other.source is None
+            else open_student(other.source, quantization=quantize, **model_options)
+            for other in others
+        ]
+        jobs = [pictures(model=found, steps=other.steps) for found, other in zip(opened_others, others, strict=True)]
+        _draw_beside([job, *jobs], gallery, as_json=as_json)
+        return
     gallery.expect(job)
     for warning in job.warnings:
         console.warn(warning)
@@ -170,6 +202,28 @@ def command(
             ),
         )
     _report(result, gallery.finish(result), as_json=as_json)
+
+
+def _draw_beside(jobs: list[SampleJob], gallery: Gallery, *, as_json: bool) -> None:
+    """One sheet of several models."""
+    from piflow_cli.engine.sample.beside import Lineup, sheet
+
+    lineup, countdown = Lineup(jobs), console.Countdown()
+    for warning in lineup.warnings:
+        console.warn(warning)
+    with console.progress() as line:
+        results = lineup.run(
+            on_progress=lambda done, total: line.update(
+                done, total, f"{done}/{total} evaluations  {countdown.left(done, total)} left"
+            )
+        )
+    path = gallery.write_sheet(*sheet(results), name="beside")
+    if as_json:
+        console.print_json({"path": path, "rows": [_facts(result) for result in results]})
+        return
+    typer.echo(path)
+    for result in results:
+        typer.echo(_summary(result))
 
 
 def _lora(text: str) -> tuple[str, float]:
@@ -210,23 +264,28 @@ def _temperature(text: str | None) -> float | str | None:
 
 def _report(result: SampleResult, paths: list[Path], *, as_json: bool) -> None:
     if as_json:
-        console.print_json(
-            {
-                "paths": paths,
-                "prompts": result.prompts,
-                "seeds": result.seeds,
-                "model": result.model,
-                "sampling": result.settings.model_dump(),
-                "network_s": result.network_s,
-                "policy_s": result.policy_s,
-                "warnings": result.warnings,
-            }
-        )
+        console.print_json({"paths": paths} | _facts(result))
         return
     for path in paths:
         typer.echo(path)
+    typer.echo(_summary(result))
+
+
+def _facts(result: SampleResult) -> dict[str, object]:
+    return {
+        "prompts": result.prompts,
+        "seeds": result.seeds,
+        "model": result.model,
+        "sampling": result.settings.model_dump(),
+        "network_s": result.network_s,
+        "policy_s": result.policy_s,
+        "warnings": result.warnings,
+    }
+
+
+def _summary(result: SampleResult) -> str:
     share = 100 * result.policy_s / max(result.network_s + result.policy_s, 1e-9)
-    typer.echo(
+    return (
         f"{len(result.images)} picture{'s' * (len(result.images) > 1)} by {result.model} at {result.settings.nfe} NFE: "
         f"network {result.network_s:.2f} s, policy {result.policy_s:.2f} s ({share:.0f}%)"
     )

@@ -48,6 +48,7 @@ def grid_picture(
     gap_px: int = 2,
     row_labels: Sequence[str] = (),
     labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
 ) -> Image.Image:
     """One picture of many, row by row, small ones enlarged without smoothing.
 
@@ -57,17 +58,21 @@ def grid_picture(
         gap_px: between them.
         row_labels: texts above the rows.
         labels: texts above the pictures, in place of the rows'.
+        column_labels: texts above the columns.
     """
     width, height = pictures[0].size
     scale = _enlargement(pictures[0].size, labelled=bool(labels))
     head = LABEL_PX if row_labels or labels else 0
+    roof = LABEL_PX if column_labels else 0
     cell_w, cell_h = width * scale + gap_px, height * scale + gap_px + head
     rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * cell_w + gap_px, rows * cell_h + gap_px), "white")
+    sheet = Image.new("RGB", (columns * cell_w + gap_px, roof + rows * cell_h + gap_px), "white")
     draw = ImageDraw.Draw(sheet)
+    for column, text in enumerate(column_labels):
+        draw.text((gap_px + column * cell_w + 1, gap_px), _cut(draw, text, cell_w - gap_px), fill="black")
     for i, picture in enumerate(pictures):
         row, column = divmod(i, columns)
-        left, top = gap_px + column * cell_w, gap_px + row * cell_h + head
+        left, top = gap_px + column * cell_w, gap_px + roof + row * cell_h + head
         if labels:
             draw.text((left + 1, top - LABEL_PX), _cut(draw, labels[i], cell_w - gap_px), fill="black")
         elif column == 0 and row < len(row_labels):
@@ -85,7 +90,7 @@ def _enlargement(size_px: tuple[int, int], *, labelled: bool) -> int:
 def sheet_size(size_px: tuple[int, int], count: int, *, columns: int) -> tuple[int, int]:
     """Width and height in pixels that `grid_picture` needs at most for so many labelled pictures, gaps left out."""
     scale = _enlargement(size_px, labelled=True)
-    return columns * size_px[0] * scale, -(-count // columns) * (size_px[1] * scale + LABEL_PX)
+    return columns * size_px[0] * scale, -(-count // columns) * (size_px[1] * scale + LABEL_PX) + LABEL_PX
 
 
 def _cut(draw: ImageDraw.ImageDraw, text: str, width_px: int) -> str:

@@ -32,6 +32,24 @@ def test_sample_says_where_pictures_are_and_what_they_cost(finished: Path, tmp_p
     assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == ["3-seed0.png", "grid.png", "seven-seed0.png"]
 
 
+def test_models_stand_beside_each_other_on_one_sheet(finished: Path, tmp_path: Path) -> None:
+    line = ("sample", "3", "7", "--model", finished, "--beside", "teacher@2,digits-1nfe", "--out")
+    process = run(*line, "beside.png", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[0] == "beside.png"
+    assert [row.split(":")[0] for row in process.stdout.splitlines()[1:]] == [
+        f"2 pictures by {finished} at 1 NFE",
+        "2 pictures by zoo",
+        "2 pictures by digits-1nfe at 1 NFE",
+    ]
+    assert [p.name for p in tmp_path.iterdir()] == ["beside.png"]
+    answer = json.loads(run(*line, "folder", "--json", cwd=tmp_path).stdout)
+    assert (answer["path"], len(answer["rows"])) == ("folder/beside.png", 3)
+    process = run(*line, "x", "--no-grid", cwd=tmp_path)
+    assert process.returncode == 2
+    assert "leave out --no-grid" in process.stderr
+
+
 def test_json_is_for_programs(finished: Path, tmp_path: Path) -> None:
     process = run("sample", "1", "--model", finished, "--nfe", 2, "--temperature", "auto", "--json", cwd=tmp_path)
     answer = json.loads(process.stdout)

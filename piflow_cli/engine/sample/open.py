@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -131,12 +132,13 @@ def open_teacher(
     device: str = "auto",
     dtype: Dtype = "auto",
     recipe: Recipe | None = None,
+    bases: Bases | None = None,
 ) -> OpenTeacher:
     """Load the teacher of a student, ready to draw; the student's weights stay on the disk.
 
     Args:
         source: the student, as `open_student` takes it.
-        base, device, dtype, recipe: as `open_student`.
+        base, device, dtype, recipe, bases: as `open_student`.
 
     Raises:
         ModelError: the student or its teacher is missing or damaged.
@@ -149,7 +151,8 @@ def open_teacher(
     family = stored.card.teacher if base is None else change_teacher(stored.card.teacher, {"source": base})
     usual = _usual_dtype(target) if family.students_need_base else torch.float32
     precision = usual if dtype == "auto" else DTYPES[dtype]
-    teacher = family.load(device=target, dtype=precision)
+    load = family.load if bases is None else partial(bases.teacher, family)
+    teacher = load(device=target, dtype=precision)
     teacher.name_classes(family.class_names(stored.card.network))
     return OpenTeacher(family.source, teacher, stored.card.sampling.time_shift, precision)
 

@@ -14,6 +14,8 @@ from piflow_cli.io.pictures import grid_picture, png_bytes, sheet_size
 from piflow_cli.io.texts.names import file_stem
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from piflow_cli.engine.sample.job import Drawn, SampleJob, SampleResult
 
 PICTURE_SUFFIX = ".png"
@@ -106,6 +108,18 @@ class Gallery:
             stem = f"{file_stem(drawn.prompt)}-seed{drawn.seed}"
             self.paths.append(write_new(self.out, stem, PICTURE_SUFFIX, content))
 
+    def write_sheet(self, picture: Image, facts: dict[str, str], *, name: str) -> Path:
+        """Write a sheet into the file, or into the folder by its name, and return where it is.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        content = png_bytes(picture, facts)
+        if not self.one_file:
+            return write_new(self.out, name, PICTURE_SUFFIX, content)
+        write_atomic(self.out, content)
+        return self.out
+
     def finish(self, result: SampleResult) -> list[Path]:
         """Write the sheet, where there is to be one, and return the paths of all that was written.
 
@@ -113,10 +127,7 @@ class Gallery:
             StorageError: it cannot be written.
         """
         if self._wants_sheet:
-            content = png_bytes(*_sheet(result, columns=self._columns(result)))
-            if self.one_file:
-                write_atomic(self.out, content)
-            self.paths.append(self.out if self.one_file else write_new(self.out, "grid", PICTURE_SUFFIX, content))
+            self.paths.append(self.write_sheet(*_sheet(result, columns=self._columns(result)), name="grid"))
         return self.paths
 
 

@@ -1,10 +1,8 @@
-"""Draw the emoji pictures of the documentation: the embedded teacher on its fifty prompts, and beside its students.
+"""Draw a picture of the documentation: the embedded emoji teacher on the fifty prompts by which it is judged.
 
 python -m piflow_cli.zoo.emoji.build.draw [FOLDER]
 
-Writes emoji-teacher.png (the prompts by which the teacher is judged, 32 steps) and emoji.png (a column a prompt, from
-the same noise by the ODE: the teacher at 32 steps, the students, the teacher at as few steps) to docs/images or the
-folder.
+Writes emoji-teacher.png, 32 steps a picture, to docs/images or the folder.
 """
 
 import sys
@@ -16,31 +14,17 @@ from torch import Tensor
 
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.interfaces import Teacher
-from piflow_cli.core.sampling import sample_euler, sample_student
+from piflow_cli.core.sampling import sample_euler
 from piflow_cli.core.schedule import Shift
 from piflow_cli.engine.sample.sample import seeded_noise
 from piflow_cli.engine.students.find import find_student
-from piflow_cli.engine.students.load import load_student
 from piflow_cli.formats.native import read_card
 from piflow_cli.io.pictures import grid_picture, to_pictures
 from piflow_cli.zoo.emoji.build.data.prompts import PROMPTS
 
 FOLDER = Path(__file__).parents[4] / "docs" / "images"
-STUDENTS = ("emoji-4nfe", "emoji-2nfe", "emoji-1nfe")
-LONG, SHORT = 32, (4, 2, 1)
-COLUMNS = 10
-BESIDE = (
-    "a cat",
-    "a lion",
-    "a panda",
-    "a frog",
-    "a pizza",
-    "a red heart",
-    "a house",
-    "a guitar",
-    "a grinning face",
-    "flag of japan",
-)
+STUDENT, STEPS, COLUMNS = "emoji-4nfe", 32, 10
+"""The student is the one whose time grid the teacher is drawn on."""
 
 
 def draw_teacher(
@@ -54,36 +38,18 @@ def draw_teacher(
 def judged_sheet(teacher: Teacher, shift: Shift) -> Image.Image:
     """The fifty prompts, seed 0 for each."""
     noise = seeded_noise([0] * len(PROMPTS), teacher.space.latent_shape)
-    pictures = draw_teacher(teacher, teacher.space.encode_prompts(PROMPTS), noise, steps=LONG, shift=shift)
+    pictures = draw_teacher(teacher, teacher.space.encode_prompts(PROMPTS), noise, steps=STEPS, shift=shift)
     return grid_picture(pictures, columns=COLUMNS, labels=PROMPTS)
-
-
-def comparison(teacher: Teacher, shift: Shift) -> Image.Image:
-    """Teacher, students and the hurried teacher, a column a prompt, seed 0 for each."""
-    noise = seeded_noise([0] * len(BESIDE), teacher.space.latent_shape)
-    condition = teacher.space.encode_prompts(BESIDE)
-    rows = {f"teacher, {LONG} steps": draw_teacher(teacher, condition, noise, steps=LONG, shift=shift)}
-    for name in STUDENTS:
-        student = load_student(name)
-        settings = student.card.sampling.model_copy(update={"h": 0.0})
-        latents = sample_student(student.network, student.card.policy, noise, condition, settings=settings)
-        nfe = settings.nfe
-        rows[f"student, {nfe} evaluation{'s' * (nfe > 1)}"] = to_pictures(teacher.space.decode(latents))
-    for steps in SHORT:
-        label = f"teacher, {steps} step{'s' * (steps > 1)}"
-        rows[label] = draw_teacher(teacher, condition, noise, steps=steps, shift=shift)
-    return grid_picture([p for row in rows.values() for p in row], columns=len(BESIDE), row_labels=list(rows))
 
 
 def main() -> None:
     """Sample, lay out, save."""
-    card = read_card(find_student(STUDENTS[0]))
+    card = read_card(find_student(STUDENT))
     teacher, shift = card.teacher.load(), card.sampling.time_shift
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in (("emoji-teacher", judged_sheet(teacher, shift)), ("emoji", comparison(teacher, shift))):
-        picture.save(folder / f"{name}.png")
-        print(folder / f"{name}.png")
+    judged_sheet(teacher, shift).save(folder / "emoji-teacher.png")
+    print(folder / "emoji-teacher.png")
 
 
 if __name__ == "__main__":
