@@ -11,7 +11,7 @@ from piflow_cli.engine.plan.plan import plan
 from piflow_cli.formats.released.layouts import to_released
 from piflow_cli.formats.student import StoredStudent, StudentCard
 from piflow_cli.preset import Preset, load_preset
-from piflow_cli.teachers.text.parts import config_hash, plain_config
+from piflow_cli.teachers.text.loading.configs import config_hash, plain_config
 
 D, HIDDEN, RANK, EMBEDDING = 3072, 12288, 256, 256
 IN_OUT = {"in": (D, HIDDEN), "out": (HIDDEN, D), "single_out": (D + HIDDEN, D)}

@@ -21,7 +21,7 @@ from piflow_cli.engine.sample import sample
 from piflow_cli.engine.sample.open import open_student
 from piflow_cli.errors import ModelError
 from piflow_cli.preset import Preset, load_preset
-from piflow_cli.teachers.text.quantization import frozen_bytes
+from piflow_cli.teachers.text.loading.quantization import frozen_bytes
 
 TEACHERS = {"flux": tiny_flux, "qwen": tiny_qwen}
 PROMPTS = ("a red cat", "blue dog on the house")

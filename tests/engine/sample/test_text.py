@@ -16,7 +16,7 @@ from piflow_cli.engine.sample.save import save_samples
 from piflow_cli.engine.students.device import resolve_dtype
 from piflow_cli.engine.students.load import LoadedStudent, load_student
 from piflow_cli.errors import DataError, DeviceError, MissingExtraError, ModelError, PolicyError
-from piflow_cli.teachers.text.parts import config_differences
+from piflow_cli.teachers.text.loading.configs import config_differences
 
 FLUX, QWEN = PARITY / "e2e_flux", PARITY / "e2e_qwen"
 SMALL = {"width": 48, "height": 64}

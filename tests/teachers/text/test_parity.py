@@ -23,7 +23,7 @@ from piflow_cli.core.student import Student
 from piflow_cli.engine.students.load import LoadedStudent, load_student
 from piflow_cli.policies.dx import DX
 from piflow_cli.policies.gmflow.family import GMFlow
-from piflow_cli.teachers.text.parts import plain_config
+from piflow_cli.teachers.text.loading.configs import plain_config
 from piflow_cli.teachers.text.tokens import pack
 
 FAMILIES = {"flux": tiny_flux, "qwen": tiny_qwen}

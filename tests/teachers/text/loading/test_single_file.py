@@ -9,8 +9,8 @@ from tiny_models import tiny_flux, tiny_qwen
 from torch import Tensor
 
 from piflow_cli.errors import ModelError
-from piflow_cli.teachers.text import single_file
 from piflow_cli.teachers.text.family import TextFamily
+from piflow_cli.teachers.text.loading import single_file
 
 FAMILIES = {"flux": tiny_flux, "qwen": tiny_qwen}
 FLOAT8 = torch.float8_e4m3fn

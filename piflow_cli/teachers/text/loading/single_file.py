@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from piflow_cli.errors import ModelError
 from piflow_cli.io.weights import check_layers, check_shapes, check_values, read_weights
-from piflow_cli.teachers.text.float8 import unscale
+from piflow_cli.teachers.text.loading.float8 import unscale
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.")
 """What names may begin with where a file was saved with more around its transformer."""

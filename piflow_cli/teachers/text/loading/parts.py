@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,15 +11,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from piflow_cli.errors import DeviceError, MissingExtraError, ModelError
-from piflow_cli.io.bounds import check_config
 from piflow_cli.io.hub import fetch_folder, list_files, locate
 from piflow_cli.io.weights import check_layers, check_values, find_weights, read_dtypes, read_json
 from piflow_cli.teachers.classes import library_class
-from piflow_cli.teachers.text.base import INDEX, TRANSFORMER, BaseFiles, base_file, encoder_parts, find_base, read_index
-from piflow_cli.teachers.text.float8 import UNSCALED
-from piflow_cli.teachers.text.quantization import quantization_config, require, restore_projection
+from piflow_cli.teachers.text.loading.base import (
+    INDEX,
+    TRANSFORMER,
+    BaseFiles,
+    base_file,
+    encoder_parts,
+    find_base,
+    read_index,
+)
+from piflow_cli.teachers.text.loading.configs import build_transformer
+from piflow_cli.teachers.text.loading.float8 import UNSCALED
+from piflow_cli.teachers.text.loading.quantization import quantization_config, require, restore_projection
+from piflow_cli.teachers.text.loading.single_file import load_single_file
 from piflow_cli.teachers.text.settings import TextSettings
-from piflow_cli.teachers.text.single_file import load_single_file
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -136,17 +142,6 @@ def _freeze(pipeline: DiffusionPipeline, settings: TextSettings, *, device: torc
             continue
         part.to(device)
     pipeline.set_progress_bar_config(disable=True)
-
-
-def build_transformer(settings: TextSettings, config: dict[str, Any]) -> nn.Module:
-    """The transformer of a config on the meta device; its buffers are real."""
-    import diffusers
-    from accelerate import init_empty_weights
-
-    module_class = getattr(diffusers, settings.transformer_class)
-    check_config(config, origin=f"the transformer's config of {settings.source}")
-    with init_empty_weights(include_buffers=False):
-        return module_class.from_config(plain_config(config))
 
 
 def _load_transformer(
@@ -269,25 +264,3 @@ def _guarded(settings: TextSettings, load: Any) -> Any:
 def _unloadable(settings: TextSettings, error: Exception) -> ModelError:
     reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
     return ModelError(f"{settings.source} cannot be loaded as a {settings.pipeline_class}: {reason}")
-
-
-def plain_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A transformer's config without what diffusers notes about files and versions."""
-    return {key: value for key, value in config.items() if not key.startswith("_") and key != "quantization_config"}
-
-
-def config_hash(config: dict[str, Any]) -> str:
-    """SHA-256 of a plain config, as hexadecimal digits."""
-    text = json.dumps(plain_config(config), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def config_differences(student: dict[str, Any], base: dict[str, Any]) -> list[str]:
-    """Every key of the student's config that the base has otherwise, with both values."""
-    student, base = plain_config(student), plain_config(base)
-    keys = [key for key in student if key in base and _as_json(student[key]) != _as_json(base[key])]
-    return [f"{key} is {student[key]!r} in the student, {base[key]!r} in the base" for key in keys]
-
-
-def _as_json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from piflow_cli.errors import ModelError
-from piflow_cli.teachers.text.float8 import FLOAT8, unscale
+from piflow_cli.teachers.text.loading.float8 import FLOAT8, unscale
 
 OUT, IN = 6, 8
 

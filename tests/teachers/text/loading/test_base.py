@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from tiny_models import tiny_flux, tiny_qwen
 
 from piflow_cli.errors import ModelError
-from piflow_cli.teachers.text.base import find_base
 from piflow_cli.teachers.text.family import TextFamily
+from piflow_cli.teachers.text.loading.base import find_base
 
 FAMILIES = {"flux": tiny_flux, "qwen": tiny_qwen}
 PARTS = [(name, part) for name, make in FAMILIES.items() for part in make().parts]
