@@ -67,9 +67,9 @@ class Coefficients:
 
     @classmethod
     def of(cls, policy: Mixture, table: Tensor) -> Coefficients:
-        """Coefficients of substeps by a table of their noise levels and lengths, (2, n, B) in float64."""
+        """Coefficients of substeps by a table of their noise levels and lengths, (2, n, B), as `table_device` says."""
         v = float64(policy.variance)
-        sigma, length = send(table, v.device).unbind()  # (n, B) both
+        sigma, length = table.unbind()  # (n, B) both
         sigma = sigma.clamp(min=policy.eps)
         sigma_src = send(float64(policy.sigma_src), v.device).clamp(min=policy.eps)
         a, a_src = (1 - sigma) / sigma, (1 - sigma_src) / sigma_src
@@ -104,9 +104,15 @@ class Coefficients:
         ]
 
 
+def table_device(policy: Mixture) -> torch.device:
+    """Where times in float64 are needed: beside the policy, or on the host where its device has no float64 (MPS)."""
+    device = policy.variance.device
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def mixture_velocity(policy: Mixture, x: Tensor, sigma: Tensor) -> Tensor:
     """Return the policy's velocity at x (B, C, *S), sigma (B,): the increment of a substep of length 1."""
-    sigma = float64(sigma)[None]
+    sigma = send(float64(sigma), table_device(policy))[None]
     scalars = Coefficients.of(policy, torch.stack([sigma, torch.ones_like(sigma)])).steps[0]
     y, x_src, e, logweights = _flatten(policy, x)
     norm = e.square().sum(2)  # (B, K, L)
@@ -129,15 +135,17 @@ def rollout_mixture(
         total_substeps: substeps of a rollout over [0, 1].
     """
     _, sigmas = substep_sigmas(tau_from, tau_to, shift=shift, total_substeps=total_substeps)
-    coefficients = Coefficients.of(policy, torch.stack([sigmas[:-1], sigmas.diff(dim=0)]))
-    planes = _flatten(policy, x)
+    counts = count_substeps(tau_from, tau_to, total_substeps=total_substeps)  # (B,)
+    order = counts.argsort(descending=True, stable=True)
+    sent = torch.cat([sigmas[:-1], sigmas.diff(dim=0), order[None], order.argsort()[None]])  # (2 n + 2, B)
+    table, order, back = send(sent, table_device(policy)).split([len(sent) - 2, 1, 1])
+    coefficients = Coefficients.of(policy, table.unflatten(0, (2, -1)))
+    planes, counts = _flatten(policy, x), counts.tolist()
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (*planes, coefficients.steps))
     compiled = policy.compiled and not needs_grad
-    counts = count_substeps(tau_from, tau_to, total_substeps=total_substeps).tolist()
-    order = None
-    if not compiled and counts != sorted(counts, reverse=True):
-        order = torch.tensor(counts).argsort(descending=True, stable=True)
-        order, back = send(torch.stack([order, order.argsort()]), x.device).unbind()  # (B,) both
+    is_ragged = not compiled and counts != sorted(counts, reverse=True)
+    if is_ragged:
+        order, back = (send(index[0].long(), x.device) for index in (order, back))  # (B,) both
         planes, coefficients = tuple(plane[order] for plane in planes), coefficients.of_samples(order)
         counts.sort(reverse=True)
     num_components, channels = policy.offsets.shape[1:3]
@@ -157,7 +165,7 @@ def rollout_mixture(
                 row.append(advance(*inputs))
         rows.append(torch.cat(row, dim=2) if len(row) > 1 else row[0])
     y = torch.cat(rows) if len(rows) > 1 else rows[0]
-    if order is not None:
+    if is_ragged:
         y = y[back]
     return policy.x_src + y.view_as(policy.x_src)
 
