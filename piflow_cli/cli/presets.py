@@ -1,18 +1,18 @@
-"""`piflow presets`: list, show and check recipes."""
+"""`piflow presets`: list, show and check recipes, and begin new ones."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from piflow_cli.cli import console
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-app = typer.Typer(no_args_is_help=True, help="List, show and check presets.", rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True, help="List, show and check presets, and begin one of your own.", rich_markup_mode=None
+)
 HEADER = ("expected", "needs", "source")
 
 
@@ -45,6 +45,7 @@ def show(
     They say where its numbers come from, and where teacher, data and prompts are to be had.
     """
     from piflow_cli.io.presets import read_table, words_of
+    from piflow_cli.io.texts.toml_text import toml_lines
     from piflow_cli.preset import load_preset
 
     preset = load_preset(name, settings or [])
@@ -71,29 +72,43 @@ def check(
     typer.echo(f"{file} is valid: {preset.name}")
 
 
-def toml_lines(settings: BaseModel, table: str = "") -> list[str]:
-    """A settings tree as TOML: values first, then tables; keys that are unset are comments."""
-    from pydantic import BaseModel
+@app.command(
+    "new",
+    epilog=console.examples(
+        (
+            "a FLUX.1 pipeline of your own, by the published recipe",
+            "piflow presets new mine.toml --from flux-4nfe --teacher my-pipeline",
+        ),
+        (
+            "a DiT and class folders",
+            "piflow presets new dogs.toml --from dit-1nfe --teacher my-dit --set data.type=images --set data.path=dogs",
+        ),
+    ),
+)
+def new(
+    file: Annotated[Path, typer.Argument(help="The TOML file to write.")],
+    source: Annotated[str, typer.Option("--from", help="Preset that it extends: a name or a TOML file.")],
+    teacher: Annotated[
+        str | None, typer.Option(help="Teacher's folder, weight file or hub id. [default: as the preset]")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another key to write into it.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a preset of your own: what your teacher needs, with the reasons, on top of a preset that there is."""
+    from piflow_cli.engine.plan.starter import starter
+    from piflow_cli.errors import StorageError
+    from piflow_cli.io.files import check_file, write_atomic
 
-    lines, tables = [], []
-    for key, field in type(settings).model_fields.items():
-        value = getattr(settings, key)
-        if isinstance(value, BaseModel):
-            tables.append((key, value))
-            continue
-        shown = f"# {key} is unset" if value is None else f"{key} = {toml_value(value)}"
-        lines.append(f"{shown:<44}  # {field.description}" if field.description else shown)
-    for key, value in tables:
-        lines += ["", f"[{table}{key}]", *toml_lines(value, f"{table}{key}.")]
-    return lines
-
-
-def toml_value(value: object) -> str:
-    """A scalar or list in TOML's notation."""
-    import json
-
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(toml_value(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    if file.suffix != ".toml":
+        raise typer.BadParameter(f"{file} is no .toml file; presets are found by this suffix", param_hint="FILE")
+    check_file(file)
+    if file.exists() and not force:
+        raise StorageError(f"{file} exists and is not written over; choose another name, or --force to replace it")
+    made = starter(source, name=file.stem, teacher=teacher, settings=settings or ())
+    write_atomic(file, made.text)
+    for doubt in made.preset.doubts():
+        console.warn(doubt)
+    typer.echo(made.text)
+    console.note(f"written to {file}. What it costs: piflow distill --preset {file} --plan")

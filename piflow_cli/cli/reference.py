@@ -64,7 +64,17 @@ def presets_page() -> str:
     """docs/presets.md."""
     lines = [NOTICE, "# Presets\n"]
     lines += [
-        "A preset is one TOML file. `piflow presets check FILE` validates it, `--set key.path=value` changes a key.",
+        "A preset is one TOML file. `--set key.path=value` changes a key, `--set key.path=` unsets it. A file with "
+        '`extends = "flux-4nfe"` says only what differs from that preset; with another `type` of a table, or another '
+        "`teacher.source`, what was said of the former one falls away.",
+        "",
+        "| command | what it does |",
+        "|---|---|",
+        "| `piflow presets list` | names, what each expects and needs |",
+        "| `piflow presets show NAME` | every key resolved, with its meaning, under where teacher and data are had |",
+        "| `piflow presets new FILE --from NAME --teacher FOLDER` | writes one for your teacher: sizes, guidance, "
+        "length of prompts, LoRA rank and targets, what the network predicts, each with the reason |",
+        "| `piflow presets check FILE` | names every problem with its full key path, and what is allowed |",
         "",
     ]
     lines += ["| preset | what | expected | needs |", "|---|---|---|---|"]

@@ -1,11 +1,12 @@
 """The protocols that families implement; `core` and `engine` know families only through them."""
 
-from piflow_cli.core.interfaces.planning import CacheCase, Conditioning, MemoryCase, Part, PromptFacts, Strategy
+from piflow_cli.core.interfaces.planning import Advice, CacheCase, Conditioning, MemoryCase, Part, PromptFacts, Strategy
 from piflow_cli.core.interfaces.policies import MakePolicy, PatchLayout, Policy, PolicyFamily, PolicyHead
 from piflow_cli.core.interfaces.teachers import Backbone, Condition, Space, Teacher, TeacherFamily, TeacherVelocity
 from piflow_cli.core.interfaces.training import DataFamily, DataSource, Draw, Objective, Reader, TrainingBatch
 
 __all__ = [
+    "Advice",
     "Backbone",
     "CacheCase",
     "Condition",

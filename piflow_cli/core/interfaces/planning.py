@@ -67,3 +67,18 @@ class CacheCase(NamedTuple):
 
     prompts: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What a preset for a teacher should say of a key, as read off the teacher's files.
+
+    Args:
+        key: its path.
+        value: None where the key is better left out.
+        why: in words, for a comment.
+    """
+
+    key: str
+    value: object | None
+    why: str

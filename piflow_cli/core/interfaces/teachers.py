@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from piflow_cli.core.interfaces.planning import CacheCase, Conditioning, MemoryCase, Part
+from piflow_cli.core.interfaces.planning import Advice, CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.core.interfaces.policies import PatchLayout
 from piflow_cli.io.tensors.slices import SlicedWeights
 
@@ -210,6 +210,14 @@ class TeacherFamily(Protocol):
 
     def describe(self) -> tuple[nn.Module, Backbone]:
         """The module on the meta device and its backbone, by the source where it is on this machine."""
+        ...
+
+    def advice(self) -> tuple[Advice, ...]:
+        """What a preset for this source should say of its own, by configs alone.
+
+        Raises:
+            ModelError: the source is missing, unreachable or of another family.
+        """
         ...
 
     def conditioning(self, module: nn.Module) -> Conditioning:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from piflow_cli.core.interfaces import CacheCase, Conditioning, MemoryCase, Part
+from piflow_cli.core.interfaces import Advice, CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.errors import ModelError
 from piflow_cli.io.tensors.slices import SlicedWeights
 from piflow_cli.teachers.dit import config as dit_config
 from piflow_cli.teachers.dit import source as dit_source
 from piflow_cli.teachers.dit import weights as dit_weights
+from piflow_cli.teachers.dit.advice import advice
 from piflow_cli.teachers.dit.backbone import DiTBackbone
 from piflow_cli.teachers.dit.settings import DiTSettings
 from piflow_cli.teachers.dit.space import DiTSpace
@@ -143,6 +144,14 @@ class DiT(DiTSettings):
             said = dit_weights.planned(self)
             config, scheduler = said.config, said.scheduler
         return self.build(config, device="meta"), self.backbone(config, scheduler)
+
+    def advice(self) -> tuple[Advice, ...]:
+        """What a preset for this source should say of its own, by configs alone.
+
+        Raises:
+            ModelError: as `check_source`.
+        """
+        return advice(self, dit_source.describe(self))
 
     def conditioning(self, module: nn.Module) -> Conditioning:  # noqa: ARG002
         """Class labels."""

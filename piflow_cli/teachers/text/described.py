@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.core.interfaces import Backbone, CacheCase, Conditioning, MemoryCase, Part
+from piflow_cli.core.interfaces import Advice, Backbone, CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.errors import ModelError
 from piflow_cli.io.weights import read_json
 from piflow_cli.teachers.local_parts import counted_parts, local_source
+from piflow_cli.teachers.text.advice import advice
 from piflow_cli.teachers.text.loading.base import read_index
 from piflow_cli.teachers.text.loading.configs import build_transformer, config_differences, config_hash, plain_config
 from piflow_cli.teachers.text.loading.quantization import frozen_bytes
@@ -72,6 +73,16 @@ class DescribedText(TextSettings, ABC):
     @abstractmethod
     def conditioning(self, module: nn.Module) -> Conditioning:
         """What a transformer of this family takes beside the latents."""
+
+    def advice(self) -> tuple[Advice, ...]:
+        """What a preset for this pipeline should say of its own, by configs alone.
+
+        Raises:
+            ModelError: missing, unreachable, or of another family.
+        """
+        usual = self.architectures.get(self.architecture or "", {})
+        embeds = self.conditioning(self.describe()[0]).embeds_guidance
+        return advice(self, halvings=self.halvings, embeds=embeds, usual=bool(usual.get("guidance_embeds")))
 
     @property
     def size_px(self) -> tuple[int, int]:
