@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from stand_in_device import META, Crossings, to_stand_in
 from tiny_runs import FAMILIES, settings
 
 from piflow_cli.core.interfaces import Policy
@@ -16,6 +15,7 @@ from piflow_cli.engine.distill.trainer import Trainer
 from piflow_cli.policies.dx import DXPolicy
 from piflow_cli.policies.gmflow.policy import mixture_policy
 from piflow_cli.preset import load_preset
+from piflow_cli.speed.crossings import META, Crossings, to_stand_in
 
 SHIFT = Shift(3.2)
 BATCH, CHANNELS, SIZE = 3, 4, 8

@@ -68,8 +68,8 @@ def is_on_device(value: object) -> bool:
 
 def where() -> str:
     """The line of this project that asked for it."""
-    for frame in reversed(traceback.extract_stack()):
-        if "piflow_cli" in frame.filename:
+    for frame in reversed(traceback.extract_stack()[:-2]):
+        if "piflow_cli" in frame.filename and not frame.filename.endswith("crossings.py"):
             return f"{frame.filename.partition('piflow_cli/')[2]}:{frame.lineno} {frame.line}"
     return traceback.extract_stack()[-3].line or ""
 
