@@ -61,9 +61,11 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Validate a preset; every problem is named with its full key path."""
+    from piflow_cli.engine.plan.checks import check_sizes
     from piflow_cli.preset import load_preset
 
     preset = load_preset(file)
+    check_sizes(preset)
     if as_json:
         console.print_json({"name": preset.name, "valid": True, "doubts": preset.doubts()})
         return

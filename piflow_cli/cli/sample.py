@@ -140,7 +140,9 @@ def command(
     )
     from piflow_cli.engine.sample.beside import parse_beside
     from piflow_cli.engine.sample.check import check_request
+    from piflow_cli.engine.sample.early import EarlyCheck
     from piflow_cli.engine.sample.open import open_student, open_teacher
+    from piflow_cli.engine.sample.request import TextRequest
     from piflow_cli.engine.sample.sample import prepare
     from piflow_cli.engine.sample.save import Gallery
     from piflow_cli.engine.students.shared import Bases
@@ -155,10 +157,15 @@ def command(
     recipe = load_preset(preset) if preset is not None else None
     bases = Bases() if others else None
     model_options = {"base": base, "device": device, "dtype": dtype, "recipe": recipe, "bases": bases}
+    request = TextRequest(width, height, guidance, negative_prompt, negative_scale)
+    request.check_numbers()
+    changes = {"nfe": nfe, "substeps": substeps, "temperature": options.temperature, "h": h}
+    early = EarlyCheck(asked, request, changes, steps)
     if teacher:
-        opened = open_teacher(model, **model_options)
+        opened = open_teacher(model, early=early, **model_options)
     else:
-        opened = open_student(model, nfe=nfe, quantization=quantize, offload=offload, loras=loras, **model_options)
+        student_options = {"quantization": quantize, "offload": offload, "loras": loras, "early": early}
+        opened = open_student(model, nfe=nfe, **student_options, **model_options)
     pictures = partial(
         prepare,
         asked,
@@ -171,14 +178,11 @@ def command(
     )
     job = pictures(
         model=opened,
-        nfe=nfe,
         guidance_scale=guidance,
         negative_prompt=negative_prompt,
         negative_scale=negative_scale,
-        substeps=substeps,
-        temperature=options.temperature,
-        h=h,
         steps=steps,
+        **changes,
     )
     if others:
         opened_others = [

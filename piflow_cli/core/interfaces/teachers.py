@@ -192,6 +192,14 @@ class TeacherFamily(Protocol):
         """The teacher with its module on the meta device, and the files that its weights are read from in slices."""
         ...
 
+    def check_prompts(self, network: dict[str, Any], prompts: Sequence[str]) -> None:
+        """Raise DataError for a prompt that no student of this description knows, such as the name of no class."""
+        ...
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raise DataError where there are no pictures of width x height pixels, as far as configs say it."""
+        ...
+
     def class_names(self, network: dict[str, Any]) -> dict[int, str]:
         """Names of classes in a student's description of the module; none where conditions are prompts."""
         ...

@@ -13,6 +13,7 @@ from piflow_cli.engine.distill.resume.run_folder import PRESET, RunFolder, Start
 from piflow_cli.engine.distill.resume.sources import digests_of_sources
 from piflow_cli.engine.distill.together import Together
 from piflow_cli.engine.distill.trainer import Trainer
+from piflow_cli.engine.plan.checks import check_at_once
 from piflow_cli.engine.plan.plan import run_bytes
 from piflow_cli.engine.processes.world import World, asked_strategy, end_with_launcher, settle_device
 from piflow_cli.engine.students.device import resolve_device
@@ -53,8 +54,7 @@ def distill(
     world = World.here()
     settle_device(target, world)
     end_with_launcher()
-    preset.data.check_source()
-    preset.teacher.check_source(pictures=preset.data.encodes_pictures or preset.training.preview_every > 0)
+    check_at_once(preset)
     run = RunFolder(Path(out))
     state = PartialState(cpu=target.type == "cpu")
     together = Together(num_processes=state.num_processes, index=state.process_index)

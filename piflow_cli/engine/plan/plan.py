@@ -10,6 +10,7 @@ from piflow_cli.core.interfaces import Part, Strategy
 from piflow_cli.engine.plan.activations import FP32, Setup, teacher_passes
 from piflow_cli.engine.plan.batches import micro_batches
 from piflow_cli.engine.plan.cache import CacheEstimate, estimate_cache
+from piflow_cli.engine.plan.checks import check_sizes
 from piflow_cli.engine.plan.memory import SHARDED_OPTIMIZER_BYTES, Memory, estimate_memory
 from piflow_cli.engine.plan.model import ModelFacts, model_facts
 from piflow_cli.engine.plan.published import Comparison, comparisons
@@ -118,8 +119,10 @@ def plan(preset: Preset, *, gpus: Sequence[int] = ()) -> Plan:
 
     Raises:
         ModelError: the teacher's config cannot be had.
+        PresetError: a size that the teacher's autoencoder cannot do.
         DataError: the batch divides over none of `gpus`, or the prompts are here and cannot be read.
     """
+    check_sizes(preset)
     settings = preset.training
     shares = [_share(preset, number) for number in gpus or DEFAULT_GPUS]
     if gpus and all(share.problem for share in shares):

@@ -10,6 +10,7 @@ from typing import Any
 
 from piflow_cli.core.adapter import chosen_targets
 from piflow_cli.core.interfaces import Advice
+from piflow_cli.engine.plan.checks import draws_pictures
 from piflow_cli.engine.plan.model import described
 from piflow_cli.engine.plan.plan import plan
 from piflow_cli.errors import PresetError
@@ -56,7 +57,7 @@ def starter(source: str, *, name: str, teacher: str | None = None, settings: Seq
     if teacher is not None:
         given = {"teacher.source": _anywhere(teacher)} | given
         base = load_preset(source, _as_settings(given))
-        base.teacher.check_source(pictures=base.data.encodes_pictures or base.training.preview_every > 0)
+        base.teacher.check_source(pictures=draws_pictures(base))
         advised = [item for item in (*base.teacher.advice(), *_adapter_advice(base)) if item.key not in given]
     values = given | {item.key: item.value for item in advised if item.value is not None}
     preset = load_preset(source, _as_settings(values))

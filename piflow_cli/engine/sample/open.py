@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,13 @@ import torch
 from piflow_cli.core.interfaces import Space, Teacher
 from piflow_cli.core.schedule import Shift
 from piflow_cli.engine.pipelines import pipeline_of
+from piflow_cli.engine.sample.early import EarlyCheck
 from piflow_cli.engine.students.device import DTYPES, resolve_device, resolve_dtype
 from piflow_cli.engine.students.find import default_student, find_student
-from piflow_cli.engine.students.load import LoadedStudent, assemble, change_teacher, read_student
+from piflow_cli.engine.students.load import LoadedStudent, assemble, change_teacher, on_base, peek_card, read_student
 from piflow_cli.engine.students.shared import Bases
 from piflow_cli.errors import DeviceError, ModelError
-from piflow_cli.formats.student import Recipe
+from piflow_cli.formats.student import Recipe, StoredStudent
 from piflow_cli.io.hub import HUB_ID
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def open_student(
     loras: Sequence[tuple[str, float]] = (),
     recipe: Recipe | None = None,
     bases: Bases | None = None,
+    early: EarlyCheck | None = None,
 ) -> LoadedStudent:
     """Load a student, ready to sample.
 
@@ -63,6 +65,7 @@ def open_student(
         loras: style LoRAs to add, as diffusers loads them, each with its weight.
         recipe: the preset it was made by, for files that do not say enough.
         bases: as `load_student`; not where style LoRAs or offloading change the base.
+        early: what will be asked of it, to be refused before weights are read.
 
     Raises:
         ModelError: missing, damaged, for another base, or of a family that has no such option.
@@ -73,7 +76,7 @@ def open_student(
     check_loras(loras)
     target = resolve_device(device)
     name = source or default_student(nfe)
-    stored, _ = read_student(find_student(name), recipe=recipe, base=base)
+    stored = _read(name, recipe=recipe, base=base, check=early.student if early is not None else None)
     is_text = stored.card.teacher.students_need_base
     precision = DTYPES[dtype] if dtype != "auto" else _usual_dtype(target) if is_text else torch.float32
     wanted = {"quantization": quantization, "offload_encoders": True if offload == "encoders" else None}
@@ -133,12 +136,13 @@ def open_teacher(
     dtype: Dtype = "auto",
     recipe: Recipe | None = None,
     bases: Bases | None = None,
+    early: EarlyCheck | None = None,
 ) -> OpenTeacher:
     """Load the teacher of a student, ready to draw; the student's weights stay on the disk.
 
     Args:
         source: the student, as `open_student` takes it.
-        base, device, dtype, recipe, bases: as `open_student`.
+        base, device, dtype, recipe, bases, early: as `open_student`.
 
     Raises:
         ModelError: the student or its teacher is missing or damaged.
@@ -147,7 +151,7 @@ def open_teacher(
     _check_choices(dtype=dtype)
     target = resolve_device(device)
     name = source or default_student()
-    stored, _ = read_student(find_student(name), recipe=recipe, base=base)
+    stored = _read(name, recipe=recipe, base=base, check=early.teacher if early is not None else None)
     family = stored.card.teacher if base is None else change_teacher(stored.card.teacher, {"source": base})
     usual = _usual_dtype(target) if family.students_need_base else torch.float32
     precision = usual if dtype == "auto" else DTYPES[dtype]
@@ -155,6 +159,18 @@ def open_teacher(
     teacher = load(device=target, dtype=precision)
     teacher.name_classes(family.class_names(stored.card.network))
     return OpenTeacher(family.source, teacher, stored.card.sampling.time_shift, precision)
+
+
+def _read(name: str, *, recipe: Recipe | None, base: str | None, check: Callable[..., None] | None) -> StoredStudent:
+    """A stored student; `check` sees its card before its weights are read, in formats that have one beside them."""
+    path = find_student(name)
+    card = peek_card(path)
+    if card is not None and check is not None:
+        check(card, on_base(card.teacher, base), name=name)
+    stored, _ = read_student(path, recipe=recipe, base=base)
+    if card is None and check is not None:
+        check(stored.card, on_base(stored.card.teacher, base), name=name)
+    return stored
 
 
 def _check_choices(*, dtype: str, offload: str = "none") -> None:

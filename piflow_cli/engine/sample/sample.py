@@ -13,6 +13,7 @@ from piflow_cli.core.flow import generators_of, randn_like_seeded
 from piflow_cli.data.asked import Asked
 from piflow_cli.engine.sample.artist import StudentArtist, TeacherArtist, TeacherSampling
 from piflow_cli.engine.sample.check import check_request
+from piflow_cli.engine.sample.early import EarlyCheck
 from piflow_cli.engine.sample.job import Drawn, SampleJob, SampleResult
 from piflow_cli.engine.sample.open import OpenTeacher, open_student
 from piflow_cli.engine.sample.request import NEGATIVE_SCALE, TextRequest, prompt_warnings
@@ -121,18 +122,21 @@ def prepare(
     check_request(asked, num_images=num_images, seed=seed, seeds=seeds, batch_size=batch_size)
     request = TextRequest(width, height, guidance_scale, negative_prompt, negative_scale)
     request.check_numbers()
-    opened = model if isinstance(model, LoadedStudent | OpenTeacher) else open_student(model, nfe=nfe, device=device)
+    changes = {"nfe": nfe, "substeps": substeps, "temperature": temperature, "h": h}
+    if isinstance(model, LoadedStudent | OpenTeacher):
+        opened = model
+    else:
+        opened = open_student(model, nfe=nfe, device=device, early=EarlyCheck(asked, request, changes))
     texts = [item.prompt for item in asked]
     if isinstance(opened, OpenTeacher):
-        given = {"nfe": nfe, "substeps": substeps, "temperature": temperature, "h": h}
-        request.check_teacher(opened.space, texts, {key for key, value in given.items() if value is not None})
-        changes = {"nfe": TEACHER_STEPS if steps is None else steps, "shift": opened.shift.m}
-        artist = TeacherArtist(opened.name, opened.teacher, checked(TeacherSampling, changes), opened.dtype)
+        request.check_teacher(opened.space, texts, {key for key, value in changes.items() if value is not None})
+        grid = {"nfe": TEACHER_STEPS if steps is None else steps, "shift": opened.shift.m}
+        artist = TeacherArtist(opened.name, opened.teacher, checked(TeacherSampling, grid), opened.dtype)
         warnings = [*opened.warnings]
     else:
         if steps is not None:
             raise DataError("steps are a teacher's; a student's evaluations are its nfe")
-        settings, found = sampling_settings(opened, nfe=nfe, substeps=substeps, temperature=temperature, h=h)
+        settings, found = sampling_settings(opened, **changes)
         request.check(opened, texts)
         artist = StudentArtist(opened, settings, request)
         warnings = [*opened.warnings, *found, *request.warnings(opened)]

@@ -13,6 +13,7 @@ from piflow_cli.core.student import Student
 from piflow_cli.engine.students.find import find_student
 from piflow_cli.engine.students.shared import Bases
 from piflow_cli.errors import ModelError
+from piflow_cli.formats.native import NativeFormat, read_card
 from piflow_cli.formats.released.layouts import tells_no_steps
 from piflow_cli.formats.student import Format, Recipe, StoredStudent, StudentCard, check_sizes
 from piflow_cli.io.checksums import MANIFEST, check_manifest
@@ -75,6 +76,16 @@ def read_student(path: Path, *, recipe: Recipe | None = None, base: str | None =
     if (path / "metrics.jsonl").exists() or (path / "preset.json").exists():
         raise ModelError(f"{path} is a run that has no student yet; let `piflow distill` finish or be interrupted once")
     raise ModelError(f"{path} is no student in any known format ({', '.join(registry.names('format'))})")
+
+
+def peek_card(path: Path) -> StudentCard | None:
+    """The card of a student whose folder has one beside its weights, which are not read; None for other formats.
+
+    Raises:
+        ModelError: the card is damaged.
+    """
+    native = NativeFormat()
+    return read_card(path) if native.matches(path) else None
 
 
 def _taken_for(path: Path, preset: str, stored: StoredStudent) -> str:

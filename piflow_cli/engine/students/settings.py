@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from piflow_cli.core.settings import SamplingSettings, Settings
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.errors import PolicyError
+from piflow_cli.formats.student import StudentCard
 
 S = TypeVar("S", bound=Settings)
 
@@ -27,16 +28,27 @@ def sampling_settings(
     Raises:
         PolicyError: out of range, or the policy cannot do it.
     """
-    trained = student.card.sampling
+    return changed_settings(student.card, name=student.name, nfe=nfe, substeps=substeps, temperature=temperature, h=h)
+
+
+def changed_settings(
+    card: StudentCard,
+    *,
+    name: str,
+    nfe: int | None = None,
+    substeps: int | None = None,
+    temperature: float | Literal["auto"] | None = None,
+    h: float | None = None,
+) -> tuple[SamplingSettings, list[str]]:
+    """As `sampling_settings`, of a student of which no more is read than its card."""
+    trained = card.sampling
     changes = {"nfe": nfe, "total_substeps": substeps, "temperature": temperature, "h": h}
     changed = trained.model_dump() | {key: value for key, value in changes.items() if value is not None}
     settings = checked(SamplingSettings, changed)
-    student.card.policy.check_sampling(segments=settings.segments, shift=settings.shift)
+    card.policy.check_sampling(segments=settings.segments, shift=settings.shift)
     warnings = []
     if settings.nfe != trained.nfe:
-        warnings.append(
-            f"{student.name} was trained for {trained.nfe} NFE; {settings.nfe} may shift contrast and lose detail"
-        )
+        warnings.append(f"{name} was trained for {trained.nfe} NFE; {settings.nfe} may shift contrast and lose detail")
     return settings, warnings
 
 

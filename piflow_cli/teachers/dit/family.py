@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from piflow_cli.core.interfaces import Advice, CacheCase, Conditioning, MemoryCase, Part
-from piflow_cli.errors import ModelError
+from piflow_cli.errors import DataError, ModelError
 from piflow_cli.io.tensors.slices import SlicedWeights
 from piflow_cli.teachers.dit import config as dit_config
 from piflow_cli.teachers.dit import source as dit_source
@@ -119,6 +120,16 @@ class DiT(DiTSettings):
             ModelError: these are no DiT weights.
         """
         return dit_config.describe_released(self, weights, config)
+
+    def check_prompts(self, network: dict[str, Any], prompts: Sequence[str]) -> None:
+        """Raise DataError for what is no class of a student of this description."""
+        self.space(network["config"], self.class_names(network), None, device="cpu").encode_prompts(prompts)
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raise DataError where the source draws pictures of another size."""
+        size = self.describe()[0].config.sample_size * self.latent_factor()
+        if (width, height) != (size, size):
+            raise DataError(f"{self.source} draws {size}x{size} pixels, not {width}x{height}")
 
     def class_names(self, network: dict[str, Any]) -> dict[int, str]:
         """Names of classes in a student's description of the module."""

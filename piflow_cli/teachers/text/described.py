@@ -23,6 +23,7 @@ from piflow_cli.teachers.text.loading.base import read_index
 from piflow_cli.teachers.text.loading.configs import build_transformer, config_differences, config_hash, plain_config
 from piflow_cli.teachers.text.loading.quantization import frozen_bytes
 from piflow_cli.teachers.text.settings import TextSettings
+from piflow_cli.teachers.text.tokens import check_sides
 
 MEASURED_SIZE_PX = (1024, 1024)
 """Of the authors' memory figures."""
@@ -93,6 +94,10 @@ class DescribedText(TextSettings, ABC):
         """Width and height in latent positions of pictures of `size_px`; None is the size of the settings."""
         width, height = size_px or self.size_px
         return width // self.latent_factor(), height // self.latent_factor()
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raise DataError for a size that latents and patches cannot make up, by the autoencoder's config."""
+        check_sides(width, height, factor=self.latent_factor())
 
     def latent_factor(self) -> int:
         """Pixels along the side of a latent position: by the autoencoder's config where it is on this machine."""

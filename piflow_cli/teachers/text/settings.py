@@ -1,5 +1,6 @@
 """What a preset says of a text-to-image teacher: the leaf that its other files import."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -42,6 +43,9 @@ class TextSettings(Settings):
     def said_by(cls, source: str) -> frozenset[str]:  # noqa: ARG003
         """Nothing: another transformer or variant may be meant for the new source too."""
         return frozenset()
+
+    def check_prompts(self, network: dict[str, Any], prompts: Sequence[str]) -> None:
+        """Nothing: every text can be encoded."""
 
     def class_names(self, network: dict[str, Any]) -> dict[int, str]:  # noqa: ARG002
         """None: conditions are prompts."""

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.errors import DataError, ModelError
-from piflow_cli.teachers.text.tokens import PATCH
+from piflow_cli.errors import ModelError
+from piflow_cli.teachers.text.tokens import check_sides
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -102,11 +102,7 @@ class TextSpace(ABC):
         Raises:
             DataError: a side that is no positive multiple of the autoencoder's factor times the patch.
         """
-        step = self.factor * PATCH
-        for name, value in (("width", width), ("height", height)):
-            if value < step or value % step:
-                near = max(step, round(value / step) * step)
-                raise DataError(f"{name} {value} is not a positive multiple of {step}; the nearest one is {near}")
+        check_sides(width, height, factor=self.factor)
         return (self.latent_channels, height // self.factor, width // self.factor)
 
     @property

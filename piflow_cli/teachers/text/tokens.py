@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from piflow_cli.core.interfaces import PatchLayout
+from piflow_cli.errors import DataError
 
 PATCH = 2
 
@@ -38,6 +39,18 @@ class TokenBackbone:
     def replace_projection(self, module: nn.Module, head: nn.Module, *, output_channels: int) -> None:  # noqa: ARG002
         """Put a head in the place of the final projection."""
         module.proj_out = head
+
+
+def check_sides(width: int, height: int, *, factor: int) -> None:
+    """Raise DataError for a side that is no positive multiple of the autoencoder's factor times the patch."""
+    step = factor * PATCH
+    for name, value in (("width", width), ("height", height)):
+        if value < step or value % step:
+            near = max(step, round(value / step) * step)
+            raise DataError(
+                f"{name} {value} is not a positive multiple of {step}; the nearest one is {near} (a latent is "
+                f"{factor}x{factor} pixels, and the network takes squares of {PATCH} latents)"
+            )
 
 
 def pack(x: Tensor) -> Tensor:

@@ -255,7 +255,9 @@ def test_what_is_wrong_is_said_before_anything_is_spent(tmp_path: Path) -> None:
         distill(missing, out=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
     odd = tiny("flux", tmp_path, f"data.cache='{tmp_path / 'cache'}'", "teacher.width=50")
-    with pytest.raises(DataError, match="width 50 is not a positive multiple of 16"):
+    with pytest.raises(
+        PresetError, match=r"teacher\.width, teacher\.height 50x64: width 50 is not a positive multiple of"
+    ):
         distill(odd, out=tmp_path / "run", device="cpu")
     assert not list((tmp_path / "cache").glob("*.safetensors"))
     assert distill(tiny("flux", tmp_path, steps=2), out=tmp_path / "run", device="cpu").step == 2  # nothing was lost

@@ -1,0 +1,60 @@
+"""What is refused of a run before any weights are read: sizes, trackers, and what its sources say of themselves."""
+
+from __future__ import annotations
+
+from piflow_cli.errors import DataError, MissingExtraError, PresetError
+from piflow_cli.preset import Preset
+
+
+def check_at_once(preset: Preset) -> None:
+    """Raise where it can be said without reading weights that a run will fail.
+
+    Raises:
+        PresetError: a size that the teacher has no latents of, or a tracker that nobody knows.
+        MissingExtraError: a tracker that is not installed, or what the data needs.
+        DataError: the data is not there.
+        ModelError: the teacher is not there, lacks files, or leaves something open.
+    """
+    check_trackers(preset)
+    check_sizes(preset)
+    preset.data.check_source()
+    preset.teacher.check_source(pictures=draws_pictures(preset))
+
+
+def draws_pictures(preset: Preset) -> bool:
+    """Whether a run encodes or decodes pictures, which takes an autoencoder or a network on pixels."""
+    return preset.data.encodes_pictures or preset.training.preview_every > 0
+
+
+def check_sizes(preset: Preset) -> None:
+    """Raise PresetError for a size, of the teacher or of an aspect bucket, that its autoencoder cannot do.
+
+    It goes by the autoencoder's config, and by the published one where the source is not on this machine.
+    """
+    named = [("data.resolutions", size) for size in preset.data.sizes_px]
+    if preset.teacher.size_px is not None:
+        named.insert(0, ("teacher.width, teacher.height", preset.teacher.size_px))
+    for key, (width, height) in named:
+        try:
+            preset.teacher.check_size(width, height)
+        except DataError as error:
+            raise PresetError(f"{key} {width}x{height}: {error}. Pictures of this size have no latents.") from None
+
+
+def check_trackers(preset: Preset) -> None:
+    """Raise PresetError for a tracker that accelerate does not know, MissingExtraError for one that is not here."""
+    if not preset.training.trackers:
+        return
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    here = {str(tracker) for tracker in get_available_trackers()}
+    for name in preset.training.trackers:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
+            raise PresetError(f"training.trackers: {name!r} is no tracker of accelerate; one of {known}")
+        if name not in here:
+            raise MissingExtraError(
+                f"training.trackers: {name} is not installed, and nothing would be logged there: pip install {name}, "
+                f"or leave it out (--set 'training.trackers=[]'). Installed here: {', '.join(sorted(here)) or 'none'}. "
+                "metrics.jsonl in the run's folder is written in any case."
+            )

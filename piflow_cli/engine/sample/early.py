@@ -1,0 +1,54 @@
+"""What is asked for, held against a student's card before any weights are read: a slip of the finger costs no wait."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from piflow_cli.core.interfaces import TeacherFamily
+from piflow_cli.data.asked import Asked
+from piflow_cli.engine.sample.artist import TeacherSampling
+from piflow_cli.engine.sample.request import TextRequest
+from piflow_cli.engine.students.settings import changed_settings, checked
+from piflow_cli.errors import DataError
+from piflow_cli.formats.student import StudentCard
+
+
+@dataclass(frozen=True)
+class EarlyCheck:
+    """A request, as far as a card can say whether it can be drawn.
+
+    Args:
+        asked: prompts.
+        request: what is asked beside them.
+        changes: nfe, substeps, temperature and h of a student; what is None stays as trained.
+        steps: of a teacher; None is the usual number.
+    """
+
+    asked: Sequence[Asked]
+    request: TextRequest
+    changes: Mapping[str, object] = field(default_factory=dict)
+    steps: int | None = None
+
+    def student(self, card: StudentCard, family: TeacherFamily, *, name: str) -> None:
+        """Raise PolicyError or DataError where a student cannot be asked so."""
+        changed_settings(card, name=name, **self.changes)
+        self._check(card, family, name=name)
+
+    def teacher(self, card: StudentCard, family: TeacherFamily, *, name: str) -> None:
+        """Raise PolicyError or DataError where the teacher of a student cannot be asked so."""
+        if self.steps is not None:
+            checked(TeacherSampling, {"nfe": self.steps})
+        self._check(card, family, name=name)
+
+    def _check(self, card: StudentCard, family: TeacherFamily, *, name: str) -> None:
+        family.check_prompts(card.network, [item.prompt for item in self.asked])
+        sides = (self.request.width, self.request.height)
+        if sides == (None, None):
+            return
+        if family.size_px is None:
+            raise DataError(
+                f"{name} draws classes at one size and takes no width or height; those are for text-to-image students"
+            )
+        usual = family.size_px
+        family.check_size(*(side if side is not None else usual[i] for i, side in enumerate(sides)))
