@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -131,35 +132,72 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def pace(images_per_s: float) -> str:
+    """A rate with as many digits as matter; below one picture a second the seconds of one."""
+    if images_per_s >= 10:
+        return f"{images_per_s:.0f} images/s"
+    return f"{images_per_s:.1f} images/s" if images_per_s >= 1 else f"{1 / images_per_s:.3g} s/image"
+
+
 class ProgressLine:
-    """Progress of (done, total, words): a live bar on a terminal, a line every few seconds elsewhere."""
+    """Progress of (done, total, words): a live bar on a terminal, a line every few seconds elsewhere.
+
+    Elsewhere what is being done is named again where nothing else was said for that long.
+    """
 
     def __init__(self, bar: Progress | None) -> None:
         self._bar, self._task, self._last = bar, None, 0.0
+        self._doing, self._since, self._said = "", 0.0, time.monotonic()
 
-    def update(self, done: float, total: float, words: str) -> None:
-        """Show where things are; `words` carry the time left."""
+    def update(self, done: float, total: float, words: str, *, then: str = "") -> None:
+        """Show where things are; `words` carry the time left, `then` says what is done next."""
+        self.busy(then, show=False)
         if self._bar is not None:
-            if self._task is None:
-                self._task = self._bar.add_task("", total=total)
-            self._bar.update(self._task, completed=done, total=total, description=words)
+            self._show(words, completed=done, total=total)
         elif time.monotonic() - self._last >= PLAIN_EVERY_S or done >= total:
             self._last = time.monotonic()
-            note(words)
+            self._note(words)
+
+    def busy(self, what: str, *, show: bool = True) -> None:
+        """Say what is being done from now on: at once on a terminal, elsewhere if it takes long."""
+        self._doing, self._since = what, time.monotonic()
+        if self._bar is not None and show:
+            self._show(what)
 
     def say(self, message: str) -> None:
         """A line that stays."""
         if self._bar is not None:
-            self._bar.console.print(message, highlight=False, markup=False)
+            self._bar.console.print(message, highlight=False, markup=False, soft_wrap=True)
         else:
-            note(message)
+            self._note(message)
+
+    def keep_saying(self, stop: threading.Event) -> None:
+        """Name what is being done whenever nothing was said for long, until told to stop."""
+        while not stop.wait(1.0):
+            now = time.monotonic()
+            if self._doing and now - self._said >= PLAIN_EVERY_S:
+                self._note(f"{self._doing}, {duration(now - self._since)} so far")
+
+    def _note(self, words: str) -> None:
+        self._said = time.monotonic()
+        note(words)
+
+    def _show(self, words: str, **where: float) -> None:
+        if self._task is None:
+            self._task = self._bar.add_task("", total=None)
+        self._bar.update(self._task, description=words, **where)
 
 
 @contextmanager
 def progress() -> Iterator[ProgressLine]:
     """A progress line on stderr for the length of the block."""
     if not sys.stderr.isatty():
-        yield ProgressLine(None)
+        line, stop = ProgressLine(None), threading.Event()
+        threading.Thread(target=line.keep_saying, args=(stop,), name="progress", daemon=True).start()
+        try:
+            yield line
+        finally:
+            stop.set()
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn

@@ -13,6 +13,7 @@ import typer
 
 from piflow_cli.cli import console
 from piflow_cli.cli.distilling.planning import fit_to, print_plan, say_fit, strategy_of
+from piflow_cli.cli.distilling.telling import show
 from piflow_cli.cli.distilling.verification import Line, check_verify, verify_resume
 from piflow_cli.cli.processes import (
     MachineRank,
@@ -27,7 +28,7 @@ from piflow_cli.cli.typed import typed_command
 from piflow_cli.errors import PiflowError
 
 if TYPE_CHECKING:
-    from piflow_cli.engine.distill.events import DistillEvent, DistillResult
+    from piflow_cli.engine.distill.events import DistillResult
     from piflow_cli.preset import Preset
 
 EXAMPLES = console.examples(
@@ -202,11 +203,15 @@ def _cache(recipe: Preset, *, device: str, as_json: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     countdown = console.Countdown()
     with console.progress() as line:
+        line.busy(f"loading the text encoders of {recipe.teacher.source}")
         report = cache_embeddings(
             recipe,
             device=device,
             on_progress=lambda done, total: line.update(
-                done, total, f"{done}/{total} prompts encoded  {countdown.left(done, total)} left"
+                done,
+                total,
+                f"{done}/{total} prompts encoded  {countdown.left(done, total)} left",
+                then="encoding prompts",
             ),
         )
     if as_json:
@@ -219,28 +224,16 @@ def _cache(recipe: Preset, *, device: str, as_json: bool) -> None:
 
 
 def _train(recipe: Preset, *, out: Path, device: str, resume: bool, stop_after: int | None) -> DistillResult:
-    from piflow_cli.engine.distill import distill
-
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if _reports():
         console.note(f"distilling {recipe.teacher.source} by {recipe.name} into {out}")
     with console.progress() as line:
+        if _reports():
+            line.busy("loading libraries")
+        from piflow_cli.engine.distill import distill
 
-        def show(event: DistillEvent) -> None:
-            if event.kind == "caching":
-                line.update(event.step, event.steps, f"{event.step}/{event.steps} prompts encoded")
-            elif event.kind == "step":
-                line.update(event.step, event.steps, _words(event))
-            elif event.kind == "setting":
-                line.say(event.message)
-            elif event.kind in ("checkpoint", "preview"):
-                line.say(f"{event.kind:<10} {event.path}")
-            elif event.kind == "warning":
-                line.say(f"warning: {event.message}")
-            elif event.message:
-                line.say(f"step {event.step}: {event.message}")
-
-        result = distill(recipe, out=out, device=device, resume=resume, stop_after=stop_after, on_event=show)
+        options = {"device": device, "resume": resume, "stop_after": stop_after}
+        result = distill(recipe, out=out, on_event=lambda event: show(event, line), **options)
     if _reports():
         console.note(f"{result.step} steps in {console.duration(result.wall_s)}, {result.skipped} skipped")
     return result
@@ -249,10 +242,3 @@ def _train(recipe: Preset, *, out: Path, device: str, resume: bool, stop_after: 
 def _reports() -> bool:
     """Whether this process speaks: under `accelerate launch` the first one does."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _words(event: DistillEvent) -> str:
-    return (
-        f"step {event.step}/{event.steps}  loss {event.loss:.4f}  lr {event.learning_rate:.2e}  "
-        f"{event.images_per_s:.0f} images/s  {console.duration(event.remaining_s)} left"
-    )

@@ -47,6 +47,11 @@ class PictureSource(DataSource):
     has_images = True
 
     @property
+    def contents(self) -> str:
+        """How many pictures."""
+        return f"{len(self.prompts):,} pictures with captions"
+
+    @property
     def reads_files(self) -> bool:
         """Whether there are more than a few."""
         return len(self.reader.pictures) > FEW_PICTURES
@@ -100,6 +105,11 @@ class CaptionedLatents(DataSource):
 
     has_images = True
     reads_files = True
+
+    @property
+    def contents(self) -> str:
+        """How many latents."""
+        return f"{len(self.prompts):,} latents with prompts"
 
     @property
     def texts(self) -> TextRows:

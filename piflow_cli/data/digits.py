@@ -22,6 +22,11 @@ class TensorSource(DataSource):
     has_images = True
 
     @property
+    def contents(self) -> str:
+        """How many scans."""
+        return f"{len(self.latents):,} pictures"
+
+    @property
     def reader(self) -> "TensorSource":
         """The source itself: all is in memory."""
         return self

@@ -40,6 +40,11 @@ class FolderSource(DataSource):
     has_images = True
 
     @property
+    def contents(self) -> str:
+        """How many pictures."""
+        return f"{len(self.reader.pictures):,} pictures in class folders"
+
+    @property
     def reads_files(self) -> bool:
         """Whether there are more than a few."""
         return len(self.reader.pictures) > FEW_PICTURES

@@ -119,6 +119,11 @@ class ShardSource(DataSource):
     has_images = True
     reads_files = True
 
+    @property
+    def contents(self) -> str:
+        """How many latents."""
+        return f"{self.reader.ends[-1]:,} latents with labels"
+
     def plan(
         self,
         batch_size: int,

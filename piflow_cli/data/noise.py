@@ -21,6 +21,11 @@ class NoiseSource(DataSource):
     has_images = False
 
     @property
+    def contents(self) -> str:
+        """How many classes."""
+        return f"{self.num_classes:,} classes, without pictures"
+
+    @property
     def reader(self) -> "NoiseSource":
         """The source itself: there is nothing to read."""
         return self

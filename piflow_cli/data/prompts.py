@@ -106,6 +106,11 @@ class PromptSource(DataSource):
         return self.texts.prompts
 
     @property
+    def contents(self) -> str:
+        """How many prompts."""
+        return f"{len(self.prompts):,} prompts, without pictures"
+
+    @property
     def reader(self) -> TextRows:
         """Reads prompts, or their cached embeddings."""
         return self.texts

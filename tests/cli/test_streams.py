@@ -73,10 +73,12 @@ def test_json_is_ascii(tmp_path: Path) -> None:
 def test_stderr_holds_no_line_of_a_library(command: str, tmp_path: Path) -> None:
     ended = shell(f"piflow {command} --device cpu", tmp_path, PYTHONWARNINGS="always")
     assert ended.returncode == 0, ended.stderr
-    ours = ("warning: optimizer", "distilling ", "1 process;", "step 1", "preview ", "checkpoint ", "1 steps in ")
+    ours = ("warning: optimizer", "distilling ", "1 process;", "data ", "previews ", "saved ")
+    ours += ("step 1", "preview ", "checkpoint ", "1 steps in ")
     ours += ("1/1 evaluations", "1 picture by")
     for line in (ended.stdout + ended.stderr).decode().splitlines():
-        assert line.startswith((*ours, "3.png", "student", "try it")), line
+        slow = line.endswith(" so far")  # what took long on this machine
+        assert slow or line.startswith((*ours, "3.png", "student", "try it")), line
 
 
 def test_libraries_are_quiet_whatever_they_set_themselves(tmp_path: Path) -> None:

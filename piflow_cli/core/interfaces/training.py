@@ -144,6 +144,11 @@ class DataSource(Protocol):
     doubts: Sequence[str] = ()
     """What is allowed and may not be meant, in sentences."""
 
+    @property
+    def contents(self) -> str:
+        """How much of what it holds, such as 1,797 pictures."""
+        ...
+
     def plan(self, batch_size: int, generator: torch.Generator, *, size_px: tuple[int, int] | None = None) -> Draw:
         """What a batch is to be; nothing is read.
 

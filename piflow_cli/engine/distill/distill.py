@@ -57,6 +57,8 @@ def distill(
     check_at_once(preset)
     run = RunFolder(Path(out))
     state = PartialState(cpu=target.type == "cpu")
+    if on_event is not None and state.is_main_process:
+        on_event(DistillEvent("busy", 0, preset.training.steps, message="checking what the preset names"))
     together = Together(num_processes=state.num_processes, index=state.process_index)
     start = together.main_does(lambda: _open(run, preset, resume=resume))
     try:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from piflow_cli.engine.distill.resume.run_folder import RunFolder
+from piflow_cli.engine.distill.showing.pace import Pace
 from piflow_cli.engine.distill.state import Progress
 from piflow_cli.errors import StorageError
 from piflow_cli.preset import TrainingSettings
 
 NUM_EXAMPLES = 4
 """Prompts that a user is told to try the student with."""
+ESTIMATED_AFTER = 3
+"""Steps after which the time of all is first told."""
 
 
 @dataclass(frozen=True)
 class DistillEvent:
-    """What happened in a run: a step, a file written, a step skipped; while caching, steps are prompts."""
+    """What happened in a run: a step, a file written, a step skipped; while caching, steps are prompts.
+
+    `busy` names what is being done that may take a while; `estimate` has the time left, once a few steps were taken.
+    """
 
     kind: Literal[
-        "caching", "start", "setting", "step", "checkpoint", "preview", "skipped", "left out", "warning", "done"
+        *("busy", "caching", "start", "setting", "estimate", "step", "checkpoint", "preview", "skipped"),
+        *("left out", "warning", "done"),
     ]
     step: int
     steps: int
@@ -74,23 +80,23 @@ class Journal:
         self.run, self.settings, self.progress, self.track = run, settings, progress, track
         self.on_event, self.speaks = on_event if speaks else None, speaks
         self.failure: StorageError | None = None
-        self.left_out = self.first_step = 0
-        self.begun = time.perf_counter()
-
-    def begin(self) -> None:
-        """Start the clock of what is told of speed."""
-        self.begun, self.first_step = time.perf_counter(), self.progress.step
+        self.left_out = 0
+        self.pace = Pace(settings.steps)
 
     @property
     def wall_s(self) -> float:
-        """Seconds since the beginning."""
-        return time.perf_counter() - self.begun
+        """Seconds since the first step began."""
+        return self.pace.wall_s
 
     def tell(self, kind: str, *, step: int | None = None, **facts: Any) -> None:
         """Tell of an event at a step, the current one where none is named."""
         if self.on_event is not None:
             step = self.progress.step if step is None else step
             self.on_event(DistillEvent(kind=kind, step=step, steps=self.settings.steps, **facts))
+
+    def busy(self, what: str) -> None:
+        """Tell what is being done from now on."""
+        self.tell("busy", message=what)
 
     def show_caching(self, done: int, total: int) -> None:
         """Tell how many prompts are encoded, before training begins."""
@@ -105,14 +111,15 @@ class Journal:
         """
         if not self.speaks:
             return
-        step, done, wall_s = self.progress.step, self.progress.step - self.first_step, self.wall_s
+        self.pace.step()
+        step, step_s = self.progress.step, self.pace.step_s
         row = {
             "step": step,
             "loss": loss,
             "gradient_norm": gradient_norm,
             "learning_rate": learning_rate,
-            "images_per_s": done * self.settings.batch_size / wall_s,
-            "wall_s": wall_s,
+            "images_per_s": self.settings.batch_size / step_s,
+            "wall_s": self.wall_s,
             "skipped": self.progress.skipped,
         }
         try:
@@ -122,7 +129,10 @@ class Journal:
         if self.settings.trackers:
             self.track(row, step=step)
         told = {key: row[key] for key in ("loss", "learning_rate", "images_per_s")}
-        self.tell("step", remaining_s=wall_s / done * (self.settings.steps - step), **told)
+        left = self.pace.remaining_s(step)
+        if self.pace.taken == ESTIMATED_AFTER and step < self.settings.steps:
+            self.tell("estimate", remaining_s=left, images_per_s=row["images_per_s"])
+        self.tell("step", remaining_s=left, **told)
 
     def name_left_out(self, skipped: Sequence[str]) -> None:
         """Name what the data source has left out since this was last asked."""

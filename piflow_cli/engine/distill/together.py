@@ -32,6 +32,11 @@ class Together:
         """Whether this process is the one that writes and speaks."""
         return self.index == 0
 
+    def meet(self) -> None:
+        """Wait for all processes."""
+        if self.group is not None:
+            dist.barrier(group=self.group)
+
     def leave(self) -> None:
         """Part, once all are done: threads of an exchange that outlive Python end a process by an abort."""
         if self.group is not None:

@@ -17,12 +17,13 @@ from piflow_cli.engine.distill.attention import training_attention
 from piflow_cli.engine.distill.embeddings import fill_cache, open_with_cache
 from piflow_cli.engine.distill.events import NUM_EXAMPLES, DistillEvent, DistillResult, Journal
 from piflow_cli.engine.distill.network import build_network, open_teacher
-from piflow_cli.engine.distill.preview import Preview
 from piflow_cli.engine.distill.resume.checkpoints import CheckpointCard
 from piflow_cli.engine.distill.resume.processes import processes_note, resumed_micro_batches
 from piflow_cli.engine.distill.resume.run_folder import RunFolder, Start
 from piflow_cli.engine.distill.resume.snapshot import Snapshot, read_average
 from piflow_cli.engine.distill.resume.writer import CheckpointWriter
+from piflow_cli.engine.distill.showing.looks import Looks
+from piflow_cli.engine.distill.showing.opening import first_lines
 from piflow_cli.engine.distill.signals import StopRequest
 from piflow_cli.engine.distill.state import Progress, build_optimizers, build_scheduler, read_ahead
 from piflow_cli.engine.distill.together import Together
@@ -69,9 +70,12 @@ class Trainer:
         )
         cached = fill_cache(preset, device=self.device, on_progress=self.journal.show_caching)
         self.accelerator.wait_for_everyone()
+        self.journal.busy(f"loading the teacher {preset.teacher.source}")
         self.teacher, files = open_teacher(preset, device=self.device, encoders=not cached, sharded=strategy == "fsdp2")
+        self.journal.busy("reading the data")
         self.data: DataSource = open_with_cache(preset, self.teacher.space)
         self.teacher.name_classes(self.data.class_names)
+        self.journal.busy("making the student")
         precision = Precision(resolve_precision(settings.mixed_precision, self.device), self.device)
         self.network = build_network(preset, self.teacher, files, accelerator=self.accelerator, precision=precision)
         self.student, self.precision = self.network.student, precision
@@ -87,8 +91,8 @@ class Trainer:
         self.writer = CheckpointWriter(run, together, keep=settings.checkpoints_kept, export=self._write_student)
         sizes = {"batch_size": self.micro_batch, "micro_batches": self.accumulation, "process": together.index}
         self.loader = read_ahead(self.data, self.progress, settings, **sizes)
-        told = {"network": self.network, "journal": self.journal}
-        self.preview = Preview(preset, self.teacher, run, self.data, **told) if settings.preview_every else None
+        told = {"network": self.network, "ema": self.ema, "journal": self.journal, "together": together}
+        self.looks = Looks(preset, self.teacher, run, self.data, **told)
 
     def train(self, *, stop_after: int | None = None) -> DistillResult:
         """Train from where the run starts to the end, or until asked to stop.
@@ -100,9 +104,11 @@ class Trainer:
         if settings.trackers:
             self.accelerator.init_trackers("piflow", config={"preset": self.preset.model_dump_json()})
         shares = (self.together.num_processes, self.micro_batch, self.accumulation)
-        self.journal.tell("setting", message=self.network.describe(*shares))
+        for line in (self.network.describe(*shares), *first_lines(self.preset, self.run, self.data)):
+            self.journal.tell("setting", message=line)
         self._restore()
-        self.journal.begin()
+        self.journal.busy("taking the first step")
+        self.journal.pace.begin()
         loss, last = None, math.inf if stop_after is None else stop_after
         try:
             with StopRequest() as stop, self.loader, training_attention(self.device, self.teacher.space.latent_shape):
@@ -113,10 +119,10 @@ class Trainer:
                     step = self.progress.step
                     if step % settings.checkpoint_every == 0:
                         self._checkpoint()
-                    if self.preview and (step == settings.steps or step % settings.preview_every == 0):
-                        self._preview()
+                    self.looks.after(step)
                 if self.progress.step != self.saved_step:
                     self._checkpoint()
+                self.journal.busy(f"saving step {self.progress.step}")
                 self.writer.wait()
         finally:
             self.writer.close()
@@ -146,6 +152,7 @@ class Trainer:
             self.journal.tell("start")
             return
         folder = self.run.checkpoints.path(card.step)
+        self.journal.busy(f"reading {folder}")
         self.snapshot.load(folder, card, group=self.together.group)
         self.saved_step = card.step
         self.journal.tell("start", message=f"resumed from step {card.step}")
@@ -266,6 +273,7 @@ class Trainer:
     def _checkpoint(self) -> None:
         """Save everything that training depends on, whole or not at all, beside the next steps."""
         step = self.progress.step
+        self.journal.busy(f"saving step {step}")
         card = self.snapshot.card(
             together=self.together,
             sharded=self.network.sharded,
@@ -275,14 +283,6 @@ class Trainer:
         )
         self.writer.begin(self.snapshot.tensors(), card)
         self.saved_step = step
-
-    def _preview(self) -> None:
-        self.together.main_does(self.run.check_there)
-        with self.ema.applied():
-            self.student.eval()
-            if self.accelerator.is_main_process or self.network.sharded:  # sharded weights are whole only together
-                self.preview.write(step=self.progress.step, keep=self.accelerator.is_main_process)
-        self.accelerator.wait_for_everyone()
 
     def _write_student(self, checkpoint: Path, card: CheckpointCard) -> None:
         """Write the averaged weights of a checkpoint as a native student: the student is always the newest one's."""

@@ -1,0 +1,44 @@
+"""What `piflow distill` says while a run goes on: a line for what stays, a progress line for the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from piflow_cli.cli import console
+
+if TYPE_CHECKING:
+    from piflow_cli.engine.distill.events import DistillEvent
+
+FILES = ("checkpoint", "preview")
+"""Kinds of events whose file is named."""
+
+
+def show(event: DistillEvent, line: console.ProgressLine) -> None:
+    """Say what happened, or what is being done."""
+    if event.kind == "busy":
+        line.busy(event.message)
+    elif event.kind == "caching":
+        line.update(event.step, event.steps, f"{event.step}/{event.steps} prompts encoded", then="encoding prompts")
+    elif event.kind == "step":
+        line.update(event.step, event.steps, words(event), then=f"taking step {event.step + 1}")
+    elif event.kind == "estimate":
+        line.say(
+            f"time       about {console.duration(event.remaining_s)} for the {event.steps - event.step:,} steps to "
+            f"come, at {console.pace(event.images_per_s)}"
+        )
+    elif event.kind in FILES:
+        line.say(f"{event.kind:<10} {event.path}")
+    elif event.kind == "setting":
+        line.say(event.message)
+    elif event.kind == "warning":
+        line.say(f"warning: {event.message}")
+    elif event.message:
+        line.say(f"step {event.step}: {event.message}")
+
+
+def words(event: DistillEvent) -> str:
+    """A step in one line."""
+    return (
+        f"step {event.step}/{event.steps}  loss {event.loss:.4f}  lr {event.learning_rate:.2e}  "
+        f"{console.pace(event.images_per_s)}  {console.duration(event.remaining_s)} left"
+    )

@@ -1,0 +1,59 @@
+"""What a run says: its first lines, rates that can be read, and never nothing for long."""
+
+import re
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from cli_runner import run
+
+from piflow_cli.cli import console
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [
+        (812.4, "812 images/s"),
+        (9.94, "9.9 images/s"),
+        (1.0, "1.0 images/s"),
+        (0.25, "4 s/image"),
+        (0.004, "250 s/image"),
+    ],
+)
+def test_rates_have_digits_that_matter(rate: float, words: str) -> None:
+    assert console.pace(rate) == words
+
+
+def test_what_takes_long_is_named_until_something_else_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "PLAIN_EVERY_S", 0.5)
+    line, stop = console.ProgressLine(None), threading.Event()
+    thread = threading.Thread(target=line.keep_saying, args=(stop,))
+    thread.start()
+    line.busy("drawing the preview of step 8")
+    time.sleep(2.5)
+    line.update(9, 10, "step 9/10")
+    stop.set()
+    thread.join()
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "drawing the preview of step 8, 1s so far"
+    assert said[-1] == "step 9/10"
+
+
+def test_the_first_lines_say_who_trains_what_on_how_much(tmp_path: Path) -> None:
+    settings = ("training.batch_size=4", "training.preview_every=3", "training.preview_images=2", "training.steps=4")
+    sets = [part for setting in settings for part in ("--set", setting)]
+    ended = run("distill", "-p", "digits-1nfe", *sets, "--device", "cpu", "--out", "run", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stderr.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("1 process; batch 4 = 1 x 4; cpu, "))
+    assert lines[start + 1 : start + 4] == [
+        "data       1,797 pictures; 4 steps of 4",
+        "previews   run/previews, every 3 steps",
+        "saved      run/checkpoints, every 200 steps",
+    ]
+    assert re.search(
+        r"^time       about \d+s for the 1 steps to come, at [\d.]+ (images/s|s/image)$", ended.stderr, re.M
+    )
