@@ -204,6 +204,16 @@ class TeacherFamily(Protocol):
         """Names of classes in a student's description of the module; none where conditions are prompts."""
         ...
 
+    def load_space(
+        self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, encoders: bool = True
+    ) -> Space:
+        """The space alone, without the network; without text encoders where `encoders` is False."""
+        ...
+
+    def autoencoder_fingerprint(self) -> str:
+        """What decides the latents of a picture, as `io.tensors.digests.fingerprint` names it."""
+        ...
+
     def check_base(self, network: dict[str, Any], teacher: Teacher) -> None:
         """Raise ModelError unless an adapter trained on a module of this description fits a loaded teacher."""
         ...

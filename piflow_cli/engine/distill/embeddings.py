@@ -14,6 +14,7 @@ from piflow_cli.data.embeddings.cache import CachePlan, check_same, missing_shar
 from piflow_cli.engine.students.device import resolve_device, resolve_dtype
 from piflow_cli.errors import PresetError
 from piflow_cli.io.files import writable_folder
+from piflow_cli.io.tensors.digests import may_be_same
 from piflow_cli.preset import Preset
 
 
@@ -116,10 +117,16 @@ def open_with_cache(preset: Preset, space: Any) -> Any:
 
 
 def _plan(preset: Preset, source: Any) -> CachePlan:
-    """What the preset's cache holds: its prompts, and the negative one."""
+    """What the preset's cache holds: its prompts, and the negative one.
+
+    A cache whose encoder may be this one, as far as its weights are known here and were known there, goes by its name.
+    """
+    encoder, index = preset.teacher.encoder_fingerprint(), read_index(cache_folder(preset))
+    if index is not None and may_be_same(index.fingerprint, encoder):
+        encoder = index.fingerprint
     return CachePlan(
         source.prompts,
-        preset.teacher.encoder_fingerprint(),
+        encoder,
         storage=preset.data.cache_storage,
         specials=(preset.teacher.negative_prompt,),
     )

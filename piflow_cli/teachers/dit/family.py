@@ -135,6 +135,27 @@ class DiT(DiTSettings):
         """Names of classes in a student's description of the module."""
         return {int(i): name for i, name in (network["labels"] or {}).items()}
 
+    def load_space(
+        self,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        encoders: bool = True,  # noqa: ARG002
+    ) -> DiTSpace:
+        """The labels and the autoencoder alone; arguments and errors as `load`."""
+        said, vae, warnings = dit_weights.load_vae_alone(self, dtype=dtype)
+        space = self.space(said.config, said.labels, vae.to(device) if vae is not None else None, device=device)
+        space.warnings = warnings
+        return space
+
+    def autoencoder_fingerprint(self) -> str:
+        """What decides the latents of a picture: the autoencoder's config, and its weights where they are here.
+
+        Raises:
+            ModelError: the source or the config cannot be had.
+        """
+        return dit_weights.autoencoder_fingerprint(self, kind=self.type)
+
     def check_base(self, network: dict[str, Any], teacher: DiTTeacher) -> None:  # noqa: ARG002
         """Raise ModelError: no DiT student is an adapter."""
         raise ModelError("DiT students hold all their weights; they take no base")

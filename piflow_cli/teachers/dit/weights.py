@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from piflow_cli.errors import ModelError
+from piflow_cli.io.tensors.digests import digest_models, fingerprint
 from piflow_cli.io.tensors.slices import SlicedWeights
 from piflow_cli.io.weights import (
     check_layers,
     check_shapes,
     check_values,
     find_weights,
+    read_json,
     read_weights,
 )
 from piflow_cli.teachers.dit import embedding
@@ -190,21 +192,40 @@ def _weight_paths(settings: DiTSettings) -> list[Path]:
     raise ModelError(f"{settings.source} has no weights ({' or '.join(WEIGHT_FILES)})")
 
 
+def load_vae_alone(
+    settings: DiTSettings, *, dtype: torch.dtype
+) -> tuple[Description, AutoencoderKL | None, tuple[str, ...]]:
+    """What the source says, the autoencoder if there is one, and what a user should know of it."""
+    said = describe(settings)
+    return said, *_find_vae(settings, said, dtype)
+
+
+def autoencoder_fingerprint(settings: DiTSettings, *, kind: str) -> str:
+    """What decides the latents of a picture; without an autoencoder the pixels are the latents."""
+    folder, _ = _vae_folder(settings, describe(settings))
+    if folder is None:
+        return fingerprint(kind, ["pixels"], None)
+    config = {key: value for key, value in read_json(folder / "config.json").items() if not key.startswith("_")}
+    return fingerprint(kind, [config], digest_models([folder]))
+
+
+def _vae_folder(settings: DiTSettings, said: Description) -> tuple[Path | None, str]:
+    """Where the autoencoder is, None where there is none, and its name for messages: the source's own comes first."""
+    if said.has_vae:
+        return find_vae(settings.source, revision=settings.revision, part=VAE), f"{settings.source}/{VAE}"
+    return (None, "") if settings.vae is None else (find_vae(settings.vae), settings.vae)
+
+
 def _find_vae(
     settings: DiTSettings, said: Description, dtype: torch.dtype
 ) -> tuple[AutoencoderKL | None, tuple[str, ...]]:
-    """The source's own autoencoder, else the one that the settings name, else None; and what there is to know of it.
+    """The autoencoder, None where there is none, and what there is to know of it.
 
     Raises:
         ModelError: it cannot be read, or has latents of other channels than the network.
     """
-    if said.has_vae:
-        note = f"teacher.vae {settings.vae} is not used: {settings.source} holds an autoencoder of its own"
-        folder = find_vae(settings.source, revision=settings.revision, part=VAE)
-        name, warnings = f"{settings.source}/{VAE}", (note,) if settings.vae is not None else ()
-    elif settings.vae is not None:
-        folder, name, warnings = find_vae(settings.vae), settings.vae, ()
-    else:
+    folder, name = _vae_folder(settings, said)
+    if folder is None:
         return None, ()
     vae = load_vae(folder, dtype=dtype)
     if vae.config.latent_channels != said.channels:
@@ -212,7 +233,8 @@ def _find_vae(
             f"the autoencoder {name} has latents of {vae.config.latent_channels} channels, and the network of "
             f"{settings.source} takes {said.channels}; name the one that it was trained with in teacher.vae"
         )
-    return vae, warnings
+    note = f"teacher.vae {settings.vae} is not used: {settings.source} holds an autoencoder of its own"
+    return vae, (note,) if said.has_vae and settings.vae is not None else ()
 
 
 def student_vae(settings: DiTSettings, folder: Path | None) -> AutoencoderKL | None:

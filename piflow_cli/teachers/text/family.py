@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,10 +12,14 @@ from torch import nn
 
 from piflow_cli.core.interfaces import Backbone
 from piflow_cli.errors import ModelError
+from piflow_cli.io.hub import local_path
+from piflow_cli.io.tensors.digests import digest_models, fingerprint
 from piflow_cli.io.tensors.slices import SlicedWeights
+from piflow_cli.io.weights import read_json
 from piflow_cli.teachers.text.described import DescribedText
 from piflow_cli.teachers.text.loading.base import (
     TRANSFORMER,
+    base_file,
     check_base_files,
     encoder_parts,
     read_encoder_configs,
@@ -27,6 +30,8 @@ from piflow_cli.teachers.text.loading.outline import transformer_files
 from piflow_cli.teachers.text.loading.parts import load_pipeline_parts
 from piflow_cli.teachers.text.space import TextSpace
 from piflow_cli.teachers.text.teacher import TextTeacher
+
+VAE = "vae"
 
 
 class TextFamily(DescribedText, ABC):
@@ -145,14 +150,28 @@ class TextFamily(DescribedText, ABC):
         return self.build_space(pipeline, config, device=torch.device(device), dtype=dtype, warnings=warnings)
 
     def encoder_fingerprint(self) -> str:
-        """What decides the embeddings of a prompt: the encoders' configs and the length, as one digest.
+        """What decides the embeddings of a prompt: length, the encoders' configs, and weights where they are here.
 
         Raises:
             ModelError: the configs cannot be had.
         """
         configs = [config_hash(config) for config in read_encoder_configs(self)]
-        text = "|".join([self.type, *configs, str(self.max_sequence_length)])
-        return f"{self.type}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        weights = self._weights_digest([part for part in self.parts if part.startswith("text_encoder")])
+        return fingerprint(self.type, [*configs, self.max_sequence_length], weights)
+
+    def autoencoder_fingerprint(self) -> str:
+        """What decides the latents of a picture, as `encoder_fingerprint`.
+
+        Raises:
+            ModelError: the config cannot be had.
+        """
+        config = read_json(base_file(self, f"{VAE}/config.json"))
+        return fingerprint(self.type, [config_hash(config)], self._weights_digest([VAE]))
+
+    def _weights_digest(self, parts: Sequence[str]) -> str | None:
+        """Of some parts of the pipeline, None where their weights are not on this machine."""
+        folder = local_path(self.source, revision=self.revision)
+        return digest_models([folder / part for part in parts], variant=self.variant) if folder is not None else None
 
     def check_base(self, network: dict[str, Any], teacher: TextTeacher) -> None:
         """Raise ModelError unless a student of `network` fits this loaded teacher."""

@@ -7,13 +7,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from piflow_cli.io.tensors.digests import WHOLE_BYTES, digest_content
 from piflow_cli.preset import Preset
 
-CHUNK_BYTES = 1 << 16
-NUM_CHUNKS = 16
-"""Pieces of a large file that are read, spread over it: another training of the same network differs in each."""
-WHOLE_BYTES = 1 << 26
-"""Files up to this size are read whole."""
 MAX_FILES_READ, MAX_FILES_SIZED = 1000, 100_000
 """In folders of more files, or of more than a few hundred MB, names and sizes must do; in still larger ones names."""
 MODEL_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pth", ".pt", ".json", ".txt", ".model")
@@ -31,7 +27,7 @@ def digests_of_sources(preset: Preset) -> dict[str, str]:
     for key, path in preset.teacher.source_paths().items():
         for file in _files_below(path, MODEL_SUFFIXES):
             name = file.relative_to(path).as_posix() if path.is_dir() else ""
-            found[f"teacher.{key}" + (f" ({name})" if name else "")] = _digest_content(file)
+            found[f"teacher.{key}" + (f" ({name})" if name else "")] = digest_content(file)
     return found
 
 
@@ -55,18 +51,5 @@ def _digest_all(path: Path, files: Sequence[Path]) -> str:
             size = file.stat().st_size
             whole = len(files) <= MAX_FILES_READ and read + min(size, WHOLE_BYTES) <= 4 * WHOLE_BYTES
             read += min(size, WHOLE_BYTES) if whole else 0
-            digest.update((_digest_content(file) if whole else f"{size} bytes").encode())
+            digest.update((digest_content(file) if whole else f"{size} bytes").encode())
     return f"{len(files)} file{'s' * (len(files) != 1)}, {digest.hexdigest()[:16]}"
-
-
-def _digest_content(file: Path) -> str:
-    """Size, and a digest of a file whole, or of its start and of pieces spread over it."""
-    size = file.stat().st_size
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        if size <= WHOLE_BYTES:
-            return f"{size} bytes, {hashlib.file_digest(content, 'sha256').hexdigest()[:16]}"
-        for i in range(NUM_CHUNKS):
-            content.seek((size - CHUNK_BYTES) * i // (NUM_CHUNKS - 1))
-            digest.update(content.read(CHUNK_BYTES))
-    return f"{size} bytes, {digest.hexdigest()[:16]}"
