@@ -41,5 +41,17 @@ class TrainingError(PiflowError):
     """Training cannot go on, for example after too many non-finite steps in a row."""
 
 
+class PartnerError(PiflowError):
+    """Another process of the same command has failed; that one says why.
+
+    Args:
+        rank: of it.
+        message: of its error.
+    """
+
+    def __init__(self, *, rank: int, message: str) -> None:
+        super().__init__(f"the process of rank {rank} failed: {message}")
+
+
 PARTNER_ENDED = 75
 """Exit code of a process that ends because another one of its run has."""

@@ -32,8 +32,8 @@ ROOMS = {
     "pipelines": {"students"},
     "plan": set(),
     "convert": {"students"},
-    "sample": {"students", "pipelines"},
-    "benchmark": {"students", "sample"},
+    "sample": {"students", "pipelines", "processes"},
+    "benchmark": {"students", "sample", "processes"},
     "distill": {"students", "plan", "processes"},
 }
 """The rooms of the engine, and which others each may import: a verb builds on what verbs share, not on another verb."""

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import time
 from typing import Annotated, NoReturn
 
 import typer
@@ -10,7 +11,7 @@ import typer
 from piflow_cli import __version__
 from piflow_cli.cli import benchmark, console, convert, distill, presets, sample
 from piflow_cli.cli.processes import partner_is_gone, who_says
-from piflow_cli.errors import PARTNER_ENDED, PiflowError
+from piflow_cli.errors import PARTNER_ENDED, PartnerError, PiflowError
 
 app = typer.Typer(
     name="piflow",
@@ -28,6 +29,8 @@ app.add_typer(presets.app, name="presets")
 EXIT_KNOWN_ERROR = 1
 EXIT_INTERRUPTED = 130
 """What Typer exits with at Ctrl-C; here it is a known error."""
+PARTNER_SPEAKS_S = 5
+"""Seconds that a process whose partner has failed waits before it ends, so that the one that failed ends first."""
 DEBUG = "PIFLOW_DEBUG"
 """The environment variable that lets tracebacks and the warnings of libraries through."""
 ALLOCATION = ("not enough memory", "can't allocate memory", "Invalid buffer size", "overflow when unpacking long")
@@ -63,13 +66,15 @@ def main() -> None:
         app(prog_name="piflow")
     except SystemExit as leaving:
         code = leaving.code
+    except PartnerError:
+        end_after_partner()
     except PiflowError as error:
         fail(", ".join([str(error), *getattr(error, "__notes__", ())]))
     except BaseException as error:
         if os.environ.get(DEBUG):
             raise
-        if isinstance(error, Exception) and partner_is_gone(error):  # the one that ended says why
-            sys.exit(PARTNER_ENDED)
+        if isinstance(error, Exception) and partner_is_gone(error):
+            end_after_partner()
         fail("\n".join([explain(error), *getattr(error, "__notes__", ())]))
     if code == EXIT_INTERRUPTED:
         fail("interrupted")
@@ -113,6 +118,12 @@ def _explain_os(error: OSError) -> str:
     if isinstance(error, PermissionError):
         return f"permission denied{where}. Choose a place that you may read and write, or change its permissions."
     return f"{error.strerror or error}{where}. Check that the path exists and can be read and written."
+
+
+def end_after_partner() -> NoReturn:
+    """End a process whose partner has failed, and says why: a launcher that sees it end first ends this one too."""
+    time.sleep(PARTNER_SPEAKS_S)
+    sys.exit(PARTNER_ENDED)
 
 
 def fail(message: str) -> NoReturn:

@@ -10,6 +10,7 @@ import typer
 
 from piflow_cli.cli import console
 from piflow_cli.cli.numbers import parse_numbers
+from piflow_cli.cli.processes import NumProcesses, start_processes
 
 if TYPE_CHECKING:
     from piflow_cli.engine.benchmark.benchmark import BenchmarkResult
@@ -37,6 +38,7 @@ EXAMPLES = console.examples(
     ),
 )
 ARROWS = {"lower": "↓", "higher": "↑"}
+STDOUT = "-"
 DEFAULT_TEACHER_STEPS = "1,2,4,8,16,32"
 
 
@@ -83,41 +85,56 @@ def command(
     batch_size: Annotated[int | None, typer.Option(help="Pictures a forward pass. [default: by their size]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    num_processes: NumProcesses = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the result; - for stdout.")
     ] = None,
 ) -> None:
     """Measure students and their teacher's own solvers in one table, on the same noise and classes or prompts."""
-    from piflow_cli.engine.benchmark import benchmark
-    from piflow_cli.io.files import check_file, write_atomic
+    from piflow_cli.io.files import check_file
 
-    to_stdout = str(json_file) == "-"
-    if json_file is not None and not to_stdout:
+    if json_file is not None and str(json_file) != STDOUT:
         check_file(json_file)
+    chosen = {
+        "nfe": parse_numbers(nfe, "--nfe"),
+        "h": parse_numbers(h, "--h", float),
+        "teacher_steps": parse_numbers(None if teacher_steps == "none" else teacher_steps, "--teacher-steps") or (),
+    }
+    start_processes(num_processes)
+    from piflow_cli.engine.benchmark import benchmark
+    from piflow_cli.engine.processes.together import joined
+
     countdown = console.Countdown()
-    with console.progress() as line:
+    with joined(device) as (together, own_device), console.progress(shown=together.is_main) as line:
         result = benchmark(
             metrics=metrics,
             models=models,
-            nfe=parse_numbers(nfe, "--nfe"),
-            h=parse_numbers(h, "--h", float),
             samples=samples,
             prompts=prompts,
             reference=reference,
             detector=detector,
             seed=seed,
             batch_size=batch_size,
-            device=device,
+            device=own_device,
             dtype=dtype,
-            teacher_steps=parse_numbers(None if teacher_steps == "none" else teacher_steps, "--teacher-steps") or (),
             solvers=solvers or ("euler",),
+            together=together,
             on_progress=lambda done, total, what: line.update(
                 done, total, f"{what}  {countdown.left(done, total)} left"
             ),
+            **chosen,
         )
+    if together.is_main:
+        _tell(result, json_file)
+
+
+def _tell(result: BenchmarkResult, json_file: Path | None) -> None:
+    """Warnings and the table, or JSON, or both."""
+    from piflow_cli.io.files import write_atomic
+
     for warning in result.warnings:
         console.warn(warning)
-    if to_stdout:
+    if str(json_file) == STDOUT:
         typer.echo(result.to_json())
         return
     if json_file is not None:
@@ -146,7 +163,8 @@ def _print(result: BenchmarkResult) -> None:
     asked = f" of {result.num_prompts} prompts ({result.prompts})" if result.prompts is not None else ""
     known = f" ({result.reference_samples})" if result.reference_samples else ""
     measured = f"{result.samples} pictures a row{asked}, detector {result.detector}"
-    typer.echo(f"{measured}, reference {result.reference}{known}, seed {result.seed}")
+    by = f", {result.num_processes} processes" if result.num_processes > 1 else ""
+    typer.echo(f"{measured}, reference {result.reference}{known}, seed {result.seed}{by}")
     for doubt in result.doubts:
         typer.echo(f"doubtful: {doubt}")
 

@@ -140,13 +140,13 @@ def pace(images_per_s: float) -> str:
 
 
 class ProgressLine:
-    """Progress of (done, total, words): a live bar on a terminal, a line every few seconds elsewhere.
+    """Progress of (done, total, words): a live bar on a terminal, a line every few seconds elsewhere, or nothing.
 
     Elsewhere what is being done is named again where nothing else was said for that long.
     """
 
-    def __init__(self, bar: Progress | None) -> None:
-        self._bar, self._task, self._last = bar, None, 0.0
+    def __init__(self, bar: Progress | None, *, shown: bool = True) -> None:
+        self._bar, self._task, self._last, self._shown = bar, None, 0.0, shown
         self._doing, self._since, self._said = "", 0.0, time.monotonic()
 
     def update(self, done: float, total: float, words: str, *, then: str = "") -> None:
@@ -180,7 +180,8 @@ class ProgressLine:
 
     def _note(self, words: str) -> None:
         self._said = time.monotonic()
-        note(words)
+        if self._shown:
+            note(words)
 
     def _show(self, words: str, **where: float) -> None:
         if self._task is None:
@@ -189,10 +190,10 @@ class ProgressLine:
 
 
 @contextmanager
-def progress() -> Iterator[ProgressLine]:
-    """A progress line on stderr for the length of the block."""
-    if not sys.stderr.isatty():
-        line, stop = ProgressLine(None), threading.Event()
+def progress(*, shown: bool = True) -> Iterator[ProgressLine]:
+    """A progress line on stderr for the length of the block, where this process is to show any."""
+    if not shown or not sys.stderr.isatty():
+        line, stop = ProgressLine(None, shown=shown), threading.Event()
         threading.Thread(target=line.keep_saying, args=(stop,), name="progress", daemon=True).start()
         try:
             yield line

@@ -52,6 +52,8 @@ EXAMPLES = console.examples(
         "piflow distill --preset flux-4nfe --num-processes 8 --strategy fsdp2",
     ),
 )
+KEPT_CHECKPOINTS = "What was saved is kept: the same command goes on from the newest checkpoint."
+KEPT_SHARDS = "Whole shards are kept: the same command builds the others."
 
 
 def _numbers(text: str | None) -> str | None:
@@ -166,7 +168,7 @@ def command(
     spread = {"num_machines": num_machines, "machine_rank": machine_rank, "main_process": main_process}
     if not cache_only:
         _check_processes(recipe, (num_processes or 1) * num_machines, sharded=strategy == "fsdp2")
-    start_processes(num_processes, strategy=strategy, **spread)
+    start_processes(num_processes, strategy=strategy, kept=KEPT_SHARDS if cache_only else KEPT_CHECKPOINTS, **spread)
     if cache_only:
         _cache(recipe, device=device, as_json=as_json)
         return
@@ -198,15 +200,16 @@ def _check_processes(recipe: Preset, num_processes: int, *, sharded: bool) -> No
 
 
 def _cache(recipe: Preset, *, device: str, as_json: bool) -> None:
-    from piflow_cli.engine.distill.embeddings import cache_embeddings
+    from piflow_cli.engine.distill.embeddings import check_cacheable, open_encoder
+    from piflow_cli.engine.processes.together import joined
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    countdown = console.Countdown()
-    with console.progress() as line:
+    with joined(device) as (together, own_device), console.progress(shown=together.is_main) as line:
+        together.main_does(lambda: check_cacheable(recipe))
         line.busy(f"loading the text encoders of {recipe.teacher.source}")
-        report = cache_embeddings(
-            recipe,
-            device=device,
+        encoder = together.each_does(lambda: open_encoder(recipe, device=own_device))
+        countdown = console.Countdown()
+        report = encoder.fill(
             on_progress=lambda done, total: line.update(
                 done,
                 total,
@@ -214,6 +217,8 @@ def _cache(recipe: Preset, *, device: str, as_json: bool) -> None:
                 then="encoding prompts",
             ),
         )
+    if not together.is_main:
+        return
     if as_json:
         console.print_json(asdict(report))
         return

@@ -51,8 +51,11 @@ def start_processes(
     machine_rank: int = 0,
     main_process: str | None = None,
     strategy: Strategy = "auto",
+    kept: str = "What was written is kept.",
 ) -> None:
     """Start this very command as several processes and leave with their exit code; return where it is one of them.
+
+    Args: as the options; `kept` says what is left where one is killed.
 
     Raises:
         DeviceError: they cannot be started so, or one of them was killed.
@@ -66,7 +69,7 @@ def start_processes(
     from piflow_cli.engine.processes.launch import Launch, run_processes
 
     launch = Launch(num_processes or 1, num_machines, machine_rank, main_process, strategy)
-    raise typer.Exit(run_processes(sys.argv[1:], launch))
+    raise typer.Exit(run_processes(sys.argv[1:], launch, kept=kept))
 
 
 def who_says() -> str:

@@ -10,10 +10,12 @@ import typer
 
 from piflow_cli.cli import console
 from piflow_cli.cli.numbers import parse_seeds
+from piflow_cli.cli.processes import NumProcesses, start_processes
+from piflow_cli.cli.sampling.drawing import draw, draw_beside
 
 if TYPE_CHECKING:
     from piflow_cli.data.asked import Asked
-    from piflow_cli.engine.sample.job import SampleJob, SampleResult
+    from piflow_cli.engine.sample.job import SampleJob
     from piflow_cli.engine.sample.save import Gallery
 
 
@@ -123,6 +125,7 @@ def command(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures a forward pass. [default: by their size]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    num_processes: NumProcesses = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Draw pictures with a student, or its teacher; each PNG carries its prompt, seed, NFE and model."""
@@ -139,6 +142,12 @@ def command(
         temperature=_temperature(temperature),
     )
     from piflow_cli.engine.sample.beside import parse_beside
+
+    others = parse_beside(beside) if beside is not None else []
+    if others and (grid is False or loras or offload != "none"):
+        raise typer.BadParameter("draws one sheet: leave out --no-grid, --lora and --offload", param_hint="--beside")
+    start_processes(num_processes)
+    from piflow_cli.engine.processes.together import joined
     from piflow_cli.engine.sample.check import check_request
     from piflow_cli.engine.sample.early import EarlyCheck
     from piflow_cli.engine.sample.open import open_student, open_teacher
@@ -148,86 +157,57 @@ def command(
     from piflow_cli.engine.students.shared import Bases
     from piflow_cli.preset import load_preset
 
-    gallery = Gallery(out, grid=grid)
-    others = parse_beside(beside) if beside is not None else []
-    if others and (grid is False or loras or offload != "none"):
-        raise typer.BadParameter("draws one sheet: leave out --no-grid, --lora and --offload", param_hint="--beside")
-    asked = _asked(prompts, prompt_file)
-    check_request(asked, num_images=options.num_images, seed=options.seed, seeds=options.seeds, batch_size=batch_size)
-    recipe = load_preset(preset) if preset is not None else None
-    bases = Bases() if others else None
-    model_options = {"base": base, "device": device, "dtype": dtype, "recipe": recipe, "bases": bases}
     request = TextRequest(width, height, guidance, negative_prompt, negative_scale)
-    request.check_numbers()
     changes = {"nfe": nfe, "substeps": substeps, "temperature": options.temperature, "h": h}
-    early = EarlyCheck(asked, request, changes, steps)
-    if teacher:
-        opened = open_teacher(model, early=early, **model_options)
-    else:
-        student_options = {"quantization": quantize, "offload": offload, "loras": loras, "early": early}
-        opened = open_student(model, nfe=nfe, **student_options, **model_options)
-    pictures = partial(
-        prepare,
-        asked,
-        num_images=options.num_images,
-        seed=options.seed,
-        seeds=options.seeds,
-        width=width,
-        height=height,
-        batch_size=batch_size,
-    )
-    job = pictures(
-        model=opened,
-        guidance_scale=guidance,
-        negative_prompt=negative_prompt,
-        negative_scale=negative_scale,
-        steps=steps,
-        **changes,
-    )
-    if others:
+
+    def ask() -> tuple[list[Asked], Gallery]:
+        gallery = Gallery(out, grid=grid)
+        asked = _asked(prompts, prompt_file)
+        counts = {"num_images": options.num_images, "seed": options.seed, "seeds": options.seeds}
+        check_request(asked, **counts, batch_size=batch_size)
+        request.check_numbers()
+        return asked, gallery
+
+    def load(asked: list[Asked], own_device: str) -> list[SampleJob]:
+        recipe = load_preset(preset) if preset is not None else None
+        bases = Bases() if others else None
+        model_options = {"base": base, "device": own_device, "dtype": dtype, "recipe": recipe, "bases": bases}
+        early = EarlyCheck(asked, request, changes, steps)
+        if teacher:
+            opened = open_teacher(model, early=early, **model_options)
+        else:
+            student_options = {"quantization": quantize, "offload": offload, "loras": loras, "early": early}
+            opened = open_student(model, nfe=nfe, **student_options, **model_options)
+        pictures = partial(
+            prepare,
+            asked,
+            num_images=options.num_images,
+            seed=options.seed,
+            seeds=options.seeds,
+            width=width,
+            height=height,
+            batch_size=batch_size,
+        )
+        job = pictures(
+            model=opened,
+            guidance_scale=guidance,
+            negative_prompt=negative_prompt,
+            negative_scale=negative_scale,
+            steps=steps,
+            **changes,
+        )
         opened_others = [
             open_teacher(model, **model_options)
             if other.source is None
             else open_student(other.source, quantization=quantize, **model_options)
             for other in others
         ]
-        jobs = [pictures(model=found, steps=other.steps) for found, other in zip(opened_others, others, strict=True)]
-        _draw_beside([job, *jobs], gallery, as_json=as_json)
-        return
-    gallery.expect(job)
-    for warning in job.warnings:
-        console.warn(warning)
-    countdown = console.Countdown()
-    with console.progress() as line:
-        result = job.run(
-            on_picture=gallery.add,
-            on_progress=lambda done, total: line.update(
-                done, total, f"{done}/{total} evaluations  {countdown.left(done, total)} left"
-            ),
-        )
-    _report(result, gallery.finish(result), as_json=as_json)
+        return [job, *(pictures(model=o, steps=other.steps) for o, other in zip(opened_others, others, strict=True))]
 
-
-def _draw_beside(jobs: list[SampleJob], gallery: Gallery, *, as_json: bool) -> None:
-    """One sheet of several models."""
-    from piflow_cli.engine.sample.beside import Lineup, sheet
-
-    lineup, countdown = Lineup(jobs), console.Countdown()
-    for warning in lineup.warnings:
-        console.warn(warning)
-    with console.progress() as line:
-        results = lineup.run(
-            on_progress=lambda done, total: line.update(
-                done, total, f"{done}/{total} evaluations  {countdown.left(done, total)} left"
-            )
-        )
-    path = gallery.write_sheet(*sheet(results), name="beside")
-    if as_json:
-        console.print_json({"path": path, "rows": [_facts(result) for result in results]})
-        return
-    typer.echo(path)
-    for result in results:
-        typer.echo(_summary(result))
+    with joined(device) as (together, own_device):
+        asked, gallery = together.main_does(ask)
+        jobs = together.each_does(lambda: load(asked, own_device))
+        (draw_beside if others else draw)(jobs, gallery, together, as_json=as_json)
 
 
 def _lora(text: str) -> tuple[str, float]:
@@ -264,32 +244,3 @@ def _temperature(text: str | None) -> float | str | None:
         return float(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is neither a number nor auto", param_hint="--temperature") from None
-
-
-def _report(result: SampleResult, paths: list[Path], *, as_json: bool) -> None:
-    if as_json:
-        console.print_json({"paths": paths} | _facts(result))
-        return
-    for path in paths:
-        typer.echo(path)
-    typer.echo(_summary(result))
-
-
-def _facts(result: SampleResult) -> dict[str, object]:
-    return {
-        "prompts": result.prompts,
-        "seeds": result.seeds,
-        "model": result.model,
-        "sampling": result.settings.model_dump(),
-        "network_s": result.network_s,
-        "policy_s": result.policy_s,
-        "warnings": result.warnings,
-    }
-
-
-def _summary(result: SampleResult) -> str:
-    share = 100 * result.policy_s / max(result.network_s + result.policy_s, 1e-9)
-    return (
-        f"{len(result.images)} picture{'s' * (len(result.images) > 1)} by {result.model} at {result.settings.nfe} NFE: "
-        f"network {result.network_s:.2f} s, policy {result.policy_s:.2f} s ({share:.0f}%)"
-    )

@@ -7,7 +7,7 @@ detector and which reference. Pictures are measured with the rounding that a sav
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import TypeVar
@@ -18,11 +18,13 @@ from piflow_cli import __version__
 from piflow_cli.core.interfaces import Space
 from piflow_cli.data.prompt_lists import read_prompt_list
 from piflow_cli.engine.benchmark.check import check_request, check_rows
-from piflow_cli.engine.benchmark.comparison import Anchor, with_gaps
 from piflow_cli.engine.benchmark.doubts import fid_doubts
 from piflow_cli.engine.benchmark.gauge import BenchmarkRow, Gauge
+from piflow_cli.engine.benchmark.questions import Subjects
+from piflow_cli.engine.benchmark.rows import Progress, measure_all
 from piflow_cli.engine.benchmark.samplers import Sampler, student_sampler, teacher_key, teacher_of, teacher_sampler
 from piflow_cli.engine.benchmark.yardsticks import choose_detector, choose_reference, choose_subjects
+from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.sample.open import Dtype, open_student
 from piflow_cli.engine.sample.sample import SMALL_POSITIONS
 from piflow_cli.engine.students.device import DTYPES, resolve_device
@@ -32,12 +34,11 @@ from piflow_cli.engine.students.settings import sampling_settings
 from piflow_cli.engine.students.shared import Bases
 from piflow_cli.errors import DataError
 from piflow_cli.io.texts.json_text import json_text
+from piflow_cli.metrics.detectors.features import Detector
 
 SMALL_BATCH = 500
 """Pictures a forward pass where none is asked for, up to `SMALL_POSITIONS` latent positions; larger ones go singly."""
 N = TypeVar("N", int, float)
-Progress = Callable[[int, int, str], None]
-"""(done, total, what): both in pictures times evaluations, so that they grow evenly with time."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class BenchmarkResult:
         teacher_rows: the rows that `fid_to_teacher`, ratios and gaps refer to, in words.
         warnings: what a user should know.
         doubts: what makes scores doubtful: too few pictures or references for an FID.
+        num_processes: that drew the pictures, each some of the batches.
     """
 
     rows: tuple[BenchmarkRow, ...]
@@ -73,6 +75,7 @@ class BenchmarkResult:
     doubts: tuple[str, ...] = ()
     prompts: str | None = None
     num_prompts: int | None = None
+    num_processes: int = 1
     piflow_version: str = __version__
 
     def to_json(self) -> str:
@@ -96,6 +99,7 @@ def benchmark(
     dtype: Dtype = "auto",
     teacher_steps: Sequence[int] = (),
     solvers: Sequence[str] = ("euler",),
+    together: Together | None = None,
     on_progress: Progress | None = None,
 ) -> BenchmarkResult:
     """Measure students, and their teachers where asked for; all that can fail is checked before the first picture.
@@ -117,6 +121,8 @@ def benchmark(
         dtype: of the networks; auto is that of `open_student`. Times, policies and solvers stay float32.
         teacher_steps: steps to sample the teacher with; empty leaves the teacher out and unloaded.
         solvers: the teacher's solvers: euler, heun, unipc, dpmsolver++.
+        together: processes that measure together, as `joined` yields them, each drawing whole batches in turn; all of
+            them return the result. None is this process alone.
         on_progress: called after each batch.
 
     Raises:
@@ -126,37 +132,44 @@ def benchmark(
         SamplingError: a row's latents or pictures are not finite; there is no score of black pictures.
         PiflowError: an unknown metric or solver.
     """
+    together = together or Together()
     chosen = check_request(metrics, solvers, samples=samples, batch_size=batch_size, seed=seed, steps=teacher_steps)
     check_rows(models=models or (), nfe=nfe or (), h=h or ())
     check_rows(solvers=solvers, teacher_steps=teacher_steps)
     listed = read_prompt_list(prompts) if prompts is not None else None
-    target = resolve_device(device)
-    chosen_models, bases = default_students() if models is None else models, Bases()
-    students = [
-        m if isinstance(m, LoadedStudent) else open_student(m, device=device, dtype=dtype, bases=bases)
-        for m in chosen_models
-    ]
-    _check_comparable(students)
-    subjects = choose_subjects(listed, students)
-    samplers, warnings = _student_samplers(students, nfe, h, seed=seed)
-    gauge_detector = choose_detector(detector, students, chosen, device=target)
+    target, bases = resolve_device(device), Bases()
+
+    def load() -> tuple[list[LoadedStudent], Subjects, Detector, list[Sampler], list[str]]:
+        students = [
+            m if isinstance(m, LoadedStudent) else open_student(m, device=device, dtype=dtype, bases=bases)
+            for m in (default_students() if models is None else models)
+        ]
+        _check_comparable(students)
+        subjects = choose_subjects(listed, students)
+        samplers, warnings = _student_samplers(students, nfe, h, seed=seed)
+        return students, subjects, choose_detector(detector, students, chosen, device=target), samplers, warnings
+
+    students, subjects, own_detector, samplers, warnings = together.each_does(load)
     gauge = Gauge(
         metrics=chosen,
-        detector=gauge_detector,
-        reference=choose_reference(reference, students, gauge_detector),
+        detector=own_detector,
+        reference=together.main_does(lambda: choose_reference(reference, students, own_detector)),
         subjects=subjects,
         samples=samples,
         batch_size=batch_size or _usual_batch(students[0].space),
         seed=seed,
         device=target,
+        together=together,
     )
-    gauge.rehearse(students[0].space)
+    together.each_does(lambda: gauge.rehearse(students[0].space))
     if teacher_steps:
-        samplers += _teacher_samplers(
-            students, teacher_steps, solvers, bases=bases, device=target, dtype=DTYPES.get(dtype)
+        samplers += together.each_does(
+            lambda: _teacher_samplers(
+                students, teacher_steps, solvers, bases=bases, device=target, dtype=DTYPES.get(dtype)
+            )
         )
-    rows, anchors = _measure_all(gauge, samplers, on_progress)
-    return _result(gauge, rows, anchors, warnings)
+    rows, anchors = measure_all(gauge, samplers, on_progress)
+    return together.main_does(lambda: _result(gauge, rows, anchors, warnings))
 
 
 def _result(
@@ -182,6 +195,7 @@ def _result(
         ),
         prompts=gauge.subjects.name,
         num_prompts=min(len(gauge.subjects), gauge.samples) if listed else None,
+        num_processes=gauge.together.num_processes,
     )
 
 
@@ -247,32 +261,3 @@ def _teacher_samplers(
 def heading(column: str) -> str:
     """A column's name as a table writes it: FID, KID and IS in capitals."""
     return column.upper() if len(column) <= 3 else column
-
-
-def _measure_all(
-    gauge: Gauge, samplers: Sequence[Sampler], on_progress: Progress | None
-) -> tuple[list[BenchmarkRow], list[BenchmarkRow]]:
-    """Rows in the order of the samplers, and those that the others are compared to: each teacher's of most steps."""
-    done, total = 0, gauge.pictures_a_row * sum(sampler.nfe for sampler in samplers)
-    longest: dict[str, Sampler] = {}
-    for sampler in samplers:
-        if sampler.kind == "teacher" and sampler.steps > getattr(longest.get(sampler.teacher), "steps", 0):
-            longest[sampler.teacher] = sampler
-    anchors: dict[str, Anchor] = {}
-    rows: dict[Sampler, BenchmarkRow] = {}
-    for sampler in [*longest.values(), *(s for s in samplers if s not in longest.values())]:
-
-        def advance(pictures: int, sampler: Sampler = sampler) -> None:
-            nonlocal done
-            done += pictures * sampler.nfe
-            if on_progress is not None:
-                on_progress(done, total, f"{sampler.model} {sampler.method} {sampler.nfe} NFE")
-
-        row, features = gauge.measure(sampler, advance)
-        if sampler in longest.values():
-            anchors[sampler.teacher] = Anchor.of(row, features)
-        elif sampler.teacher in anchors:
-            row = anchors[sampler.teacher].compare(row, features)
-        rows[sampler] = row
-    rows = with_gaps(rows, longest)
-    return [rows[sampler] for sampler in samplers], [anchor.row for anchor in anchors.values()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,9 +13,10 @@ from torch import Tensor
 from piflow_cli.core.interfaces import Space
 from piflow_cli.engine.benchmark.questions import Questions, Subjects
 from piflow_cli.engine.benchmark.samplers import Meter, Sampler
+from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.students.finite import decode_finite
 from piflow_cli.io.pictures import to_uint8
-from piflow_cli.metrics.detectors.features import Detector, FeatureSet, Reference, extract_features
+from piflow_cli.metrics.detectors.features import Detector, FeatureSet, Reference, extract_features, join_features
 from piflow_cli.metrics.metric import Groups, Metric
 
 REHEARSAL_SAMPLES = 8
@@ -38,7 +39,8 @@ class BenchmarkRow:
         nfe: evaluations a picture, of the student or of the teacher's (guided) velocity; Heun takes two a step.
         network_calls: pictures put through the network for each picture made; guidance doubles it where it acts.
         shift: m of the time grid.
-        network_s, policy_s: seconds a picture in the network, and in the policy's rollout or the solver.
+        network_s, policy_s: seconds a picture in the network, and in the policy's rollout or the solver, on the process
+            that draws it.
         scores: by column of the metrics asked for.
         fid_to_teacher: FID to the pictures of the teacher's row of most steps; None for that row, and without one.
         fid_ratio: FID divided by the FID of that row, None likewise.
@@ -77,6 +79,7 @@ class Gauge:
     batch_size: int
     seed: int
     device: torch.device
+    together: Together
 
     @property
     def questions(self) -> Questions:
@@ -112,29 +115,39 @@ class Gauge:
         for groups in self.grouped:
             self._scores(features, torch.zeros(count), groups=groups)
 
-    def measure(self, sampler: Sampler, on_pictures: Callable[[int], None]) -> tuple[BenchmarkRow, FeatureSet]:
+    def measure(self, sampler: Sampler, on_pictures: Callable[[int], None]) -> tuple[BenchmarkRow, FeatureSet] | None:
         """Sample, score and time one row; grouped pictures are sampled in passes of their own, which are not timed.
 
         Args:
             sampler: what to measure.
-            on_pictures: called with the number of pictures of each batch.
+            on_pictures: called with the number of pictures of each batch, those of other processes' batches included.
+
+        Returns:
+            The row and the features of its own pictures in the main process, None in those that only draw.
         """
         meter, questions = Meter(), self.questions
         features = self._features(sampler, questions, on_pictures, seed=self.seed, meter=meter)
+        others = {
+            groups: self._features(sampler, asked, on_pictures, seed=groups_seed(self.seed), meter=Meter())
+            for groups, asked in self.grouped.items()
+        }
+        costs = self.together.gather((meter.stopwatch.network_s, meter.stopwatch.policy_s, meter.network_rows))
+        if features is None:
+            return None
         scores = self._scores(features, questions.labels)
-        for groups, asked in self.grouped.items():
-            found = self._features(sampler, asked, on_pictures, seed=groups_seed(self.seed), meter=Meter())
-            scores |= self._scores(found, asked.numbers, groups=groups)
+        for groups, found in others.items():
+            scores |= self._scores(found, self.grouped[groups].numbers, groups=groups)
+        network_s, policy_s, network_rows = (sum(values) / self.samples for values in zip(*costs, strict=True))
         row = BenchmarkRow(
             model=sampler.model,
             kind=sampler.kind,
             method=sampler.method,
             steps=sampler.steps,
             nfe=sampler.nfe,
-            network_calls=meter.network_rows / self.samples,
+            network_calls=network_rows,
             shift=sampler.shift,
-            network_s=meter.stopwatch.network_s / self.samples,
-            policy_s=meter.stopwatch.policy_s / self.samples,
+            network_s=network_s,
+            policy_s=policy_s,
             scores={column: scores[column] for metric in self.metrics for column in metric.columns},
             h=sampler.h,
         )
@@ -142,9 +155,16 @@ class Gauge:
 
     def _features(
         self, sampler: Sampler, questions: Questions, on_pictures: Callable[[int], None], *, seed: int, meter: Meter
-    ) -> FeatureSet:
-        batches = sampler.pictures(questions, batch_size=self.batch_size, seed=seed, device=self.device, meter=meter)
-        return extract_features(self.detector, _watched(batches, on_pictures))
+    ) -> FeatureSet | None:
+        """Of all pictures, in their order, in the main process; processes take whole batches in turn."""
+        options = {"batch_size": self.batch_size, "seed": seed, "device": self.device, "meter": meter}
+        own, a_round = [], self.batch_size * self.together.num_processes
+        for batch in sampler.pictures(questions, **options, takes=self.together.takes):
+            begun = len(own) * a_round
+            own.append(self.detector(batch))
+            on_pictures(min(begun + a_round, len(questions)) - begun)
+        parts = self.together.collect_in_turn(own)
+        return join_features(parts) if self.together.is_main else None
 
     def _scores(self, features: FeatureSet, labels: Tensor | None, *, groups: Groups | None = None) -> dict[str, float]:
         """Scores by the metrics of these groups, or by those of a row's own pictures."""
@@ -158,9 +178,3 @@ class Gauge:
 def _spread(labels: Tensor | None, count: int) -> Tensor | None:
     """A few of the labels (N,) from the least to the largest, so that one out of range is among them."""
     return None if labels is None else labels.sort().values[torch.linspace(0, len(labels) - 1, count).long()]
-
-
-def _watched(batches: Iterator[Tensor], on_pictures: Callable[[int], None]) -> Iterator[Tensor]:
-    for batch in batches:
-        yield batch
-        on_pictures(len(batch))

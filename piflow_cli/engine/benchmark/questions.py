@@ -5,8 +5,6 @@ Shapes: N pictures, K classes or prompts.
 
 from __future__ import annotations
 
-from collections import ChainMap
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Protocol
 
@@ -19,7 +17,8 @@ from piflow_cli.data.prompt_lists import PromptList
 from piflow_cli.metrics.metric import Groups
 from piflow_cli.teachers.text.space import TextSpace
 
-ENCODED_AT_ONCE = 32
+ENCODED_AT_ONCE = 8
+"""Prompts that are encoded together, always the same ones: rounding and padding depend on what shares a batch."""
 KEPT_BYTES = 1_000_000_000
 """Embeddings kept in main memory; prompts beyond are encoded again for every row (512 x 4096 is 8 MB a prompt)."""
 
@@ -111,7 +110,9 @@ class Classes:
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """Prompts, each encoded once, when it is first asked for, and kept on the CPU as far as `KEPT_BYTES` go.
+    """Prompts, encoded when they are first asked for, once, and kept on the CPU as far as `KEPT_BYTES` go.
+
+    A prompt's embedding is bit for bit the same whatever else is asked for, and in whichever process.
 
     Args:
         listed: the prompts and their labels.
@@ -121,6 +122,7 @@ class Prompts:
     listed: PromptList
     encoder: TextSpace
     _kept: dict[int, TextCondition] = field(default_factory=dict, init=False, repr=False)
+    _last: dict[int, TextCondition] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.listed)
@@ -141,29 +143,28 @@ class Prompts:
         Raises:
             ModelError: the text encoders were not loaded.
         """
-        wanted = numbers.tolist()
-        missing = [number for number in dict.fromkeys(wanted) if number not in self._kept]
-        rows = ChainMap(self._encode(missing), self._kept)
-        return space.conditions(join_conditions([rows[number] for number in wanted]))
+        rows = [self._row(number) for number in numbers.tolist()]
+        return space.conditions(join_conditions(rows))
 
     def first_distinct(self, count: int) -> list[int]:
         """As the list."""
         return self.listed.first_distinct(count)
 
-    def _encode(self, numbers: Sequence[int]) -> dict[int, TextCondition]:
-        """Conditions (1, T, D) by number, on the CPU; kept while there is room."""
-        rows: dict[int, TextCondition] = {}
+    def _row(self, number: int) -> TextCondition:
+        """One prompt's condition (1, T, D), on the CPU."""
+        if number not in self._kept and number not in self._last:
+            self._encode(number - number % ENCODED_AT_ONCE)
+        return self._kept[number] if number in self._kept else self._last[number]
+
+    def _encode(self, start: int) -> None:
+        """Encode the group of prompts that begins at `start`, and keep it; where there is no room, until the next."""
+        texts = [self.listed.texts[i] for i in range(start, min(start + ENCODED_AT_ONCE, len(self.listed)))]
+        rows = dict(enumerate(self.encoder.encode_prompts(texts).to("cpu").rows(), start))
         room = KEPT_BYTES - sum(map(_num_bytes, self._kept.values()))
-        for start in range(0, len(numbers), ENCODED_AT_ONCE):
-            part = numbers[start : start + ENCODED_AT_ONCE]
-            encoded = self.encoder.encode_prompts([self.listed.texts[number] for number in part]).to("cpu")
-            rows |= zip(part, encoded.rows(), strict=True)
-        for number, row in rows.items():
-            room -= _num_bytes(row)
-            if room < 0:
-                break
-            self._kept[number] = row
-        return rows
+        keeps = room >= sum(map(_num_bytes, rows.values()))
+        self._kept.update(rows if keeps else {})
+        self._last.clear()
+        self._last.update({} if keeps else rows)
 
 
 def _num_bytes(condition: TextCondition) -> int:

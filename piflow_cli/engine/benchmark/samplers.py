@@ -66,20 +66,32 @@ class Sampler:
     h: float = 0.0
 
     def pictures(
-        self, questions: Questions, *, batch_size: int, seed: int, device: torch.device, meter: Meter
+        self,
+        questions: Questions,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        meter: Meter,
+        takes: Callable[[int], bool] = lambda _number: True,
     ) -> Iterator[Tensor]:
         """Batches (B, 1 or 3, H, W) in [0, 1], rounded to the 256 levels of a file, on the CPU.
 
         Picture i answers question i from the i-th noise of the seed, whatever the batch size and the model.
+
+        Args:
+            takes: of the number of a batch: whether this process draws it.
 
         Raises:
             SamplingError: latents or pictures that are not finite.
         """
         row, dtype = f"{self.model} {self.method} {self.nfe} NFE", next(self.module.parameters()).dtype
         generator = torch.Generator().manual_seed(seed)
-        for start in range(0, len(questions), batch_size):
+        for number, start in enumerate(range(0, len(questions), batch_size)):
             count = min(batch_size, len(questions) - start)
             noise = torch.stack([torch.randn(self.space.latent_shape, generator=generator) for _ in range(count)])
+            if not takes(number):
+                continue
             condition = questions.condition(self.space, start, start + count)
             with _counted(self.module, meter):
                 latents = self.draw(noise.to(device), condition, start, meter.stopwatch)

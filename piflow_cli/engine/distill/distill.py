@@ -11,10 +11,10 @@ from piflow_cli.engine.distill.events import DistillEvent, DistillResult
 from piflow_cli.engine.distill.network import resolve_strategy
 from piflow_cli.engine.distill.resume.run_folder import PRESET, RunFolder, Start
 from piflow_cli.engine.distill.resume.sources import digests_of_sources
-from piflow_cli.engine.distill.together import Together
 from piflow_cli.engine.distill.trainer import Trainer
 from piflow_cli.engine.plan.checks import check_at_once
 from piflow_cli.engine.plan.plan import run_bytes
+from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.processes.world import World, asked_strategy, end_with_launcher, settle_device
 from piflow_cli.engine.students.device import resolve_device
 from piflow_cli.errors import StorageError
@@ -54,12 +54,12 @@ def distill(
     world = World.here()
     settle_device(target, world)
     end_with_launcher()
-    check_at_once(preset)
     run = RunFolder(Path(out))
     state = PartialState(cpu=target.type == "cpu")
     if on_event is not None and state.is_main_process:
         on_event(DistillEvent("busy", 0, preset.training.steps, message="checking what the preset names"))
     together = Together(num_processes=state.num_processes, index=state.process_index)
+    together.each_does(lambda: check_at_once(preset))
     start = together.main_does(lambda: _open(run, preset, resume=resume))
     try:
         together.raise_any(_unshared(run))

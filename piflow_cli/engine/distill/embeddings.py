@@ -26,11 +26,17 @@ def cache_folder(preset: Preset) -> Path | None:
 
 @dataclass(frozen=True)
 class Encoder:
-    """The text side of a teacher, loaded without its transformer, and what it is to encode."""
+    """The text side of a teacher, loaded without its transformer, and what it is to encode into which folder."""
 
-    source: Any
+    folder: Path
     plan: CachePlan
     encode: Callable[[list[str]], Any]
+
+    def fill(
+        self, *, on_progress: Callable[[int, int], None] = lambda _done, _total: None, verify: bool = True
+    ) -> CacheReport:
+        """Encode what is not in the folder yet; arguments and errors as `cache_embeddings`."""
+        return build_shards(self.folder, self.plan, self.encode, on_progress, verify=verify)
 
 
 def cache_embeddings(
@@ -51,9 +57,19 @@ def cache_embeddings(
         verify: compare the checksums of all shards that are there, not only their sizes.
 
     Raises:
+        DataError: the cache is of something else, or a prompt encodes to non-finite values.
+        PresetError, DataError, ModelError, StorageError: as `check_cacheable` and `open_encoder`.
+    """
+    check_cacheable(preset)
+    return open_encoder(preset, device=device).fill(on_progress=on_progress, verify=verify)
+
+
+def check_cacheable(preset: Preset) -> None:
+    """Refuse what can be refused before the encoders load.
+
+    Raises:
         PresetError: the preset caches nothing.
-        DataError: the prompts cannot be read, or the cache is of something else.
-        ModelError: the text encoders cannot be loaded.
+        DataError: its prompts cannot be read.
         StorageError: the folder cannot be written.
     """
     folder = cache_folder(preset)
@@ -61,15 +77,23 @@ def cache_embeddings(
         raise PresetError("data.cache names no folder; set it to cache embeddings: --set data.cache=FOLDER")
     preset.data.check_source()
     writable_folder(folder)
+
+
+def open_encoder(preset: Preset, *, device: str | torch.device) -> Encoder:
+    """Load the text encoders of a preset that caches.
+
+    Raises:
+        DataError: the prompts cannot be read.
+        ModelError: the text encoders cannot be loaded.
+    """
     target = device if isinstance(device, torch.device) else resolve_device(device)
     space = preset.teacher.load_space(device=target, dtype=resolve_dtype(preset.training.teacher_dtype, target))
     _ = space.latent_shape  # refuses a size that the autoencoder cannot do, before hours of encoding
-    plan = _plan(preset, preset.data.open(space))
 
     def encode(prompts: list[str]) -> Any:
         return replace(space.encode_prompts(prompts), guidance=None)
 
-    return build_shards(folder, plan, encode, on_progress, verify=verify)
+    return Encoder(Path(preset.data.cache).expanduser(), _plan(preset, preset.data.open(space)), encode)
 
 
 def is_cached(preset: Preset) -> bool:

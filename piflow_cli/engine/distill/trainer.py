@@ -26,9 +26,9 @@ from piflow_cli.engine.distill.showing.looks import Looks
 from piflow_cli.engine.distill.showing.opening import first_lines
 from piflow_cli.engine.distill.signals import StopRequest
 from piflow_cli.engine.distill.state import Progress, build_optimizers, build_scheduler, read_ahead
-from piflow_cli.engine.distill.together import Together
 from piflow_cli.engine.processes.precision import Precision
 from piflow_cli.engine.processes.sharded import check_sharding, whole
+from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.students.device import resolve_precision
 from piflow_cli.engine.students.save import card_of, save_student
 from piflow_cli.errors import TrainingError

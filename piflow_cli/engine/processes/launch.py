@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -59,7 +60,7 @@ class Launch:
         return [part for key, value in places.items() for part in (key, str(value))]
 
 
-def run_processes(command: Sequence[str], launch: Launch) -> int:
+def run_processes(command: Sequence[str], launch: Launch, *, kept: str) -> int:
     """Run `python -m piflow_cli COMMAND` as several processes and return the exit code of them all.
 
     They print themselves; a process that is killed cannot, and is reported here. One that fails ends the others.
@@ -67,10 +68,13 @@ def run_processes(command: Sequence[str], launch: Launch) -> int:
     Args:
         command: piflow's arguments.
         launch: how many processes, and where.
+        kept: what is left where one was killed, and how to go on, for the message that says so.
 
     Raises:
         DeviceError: the processes cannot be started so, or one was killed.
     """
+    os.environ.setdefault("TORCHELASTIC_LOG_LEVEL", "CRITICAL")  # who failed is said by that process, or here
+    logging.getLogger("torch.distributed.elastic").setLevel(os.environ["TORCHELASTIC_LOG_LEVEL"])
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
     from torch.distributed.run import config_from_args, get_args_parser
@@ -79,7 +83,6 @@ def run_processes(command: Sequence[str], launch: Launch) -> int:
     os.environ[STRATEGY] = launch.strategy
     threads = max(1, (os.cpu_count() or 1) // launch.num_processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    os.environ.setdefault("TORCHELASTIC_LOG_LEVEL", "ERROR")
     parsed = get_args_parser().parse_args([*launch.arguments(), "-m", "piflow_cli", *command])
     config, entrypoint, arguments = config_from_args(parsed)
     config.signals_to_handle = "SIGHUP"  # the processes save first; torchrun would end them after 30 s
@@ -87,7 +90,7 @@ def run_processes(command: Sequence[str], launch: Launch) -> int:
         try:
             elastic_launch(config=config, entrypoint=entrypoint)(*arguments)
         except ChildFailedError as error:
-            return _exit_code(error)
+            return _exit_code(error, kept)
     return 0
 
 
@@ -118,7 +121,7 @@ def _children(parent: int) -> list[int]:
     return [child.pid for child in psutil.Process(parent).children() if "piflow_cli" in " ".join(child.cmdline())]
 
 
-def _exit_code(error: Exception) -> int:
+def _exit_code(error: Exception, kept: str) -> int:
     """The exit code of the process that failed first; one that was killed is reported.
 
     Raises:
@@ -134,6 +137,6 @@ def _exit_code(error: Exception) -> int:
     name = signal.Signals(-first.exitcode).name
     memory = ": often the machine's memory was used up (see `dmesg`)" if name == "SIGKILL" else ""
     raise DeviceError(
-        f"the process of rank {rank} was ended by {name}{memory}; the others were stopped. What was saved is kept: the "
-        f"same command goes on from the newest checkpoint. It was: {' '.join(['piflow', *sys.argv[1:]])}"
+        f"the process of rank {rank} was ended by {name}{memory}; the others were stopped. {kept} It was: "
+        f"{' '.join(['piflow', *sys.argv[1:]])}"
     )

@@ -30,15 +30,12 @@ class World:
     Args:
         rank: its number.
         size: of how many.
+        local_rank: its number on this machine.
     """
 
     rank: int = 0
     size: int = 1
-
-    @property
-    def speaks(self) -> bool:
-        """Whether this process prints and writes."""
-        return self.rank == 0
+    local_rank: int = 0
 
     @classmethod
     def here(cls) -> World:
@@ -49,7 +46,8 @@ class World:
         """
         adopt_slurm()
         if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-            return cls(rank=int(os.environ["RANK"]), size=int(os.environ["WORLD_SIZE"]))
+            named = {"rank": "RANK", "size": "WORLD_SIZE", "local_rank": "LOCAL_RANK"}
+            return cls(**{name: int(os.environ.get(variable, "0")) for name, variable in named.items()})
         if "MASTER_ADDR" in os.environ and "ACCELERATE_USE_CPU" in os.environ:
             raise DeviceError(
                 "`accelerate launch` was asked for several processes and has started one: on CPUs it needs an MPI host "
@@ -119,14 +117,36 @@ def settle_device(device: torch.device, world: World) -> None:
     """Forget what an earlier run in this Python process left in accelerate, and take the device that was asked for.
 
     Raises:
-        DeviceError: several processes and one numbered device for all of them.
+        DeviceError: as `own_device`.
     """
     import torch.distributed as dist
     from accelerate.state import AcceleratorState
 
-    if world.size > 1 and device.index is not None:
-        raise DeviceError(f"device {device}: {world.size} processes take one device each; use --device {device.type}")
+    own_device(str(device), world)
     if not dist.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
+
+
+def own_device(device: str, world: World) -> str:
+    """The name of this process's device, where `device` names that of all of them.
+
+    Raises:
+        DeviceError: several processes and one numbered device for all of them, or more processes than GPUs.
+    """
+    kind, _, number = device.partition(":")
+    if world.size == 1:
+        return device
+    if number:
+        raise DeviceError(f"device {device}: {world.size} processes take one device each; use --device {kind}")
+    count = torch.cuda.device_count() if kind in ("auto", "cuda") else 0
+    if count == 0:
+        return device
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # Slurm, which does not say it, may show each task one GPU
+    if here > count:
+        raise DeviceError(
+            f"{here} processes were started on a machine with {count} CUDA device{'s' * (count > 1)}, and each takes "
+            f"one: use --num-processes {count}, or --device cpu to share the CPU"
+        )
+    return f"cuda:{world.local_rank % count}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.sample.artist import TeacherSampling
 from piflow_cli.engine.sample.job import SampleJob, SampleResult
 from piflow_cli.engine.sample.save import MAX_SHEET_PX
@@ -79,10 +80,13 @@ class Lineup:
         named = (f"{job.artist.name}: {warning}" for job in self.jobs for warning in job.warnings)
         return list(dict.fromkeys(named))
 
-    def run(self, *, on_progress: Callable[[int, int], None] | None = None) -> list[SampleResult]:
+    def run(
+        self, *, together: Together | None = None, on_progress: Callable[[int, int], None] | None = None
+    ) -> list[SampleResult]:
         """Draw everything, model after model.
 
         Args:
+            together: as `SampleJob.run`.
             on_progress: called with (evaluations done, evaluations wanted) of all models together.
 
         Raises: as `SampleJob.run`.
@@ -95,7 +99,7 @@ class Lineup:
                 if on_progress is not None:
                     on_progress(before + done, sum(totals))
 
-            results.append(job.run(on_progress=report))
+            results.append(job.run(together=together, on_progress=report))
         return results
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from piflow_cli import __version__
 from piflow_cli.core.flow import generators_of, randn_like_seeded
 from piflow_cli.core.sampling import Stopwatch
 from piflow_cli.core.settings import SamplingSettings
+from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.sample.artist import Artist, TeacherSampling
 from piflow_cli.engine.sample.request import TextRequest
 from piflow_cli.engine.students.finite import decode_finite
@@ -32,6 +34,13 @@ class Drawn:
     facts: dict[str, str]
 
 
+class _Batch(NamedTuple):
+    """What one forward pass has drawn: latents (B, C, *S), on the CPU, and pictures."""
+
+    latents: Tensor
+    pictures: list[Drawn]
+
+
 @dataclass(frozen=True)
 class SampleResult:
     """Pictures and what made them; picture i belongs to prompts[i] and seeds[i].
@@ -40,9 +49,10 @@ class SampleResult:
         drawn: the pictures, 8 bit.
         latents: (N, C, *S), float32, on the CPU.
         pictures_a_prompt: how many there are of each prompt that was asked for, one after another.
-        network_s, policy_s: wall time in the network and in the policy's rollouts.
+        network_s, policy_s: wall time in the network and in the policy's rollouts, of all processes together.
         conditions: what was asked of a text-to-image student beside its prompt: size, guidance, negative prompt.
         warnings: what a user should know about these settings.
+        num_processes: that drew.
     """
 
     drawn: list[Drawn]
@@ -54,6 +64,7 @@ class SampleResult:
     policy_s: float
     warnings: list[str] = field(default_factory=list)
     conditions: dict[str, object] = field(default_factory=dict)
+    num_processes: int = 1
 
     @property
     def images(self) -> list[Image]:
@@ -108,41 +119,75 @@ class SampleJob:
         """Width and height of each picture."""
         return self.asked.size_px(self.artist.space)
 
+    def idle(self, num_processes: int) -> list[str]:
+        """What a user should know where there are fewer batches than processes."""
+        batches = -(-len(self.wanted) // self.batch_size)
+        if batches >= num_processes:
+            return []
+        return [
+            f"{len(self.wanted)} pictures at {self.batch_size} a forward pass are work for {batches} of "
+            f"{num_processes} processes: lower --batch-size to share them"
+        ]
+
     def run(
         self,
         *,
+        together: Together | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         on_picture: Callable[[Drawn], None] | None = None,
     ) -> SampleResult:
-        """Draw everything.
+        """Draw everything; several processes take whole batches in turn, so that each is drawn as by one.
 
         Args:
-            on_progress: called with (evaluations done, evaluations wanted), an evaluation being one picture's.
-            on_picture: called with each picture once it is drawn.
+            together: the processes that draw; None is this one alone.
+            on_progress: called in the main process with (evaluations done, evaluations wanted), an evaluation being one
+                picture's.
+            on_picture: called in the main process with each picture, in their order, once it is drawn.
+
+        Returns:
+            All pictures in the main process, in others those that they drew.
 
         Raises:
             SamplingError: latents or pictures that are not finite.
         """
-        stopwatch, latents, pictures = Stopwatch(), [], []
-        for start in range(0, len(self.wanted), self.batch_size):
-            part = self.wanted[start : start + self.batch_size]
-            sampled = self._sample(part, stopwatch, self._reporter(start, len(part), on_progress))
-            decoded = decode_finite(self.artist.space, sampled, name=self.artist.name, dtype=self.artist.dtype)
-            latents.append(sampled.cpu())
-            for image, (prompt, seed) in zip(to_pictures(decoded.cpu()), part, strict=True):
-                pictures.append(Drawn(image, prompt, seed, self._facts(prompt, seed)))
+        together, stopwatch = together or Together(), Stopwatch()
+        batches: list[_Batch] = []
+        for start in range(0, len(self.wanted), self.batch_size * together.num_processes):
+            own = self._batch(start, together, stopwatch, on_progress)
+            collected = together.collect(own)  # of none but the main process
+            batches += collected if together.is_main else [own]
+            for picture in chain.from_iterable(batch.pictures for batch in collected):
                 if on_picture is not None:
-                    on_picture(pictures[-1])
+                    on_picture(picture)
+        times = together.gather((stopwatch.network_s, stopwatch.policy_s))
+        network_s, policy_s = (sum(values) for values in zip(*times, strict=True))
         return SampleResult(
-            drawn=pictures,
-            latents=torch.cat(latents),
+            drawn=[picture for batch in batches for picture in batch.pictures],
+            latents=torch.cat([batch.latents for batch in batches]),
             pictures_a_prompt=self.pictures_a_prompt,
             model=self.artist.name,
             settings=self.artist.settings,
-            network_s=stopwatch.network_s,
-            policy_s=stopwatch.policy_s,
+            network_s=network_s,
+            policy_s=policy_s,
             warnings=self.warnings,
             conditions=self.asked.facts(),
+            num_processes=together.num_processes,
+        )
+
+    def _batch(
+        self, start: int, together: Together, stopwatch: Stopwatch, on_progress: Callable[[int, int], None] | None
+    ) -> _Batch:
+        """This process's batch of the round that begins at picture `start`; an empty one where none is left for it."""
+        first, stop = start + together.index * self.batch_size, start + together.num_processes * self.batch_size
+        part = self.wanted[first : first + self.batch_size]
+        if not part:
+            return _Batch(torch.empty((0, *self.shape)), [])
+        number = len(self.wanted[start:stop])  # of the whole round: the other processes are as far as this one
+        sampled = self._sample(part, stopwatch, self._reporter(start, number, on_progress))
+        decoded = decode_finite(self.artist.space, sampled, name=self.artist.name, dtype=self.artist.dtype)
+        images = zip(to_pictures(decoded.cpu()), part, strict=True)
+        return _Batch(
+            sampled.cpu(), [Drawn(image, prompt, seed, self._facts(prompt, seed)) for image, (prompt, seed) in images]
         )
 
     def _sample(

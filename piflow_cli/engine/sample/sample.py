@@ -11,6 +11,7 @@ from torch import Tensor
 
 from piflow_cli.core.flow import generators_of, randn_like_seeded
 from piflow_cli.data.asked import Asked
+from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.sample.artist import StudentArtist, TeacherArtist, TeacherSampling
 from piflow_cli.engine.sample.check import check_request
 from piflow_cli.engine.sample.early import EarlyCheck
@@ -46,6 +47,7 @@ def sample(
     steps: int | None = None,
     batch_size: int | None = None,
     device: str = "auto",
+    together: Together | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_picture: Callable[[Drawn], None] | None = None,
 ) -> SampleResult:
@@ -66,8 +68,8 @@ def sample(
         batch_size: pictures a forward pass; None is 64 small pictures, or one large one.
         device: auto, cpu, cuda, cuda:N or mps; an opened student stays where it is.
         steps: Euler steps of a teacher; None is 32.
-        on_progress: called with (evaluations done, evaluations wanted), an evaluation being one picture's.
-        on_picture: called with each picture once it is drawn.
+        together: processes that draw this one request, as `joined` yields them; None is this process alone.
+        on_progress, on_picture: as `SampleJob.run`.
 
     Raises:
         DataError: an empty prompt, an unknown class, or numbers out of range.
@@ -94,7 +96,7 @@ def sample(
         batch_size=batch_size,
         device=device,
     )
-    return job.run(on_progress=on_progress, on_picture=on_picture)
+    return job.run(together=together, on_progress=on_progress, on_picture=on_picture)
 
 
 def prepare(

@@ -1,7 +1,7 @@
 """What metrics are made of: features of pictures, statistics of a reference set, and networks that give features."""
 # B batch, N generated, M reference pictures, D features, K classes, C, H, W picture.
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,7 +71,15 @@ def extract_features(detector: Detector, batches: Iterable[Tensor]) -> FeatureSe
     Raises:
         DataError: there are no pictures.
     """
-    parts = [detector(images) for images in batches]
+    return join_features([detector(images) for images in batches])
+
+
+def join_features(parts: Sequence[FeatureSet]) -> FeatureSet:
+    """One FeatureSet of several, in their order.
+
+    Raises:
+        DataError: there are no pictures.
+    """
     if not parts:
         raise DataError("no pictures to measure: the batches are empty. Sample or pass at least two pictures.")
     logits = [part.logits for part in parts if part.logits is not None]

@@ -106,6 +106,7 @@ def test_every_prompt_is_encoded_once(space: TextSpace, encoded: list[str]) -> N
 def test_prompts_beyond_the_room_are_encoded_again_and_are_the_same(
     space: TextSpace, encoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(questions, "ENCODED_AT_ONCE", 2)
     asked = Questions.in_turn(prompts(space), 5)
     whole = asked.condition(space, 0, 5)
     monkeypatch.setattr(questions, "KEPT_BYTES", 0)
@@ -124,6 +125,18 @@ def test_many_prompts_are_encoded_in_batches(space: TextSpace, monkeypatch: pyte
     monkeypatch.setattr(space, "encode_prompts", lambda texts: sizes.append(len(texts)) or encode(texts))
     same(Questions.in_turn(prompts(space), 5).condition(space, 0, 5), whole)
     assert sizes == [2, 2, 1]
+
+
+def test_a_prompt_is_encoded_with_the_same_others_whoever_asks(
+    space: TextSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that processes that ask for every other batch get, bit for bit, what one that asks for all gets."""
+    monkeypatch.setattr(questions, "ENCODED_AT_ONCE", 2)
+    all_of_them, some = Questions.in_turn(prompts(space), 15), Questions.in_turn(prompts(space), 15)
+    whole = [all_of_them.condition(space, start, start + 3) for start in range(0, 15, 3)]
+    for batch in (1, 3):
+        for one, other in zip(some.condition(space, 3 * batch, 3 * batch + 3).rows(), whole[batch].rows(), strict=True):
+            assert torch.equal(one.embeds, other.embeds)
 
 
 def test_each_space_gets_its_own_guidance_and_dtype() -> None:

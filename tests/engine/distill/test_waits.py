@@ -10,8 +10,8 @@ from piflow_cli.core.interfaces import Policy
 from piflow_cli.core.rollout import euler_rollout, mean_velocity
 from piflow_cli.core.schedule import Shift
 from piflow_cli.engine.distill.resume.run_folder import RunFolder, Start
-from piflow_cli.engine.distill.together import Together
 from piflow_cli.engine.distill.trainer import Trainer
+from piflow_cli.engine.processes.together import Together
 from piflow_cli.policies.dx import DXPolicy
 from piflow_cli.policies.gmflow.policy import mixture_policy
 from piflow_cli.preset import load_preset

@@ -17,8 +17,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from piflow_cli.core.ema import EMA
 from piflow_cli.engine.distill.resume.checkpoints import CheckpointCard, Schedule
 from piflow_cli.engine.distill.state import Progress
-from piflow_cli.engine.distill.together import Together
 from piflow_cli.engine.processes.precision import Precision
+from piflow_cli.engine.processes.together import Together
 from piflow_cli.errors import StorageError
 
 WEIGHTS, AVERAGE, OPTIMIZER = "weights.", "average.", "optimizer."

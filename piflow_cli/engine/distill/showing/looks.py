@@ -8,7 +8,7 @@ from piflow_cli.engine.distill.events import Journal
 from piflow_cli.engine.distill.network import TrainedNetwork
 from piflow_cli.engine.distill.resume.run_folder import RunFolder
 from piflow_cli.engine.distill.showing.preview import Preview
-from piflow_cli.engine.distill.together import Together
+from piflow_cli.engine.processes.together import Together
 from piflow_cli.preset import Preset
 
 

@@ -1,0 +1,49 @@
+"""All rows of a benchmark, measured in an order in which each can be compared to its teacher's longest one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from piflow_cli.engine.benchmark.comparison import Anchor, with_gaps
+from piflow_cli.engine.benchmark.gauge import BenchmarkRow, Gauge
+from piflow_cli.engine.benchmark.samplers import Sampler
+
+Progress = Callable[[int, int, str], None]
+"""(done, total, what): both in pictures times evaluations, so that they grow evenly with time."""
+
+
+def measure_all(
+    gauge: Gauge, samplers: Sequence[Sampler], on_progress: Progress | None
+) -> tuple[list[BenchmarkRow], list[BenchmarkRow]]:
+    """Measure everything.
+
+    Returns:
+        Rows in the order of the samplers, and those that the others are compared to: each teacher's of most steps. Both
+        are empty in processes that only draw.
+    """
+    done, total = 0, gauge.pictures_a_row * sum(sampler.nfe for sampler in samplers)
+    longest: dict[str, Sampler] = {}
+    for sampler in samplers:
+        if sampler.kind == "teacher" and sampler.steps > getattr(longest.get(sampler.teacher), "steps", 0):
+            longest[sampler.teacher] = sampler
+    anchors: dict[str, Anchor] = {}
+    rows: dict[Sampler, BenchmarkRow] = {}
+    for sampler in [*longest.values(), *(s for s in samplers if s not in longest.values())]:
+
+        def advance(pictures: int, sampler: Sampler = sampler) -> None:
+            nonlocal done
+            done += pictures * sampler.nfe
+            if on_progress is not None:
+                on_progress(done, total, f"{sampler.model} {sampler.method} {sampler.nfe} NFE")
+
+        measured = gauge.measure(sampler, advance)
+        if measured is None:
+            continue
+        row, features = measured
+        if sampler in longest.values():
+            anchors[sampler.teacher] = Anchor.of(row, features)
+        elif sampler.teacher in anchors:
+            row = anchors[sampler.teacher].compare(row, features)
+        rows[sampler] = row
+    rows = with_gaps(rows, longest)
+    return [rows[sampler] for sampler in samplers if sampler in rows], [anchor.row for anchor in anchors.values()]
