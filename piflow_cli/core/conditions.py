@@ -45,6 +45,11 @@ class TextCondition:
         """A condition of one row as `count` rows that share its memory."""
         return self._map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
 
+    def cast(self, dtype: torch.dtype) -> TextCondition:
+        """The same with its embeddings in another dtype, and without guidance."""
+        pooled = None if self.pooled is None else self.pooled.to(dtype)
+        return replace(self, embeds=self.embeds.to(dtype), pooled=pooled, guidance=None)
+
     def with_guidance(self, scale: float) -> TextCondition:
         """The same with another embedded guidance scale; itself where the network embeds none."""
         return self if self.guidance is None else replace(self, guidance=torch.full_like(self.guidance, scale))

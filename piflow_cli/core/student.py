@@ -50,17 +50,17 @@ class Student(nn.Module):
             embed_dim=backbone.embed_dim(module),
             layout=backbone.layout,
         )
-        if adapter is None:
-            channels = family.output_channels(backbone.latent_channels)
-            backbone.replace_projection(module, head, output_channels=channels)
-        else:
-            self._adapt(module, head, adapter)
+        if adapter is not None:
+            self._adapt(module, adapter)
+            head = adapters.TwoSided(module.get_submodule(backbone.projection_name), head)
+        channels = family.output_channels(backbone.latent_channels)
+        backbone.replace_projection(module, head, output_channels=channels)
         self.module = module
         self._switch = adapters.TeacherSwitch(module)
         self._evaluates_teacher = False
 
-    def _adapt(self, module: nn.Module, head: nn.Module, settings: AdapterSettings) -> None:
-        """Freeze the module and put LoRA, copies and the head beside what it has."""
+    def _adapt(self, module: nn.Module, settings: AdapterSettings) -> None:
+        """Freeze the module and put LoRA and copies beside what it has."""
         published = self.backbone.lora_targets(module)
         if not published and settings.targets is None:
             raise ModelError("students of this teacher family are trained in full; leave the [adapter] table out")
@@ -68,8 +68,6 @@ class Student(nn.Module):
         replaced = (*self.backbone.trained_modules, self.backbone.projection_name)
         adapters.add_lora(module, adapters.chosen_targets(module, settings, published, replaced=replaced), settings)
         adapters.split_sides(module, self.backbone.trained_modules)
-        projection = module.get_submodule(self.backbone.projection_name)
-        module.set_submodule(self.backbone.projection_name, adapters.TwoSided(projection, head))
 
     @property
     def head(self) -> nn.Module:

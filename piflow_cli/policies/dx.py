@@ -127,16 +127,14 @@ class DXHead(nn.Module):
     @torch.no_grad()
     def init_from_teacher(self, projection: nn.Linear, *, generator: torch.Generator) -> None:  # noqa: ARG002
         """Repeat the teacher's rows, without noise: N times on a grid, once as the constant term of a polynomial."""
-        n, c, p = self.num_points, self.latent_channels, self.layout.positions
+        n, (weight, bias) = self.num_points, self.layout.rows(projection, self.latent_channels)
         copies = projection.weight.new_ones(n)
         if self.mode == "polynomial":
             copies[1:] = 0
         if self.layout.channels_last:  # rows (P, N, C)
-            weight = projection.weight.view(p, 1, c, -1) * copies.view(1, n, 1, 1)
-            bias = projection.bias.view(p, 1, c) * copies.view(1, n, 1)
+            weight, bias = weight[:, None] * copies.view(1, n, 1, 1), bias[:, None] * copies.view(1, n, 1)
         else:  # rows (N, C, P)
-            weight = projection.weight.view(1, c * p, -1) * copies.view(n, 1, 1)
-            bias = projection.bias.view(1, c * p) * copies.view(n, 1)
+            weight, bias = weight[None] * copies.view(n, 1, 1, 1), bias[None] * copies.view(n, 1, 1)
         self.points.weight.copy_(weight.reshape(self.points.weight.shape))
         self.points.bias.copy_(bias.flatten())
 

@@ -5,8 +5,9 @@ Shapes: B batch, N image tokens, T text tokens, C latent channels, H, W latent s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,11 +18,12 @@ from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.interfaces import CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.teachers.text.family import TextFamily
 from piflow_cli.teachers.text.space import TextSpace
-from piflow_cli.teachers.text.tokens import PATCH, TokenBackbone, pack, unpack
+from piflow_cli.teachers.text.tokens import BackboneClass, TokenBackbone, block_targets, pack, unpack
 
 DOUBLE_TARGETS = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
 SINGLE_TARGETS = ("proj_mlp", "proj_out")
 TIME_TARGETS = ("time_text_embed.timestep_embedder.linear_1", "time_text_embed.timestep_embedder.linear_2")
+PATCH = 2
 SIZES_KEPT = 16
 """Sizes whose position ids are kept on a device."""
 TIME_SCALE = 1000
@@ -55,10 +57,8 @@ class FluxBackbone(TokenBackbone):
 
     def lora_targets(self, module: nn.Module) -> list[str]:
         """The published targets: the MLPs of all blocks and the time embedding."""
-        double = [f"transformer_blocks.{i}.{t}" for i in range(len(module.transformer_blocks)) for t in DOUBLE_TARGETS]
-        blocks = range(len(module.single_transformer_blocks))
-        single = [f"single_transformer_blocks.{i}.{target}" for i in blocks for target in SINGLE_TARGETS]
-        return [*double, *single, *TIME_TARGETS]
+        double = block_targets(module, "transformer_blocks", DOUBLE_TARGETS)
+        return [*double, *block_targets(module, "single_transformer_blocks", SINGLE_TARGETS), *TIME_TARGETS]
 
 
 @lru_cache(maxsize=SIZES_KEPT)
@@ -80,30 +80,14 @@ def _text_ids(length: int, device: torch.device) -> Tensor:
 class FluxSpace(TextSpace):
     """T5 embeddings, CLIP's pooled embedding, and AutoencoderKL latents with a scale and a shift."""
 
-    def encoders(self) -> list[nn.Module]:
-        """CLIP and T5."""
-        return [self.pipeline.text_encoder, self.pipeline.text_encoder_2]
-
-    def _encode(self, prompts: list[str]) -> TextCondition:
+    def embed(
+        self, prompts: list[str], *, length: int, others: Mapping[str, list[str]] = MappingProxyType({})
+    ) -> TextCondition:
         """Embeddings (B, T, D), padding included and unmasked, and (B, P)."""
         embeds, pooled, _ = self.pipeline.encode_prompt(
-            prompts, device=self.device, max_sequence_length=self.settings.max_sequence_length
+            prompts, others.get("prompt_2"), device=self.device, max_sequence_length=length
         )
         return TextCondition(embeds=embeds, pooled=pooled)
-
-    def prompt_lengths(self, prompts: Sequence[str]) -> list[int]:
-        """T5 tokens."""
-        return [len(ids) for ids in self.pipeline.tokenizer_2(list(prompts)).input_ids]
-
-    def _decode(self, latents: Tensor) -> Tensor:
-        vae = self.pipeline.vae
-        scaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
-        return vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
-
-    def _encode_images(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        vae = self.pipeline.vae
-        posterior = vae.encode(images).latent_dist
-        return (posterior.sample(generator).float() - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
 
 
 class Flux(TextFamily):
@@ -117,15 +101,9 @@ class Flux(TextFamily):
 
     pipeline_class: ClassVar[str] = "FluxPipeline"
     transformer_class: ClassVar[str] = "FluxTransformer2DModel"
-    parts: ClassVar[tuple[str, ...]] = (
-        "scheduler",
-        "vae",
-        "tokenizer",
-        "text_encoder",
-        "tokenizer_2",
-        "text_encoder_2",
-        "transformer",
-    )
+    backbone_class: ClassVar[BackboneClass] = FluxBackbone
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
     space_class: ClassVar[Callable[..., TextSpace]] = FluxSpace
     architectures: ClassVar[dict[str, dict[str, Any]]] = {
         "FLUX.1-dev": {"guidance_embeds": True},
@@ -157,18 +135,10 @@ class Flux(TextFamily):
             embeds_guidance=bool(config.guidance_embeds),
         )
 
-    def halvings(self, autoencoder: dict[str, Any]) -> int:
-        """One between two of its levels."""
-        return len(autoencoder["block_out_channels"]) - 1
-
     def base_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """A config with the base's own output."""
         return config | {"patch_size": 1, "out_channels": None}
 
-    def released_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        """The same config."""
-        return dict(config)
-
-    def backbone(self, config: dict[str, Any]) -> FluxBackbone:
-        """How to call a transformer of this config."""
-        return FluxBackbone(latent_channels=config["in_channels"] // PATCH**2)
+    def latent_channels(self, config: dict[str, Any]) -> int:
+        """C."""
+        return config["in_channels"] // PATCH**2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from piflow_cli.io.weights import read_json
 from piflow_cli.io.zoo import PREFIX
 from piflow_cli.teachers.classes import library_class
 
-INDEX, AUTOENCODER, ENCODER = "model_index.json", "vae", "text_encoder"
+INDEX, AUTOENCODER = "model_index.json", "vae"
 
 
 def local_source(source: str) -> Path | None:
@@ -28,7 +29,7 @@ def local_source(source: str) -> Path | None:
     return path if path.exists() else None
 
 
-def counted_parts(source: str) -> tuple[Part, ...] | None:
+def counted_parts(source: str, *, encoders: Sequence[str] = ()) -> tuple[Part, ...] | None:
     """Text encoders and autoencoder of a pipeline's folder, None where the source is none on this machine.
 
     Raises:
@@ -38,7 +39,7 @@ def counted_parts(source: str) -> tuple[Part, ...] | None:
     if folder is None or not (folder / INDEX).is_file():
         return None
     index = read_json(folder / INDEX)
-    named = {name: entry for name, entry in index.items() if name == AUTOENCODER or name.startswith(ENCODER)}
+    named = {name: entry for name, entry in index.items() if name in (AUTOENCODER, *encoders)}
     return tuple(_counted(folder, name, entry) for name, entry in named.items() if entry != [None, None])
 
 

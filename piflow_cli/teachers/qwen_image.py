@@ -5,7 +5,8 @@ Shapes: B batch, N image tokens, T text tokens, C latent channels, H, W latent s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,8 +17,9 @@ from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.interfaces import CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.teachers.text.family import TextFamily
 from piflow_cli.teachers.text.space import TextSpace
-from piflow_cli.teachers.text.tokens import PATCH, TokenBackbone, pack, unpack
+from piflow_cli.teachers.text.tokens import BackboneClass, TokenBackbone, block_targets, pack, unpack
 
+PATCH = 2
 IMAGE_TARGETS, TEXT_TARGETS = ("img_mlp.net.0.proj", "img_mlp.net.2"), ("txt_mlp.net.0.proj", "txt_mlp.net.2")
 TIME_TARGETS = ("time_text_embed.timestep_embedder.linear_1", "time_text_embed.timestep_embedder.linear_2")
 
@@ -48,24 +50,23 @@ class QwenImageBackbone(TokenBackbone):
 
         The text MLP of the last block is none of them: nothing reads what it gives.
         """
-        count = len(module.transformer_blocks)
-        image = [f"transformer_blocks.{i}.{target}" for i in range(count) for target in IMAGE_TARGETS]
-        text = [f"transformer_blocks.{i}.{target}" for i in range(count - 1) for target in TEXT_TARGETS]
-        return [*image, *text, *TIME_TARGETS]
+        read = len(module.transformer_blocks) - 1
+        image = block_targets(module, "transformer_blocks", IMAGE_TARGETS)
+        return [*image, *block_targets(module, "transformer_blocks", TEXT_TARGETS, count=read), *TIME_TARGETS]
 
 
 class QwenImageSpace(TextSpace):
     """Embeddings of a vision-language model under the pipeline's template, and latents of a video autoencoder."""
 
-    def encoders(self) -> list[nn.Module]:
-        """Qwen2.5-VL."""
-        return [self.pipeline.text_encoder]
-
-    def _encode(self, prompts: list[str]) -> TextCondition:
+    def embed(
+        self,
+        prompts: list[str],
+        *,
+        length: int,
+        others: Mapping[str, list[str]] = MappingProxyType({}),  # noqa: ARG002
+    ) -> TextCondition:
         """Embeddings (B, T, D) with their mask (B, T), None where no prompt is padded."""
-        embeds, mask = self.pipeline.encode_prompt(
-            prompts, device=self.device, max_sequence_length=self.settings.max_sequence_length
-        )
+        embeds, mask = self.pipeline.encode_prompt(prompts, device=self.device, max_sequence_length=length)
         return TextCondition(embeds=embeds, mask=mask.bool() if mask is not None else None)
 
     def prompt_lengths(self, prompts: Sequence[str]) -> list[int]:
@@ -74,21 +75,23 @@ class QwenImageSpace(TextSpace):
         texts = [pipeline.prompt_template_encode.format(prompt) for prompt in prompts]
         return [len(ids) - pipeline.prompt_template_encode_start_idx for ids in pipeline.tokenizer(texts).input_ids]
 
-    def _statistics(self) -> tuple[Tensor, Tensor]:
+    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents, (1, C, 1, 1, 1) both."""
         config = self.pipeline.vae.config
-        mean, std = (torch.tensor(v, device=self.device) for v in (config.latents_mean, config.latents_std))
+        mean, std = (torch.tensor(v, device=device) for v in (config.latents_mean, config.latents_std))
         return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
 
-    def _decode(self, latents: Tensor) -> Tensor:
-        mean, std = self._statistics()
+    def to_pixels(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1], not clamped, of latents (B, C, H, W)."""
+        mean, std = self._statistics(latents.device)
         scaled = latents.unsqueeze(2) * std + mean  # (B, C, 1, H, W)
         vae = self.pipeline.vae
         return vae.decode(scaled.to(vae.dtype), return_dict=False)[0][:, :, 0]
 
-    def _encode_images(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        mean, std = self._statistics()
-        posterior = self.pipeline.vae.encode(images.unsqueeze(2)).latent_dist
+    def to_latents(self, pixels: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Latents (B, C, H, W) of pictures (B, 3, H, W) in [-1, 1]."""
+        mean, std = self._statistics(pixels.device)
+        posterior = self.pipeline.vae.encode(pixels.unsqueeze(2)).latent_dist
         return ((posterior.sample(generator).float() - mean) / std)[:, :, 0]
 
 
@@ -101,7 +104,7 @@ class QwenImage(TextFamily):
 
     pipeline_class: ClassVar[str] = "QwenImagePipeline"
     transformer_class: ClassVar[str] = "QwenImageTransformer2DModel"
-    parts: ClassVar[tuple[str, ...]] = ("scheduler", "vae", "tokenizer", "text_encoder", "transformer")
+    backbone_class: ClassVar[BackboneClass] = QwenImageBackbone
     space_class: ClassVar[Callable[..., TextSpace]] = QwenImageSpace
     architectures: ClassVar[dict[str, dict[str, Any]]] = {"Qwen-Image": {}}
     published_parts: ClassVar[tuple[Part, ...]] = (
@@ -132,6 +135,6 @@ class QwenImage(TextFamily):
         """The config with its output counted per token: the authors' patches have size 1."""
         return config | {"patch_size": 1, "out_channels": config["in_channels"]}
 
-    def backbone(self, config: dict[str, Any]) -> QwenImageBackbone:
-        """How to call a transformer of this config."""
-        return QwenImageBackbone(latent_channels=config["in_channels"] // PATCH**2)
+    def latent_channels(self, config: dict[str, Any]) -> int:
+        """C."""
+        return config["in_channels"] // PATCH**2

@@ -16,7 +16,7 @@ from piflow_cli.core.rollout import euler_rollout
 from piflow_cli.core.schedule import Shift
 
 BATCH, CHANNELS, TOKENS, POSITIONS, WIDTH, EMBED = 3, 2, 6, 4, 8, 5
-LAYOUTS = [PatchLayout(positions=POSITIONS, channels_last=last) for last in (True, False)]
+LAYOUTS = [PatchLayout(sides=(2, 2), channels_last=last) for last in (True, False)]
 USUAL = {"shift": 3.2, "segment_size": 0.5}
 """Values for settings without a default, by name; another name gets the first of GUESSES that is allowed."""
 GUESSES = (0.5, 1, 2, 4, 8, True, "auto", "grid")
@@ -100,9 +100,9 @@ def random_policy(family: PolicyFamily, *, grad: bool = False) -> Policy:
         return family.policy(output * 1.0, extra, randn(BATCH, CHANNELS, 4, 5, seed=3), torch.ones(BATCH))
 
 
-def teacher_projection(dtype: torch.dtype = torch.float32) -> nn.Linear:
+def teacher_projection(dtype: torch.dtype = torch.float32, *, bias: bool = True) -> nn.Linear:
     torch.manual_seed(1)
-    return nn.Linear(WIDTH, CHANNELS * POSITIONS).to(dtype)
+    return nn.Linear(WIDTH, CHANNELS * POSITIONS, bias=bias).to(dtype)
 
 
 def times(*taus: float) -> list[Tensor]:
@@ -131,9 +131,10 @@ def test_a_policy_is_a_frozen_value(family):
             setattr(policy, field, None)
 
 
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["channels last", "channels first"])
-def test_the_initial_velocity_at_the_source_is_the_teachers(family, layout):
-    projection, tokens = teacher_projection(), randn(BATCH, TOKENS, WIDTH)
+def test_the_initial_velocity_at_the_source_is_the_teachers(family, layout, bias):
+    projection, tokens = teacher_projection(bias=bias), randn(BATCH, TOKENS, WIDTH)
     quiet = without_noise(family)
     sigma = torch.tensor([1.0, 0.9, 0.8])
     policy = apply(quiet, build(quiet, layout, projection), layout, tokens, sigma)

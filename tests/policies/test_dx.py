@@ -160,7 +160,7 @@ def test_its_own_segments_and_shorter_ones_are_served():
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_the_head_repeats_the_teachers_rows(channels_last):
     projection = nn.Linear(8, 4 * 3)
-    layout = PatchLayout(positions=4, channels_last=channels_last)
+    layout = PatchLayout(sides=(2, 2), channels_last=channels_last)
     head = DX(num_points=5, segment_size=0.5, shift=3.2).build_head(
         projection, latent_channels=3, embed_dim=6, layout=layout
     )

@@ -5,6 +5,7 @@ Shapes: B batch, C latent channels, S spatial dims (H, W or T, H, W), D width of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
@@ -55,12 +56,26 @@ class PatchLayout:
     """How a token of the network's final projection holds a patch.
 
     Args:
-        positions: P, positions in a patch (4 for 2x2).
+        sides: latent positions along each side of a patch, such as (2, 2), or (1, 2, 2) of (T, H, W).
         channels_last: True where a token is (P, channels), as in DiT; False where it is (channels, P), as in FLUX.
     """
 
-    positions: int
+    sides: tuple[int, ...]
     channels_last: bool
+
+    @property
+    def positions(self) -> int:
+        """P, positions in a patch: 4 for 2x2."""
+        return math.prod(self.sides)
+
+    def rows(self, projection: nn.Linear, channels: int) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a teacher's projection, zeros where it has no bias.
+
+        Returns: (P, C, D) and (P, C) with channels last, else (C, P, D) and (C, P).
+        """
+        shape = (self.positions, channels) if self.channels_last else (channels, self.positions)
+        bias = projection.weight.new_zeros(shape) if projection.bias is None else projection.bias.view(shape)
+        return projection.weight.view(*shape, -1), bias
 
 
 class PolicyFamily(Protocol):

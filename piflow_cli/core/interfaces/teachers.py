@@ -49,7 +49,12 @@ class Backbone(Protocol):
         ...
 
     def replace_projection(self, module: nn.Module, head: nn.Module, *, output_channels: int) -> None:
-        """Put a head in the place of the final projection."""
+        """Put a head in the place of the final projection.
+
+        Args:
+            head: a policy's, or the teacher's projection and a policy's head in one, between which a flag decides.
+            output_channels: channels a latent position that the head gives.
+        """
         ...
 
     def lora_targets(self, module: nn.Module) -> list[str]:

@@ -9,7 +9,6 @@ import torch
 from diffusers import FluxPipeline
 from diffusers.image_processor import PipelineImageInput
 from diffusers.pipelines.flux.pipeline_output import FluxPipelineOutput
-from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor
 
 from piflow_cli.core.conditions import TextCondition
@@ -17,12 +16,14 @@ from piflow_cli.engine.pipelines.loop import Generators
 from piflow_cli.engine.pipelines.prompts import as_list, matched, one_batch
 from piflow_cli.engine.pipelines.student import Callback
 from piflow_cli.engine.pipelines.text import Draw, TextPipeline
+from piflow_cli.teachers.flux import FluxBackbone
 
 
 class PiFluxPipeline(TextPipeline, FluxPipeline):
     """FluxPipeline with a student for its transformer; the scheduler is not used."""
 
     teacher_type = "flux"
+    projection_name = FluxBackbone.projection_name
     attention_argument = "joint_attention_kwargs"
 
     @torch.no_grad()
@@ -154,9 +155,3 @@ class PiFluxPipeline(TextPipeline, FluxPipeline):
             ValueError: always.
         """
         raise ValueError("students do not support IP adapters")
-
-    def _pictures(self, latents: Tensor, output_type: str) -> Any:
-        vae = self.vae
-        scaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
-        pictures = vae.decode(scaled.to(get_module_execution_device(vae), vae.dtype), return_dict=False)[0]
-        return self.image_processor.postprocess(self._finite(pictures), output_type=output_type)

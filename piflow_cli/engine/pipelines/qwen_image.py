@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from diffusers import QwenImagePipeline
 from diffusers.pipelines.qwenimage.pipeline_output import QwenImagePipelineOutput
-from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor
 
 from piflow_cli.core.conditions import TextCondition
@@ -16,12 +15,14 @@ from piflow_cli.engine.pipelines.loop import Generators
 from piflow_cli.engine.pipelines.prompts import as_list, matched, one_batch
 from piflow_cli.engine.pipelines.student import Callback
 from piflow_cli.engine.pipelines.text import Draw, TextPipeline
+from piflow_cli.teachers.qwen_image import QwenImageBackbone
 
 
 class PiQwenImagePipeline(TextPipeline, QwenImagePipeline):
     """QwenImagePipeline with a student for its transformer; the scheduler is not used."""
 
     teacher_type = "qwen_image"
+    projection_name = QwenImageBackbone.projection_name
     attention_argument = "attention_kwargs"
 
     @torch.no_grad()
@@ -120,13 +121,3 @@ class PiQwenImagePipeline(TextPipeline, QwenImagePipeline):
         x = self._draw(draw, callback_on_step_end, callback_on_step_end_tensor_inputs)
         images = self._finish(x, output_type, condition.embeds.dtype)
         return QwenImagePipelineOutput(images=images) if return_dict else (images,)
-
-    def _pictures(self, latents: Tensor, output_type: str) -> Any:
-        vae = self.vae
-        mean, std = (
-            torch.tensor(values, device=latents.device).view(1, -1, 1, 1, 1)
-            for values in (vae.config.latents_mean, vae.config.latents_std)
-        )
-        scaled = latents.unsqueeze(2) * std + mean  # (B, C, 1, H, W)
-        pictures = vae.decode(scaled.to(get_module_execution_device(vae), vae.dtype), return_dict=False)[0][:, :, 0]
-        return self.image_processor.postprocess(self._finite(pictures), output_type=output_type)

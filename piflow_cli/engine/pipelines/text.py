@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
+from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor
 
 from piflow_cli.core.conditions import TextCondition
@@ -25,7 +26,7 @@ from piflow_cli.engine.pipelines.student import Callback, StudentPipeline
 from piflow_cli.engine.pipelines.style.layers import styles_scaled
 from piflow_cli.engine.pipelines.style.loras import StyleLoras
 from piflow_cli.engine.students.load import LoadedStudent
-from piflow_cli.teachers.text.tokens import PATCH, pack, unpack
+from piflow_cli.teachers.text.tokens import TextBackbone
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,6 @@ class Draw:
 class TextPipeline(StudentPipeline, StyleLoras):
     """A text-to-image pipeline of diffusers whose transformer is a student."""
 
-    projection_name = "proj_out"
-    embedding_name = "time_text_embed"
-    """What the policy's head reads beside the tokens."""
     attention_argument: ClassVar[str]
     """What the transformer calls its attention arguments."""
 
@@ -68,6 +66,11 @@ class TextPipeline(StudentPipeline, StyleLoras):
         pipeline.hf_device_map = base.hf_device_map
         student.space.pipeline = pipeline  # so that parts put into the pipeline are used by the space too
         return pipeline
+
+    @property
+    def _backbone(self) -> TextBackbone:
+        """How the student's module is called, and its latents lie."""
+        return self.student.network.backbone
 
     def register_modules(self, **parts: Any) -> None:
         """As diffusers' method, with the student that the transformer belongs to."""
@@ -86,11 +89,14 @@ class TextPipeline(StudentPipeline, StyleLoras):
 
         Sides that do not divide are cut to the next smaller ones that do, with a warning.
         """
-        space, step = self.student.space, self.vae_scale_factor * PATCH
+        space = self.student.space
+        *_, down, across = (self.vae_scale_factor * side for side in self._backbone.layout.sides)
         asked = {"width": width or space.settings.width, "height": height or space.settings.height}
-        cut = {name: int(value) // step * step or value for name, value in asked.items()}
+        steps = {"width": across, "height": down}
+        cut = {name: int(value) // steps[name] * steps[name] or value for name, value in asked.items()}
         if cut != asked:
             sides, fitting = (" x ".join(str(side) for side in sizes.values()) for sizes in (asked, cut))
+            step = across if across == down else f"{across} x {down}"
             warnings.warn(
                 f"{sides} pixels (width x height) are not divisible by {step}: pictures are {fitting}", stacklevel=4
             )
@@ -167,7 +173,7 @@ class TextPipeline(StudentPipeline, StyleLoras):
 
         def one(context: str, *at: Any) -> Policy:
             with self.transformer.cache_context(context):
-                network, name = self.student.network, self.embedding_name
+                network, name = self.student.network, self._backbone.embedding_name
                 return evaluate(network, self.transformer, *at, arguments=arguments, embedding_name=name)
 
         def policy_at(x: Tensor, sigma: Tensor, condition: TextCondition) -> Policy:
@@ -194,41 +200,43 @@ class TextPipeline(StudentPipeline, StyleLoras):
             ValueError: noise of another shape.
         """
         (channels, height, width), batch = draw.shape, len(draw.condition)
-        device, given = self._execution_device, as_tensor(draw.latents, "latents")
+        device, given, backbone = self._execution_device, as_tensor(draw.latents, "latents"), self._backbone
         if given is None:
             size = self._pixels(draw.shape)
             packed = self.prepare_latents(batch, channels, *size, torch.float32, device, draw.generator)
-            return unpack(packed[0] if isinstance(packed, tuple) else packed, height, width)
+            return backbone.from_base(packed[0] if isinstance(packed, tuple) else packed, height, width)
         given = given.to(device, torch.float32)
         whole = (batch, channels, height, width)
         frames = ((batch, channels, 1, height, width), (batch, 1, channels, height, width))
-        tokens = (batch, height * width // 4, channels * 4)
-        if given.shape == tokens:
-            return unpack(given, height, width)
+        base = tuple(backbone.to_base(given.new_empty(whole, device="meta")).shape)
+        if given.shape == base:
+            return backbone.from_base(given, height, width)
         if given.shape == whole or tuple(given.shape) in frames:
             return given.reshape(whole)
-        raise ValueError(f"latents are {tuple(given.shape)}; this call needs {tokens} (packed) or {whole}")
+        raise ValueError(f"latents are {tuple(given.shape)}; this call needs {base} (packed) or {whole}")
 
     def _reporting(self, callback: Callback, names: Sequence[str]) -> OnStepEnd:
-        """A caller of the user's callback: it sees latents as calls return them, and may change them and embeddings."""
+        """A caller of the user's callback: it sees latents as calls take them, and may change them and embeddings."""
+        backbone = self._backbone
 
         def report(i: int, timestep: Tensor, x: Tensor, condition: TextCondition) -> tuple[Tensor, TextCondition]:
-            shown = pack(x).to(condition.embeds.dtype)
+            shown = backbone.to_base(x).to(condition.embeds.dtype)
             known = {"latents": shown.clone(), "prompt_embeds": condition.embeds}
             changed = callback(self, i, timestep, {name: known[name] for name in names})
             latents, embeds = (changed.get(name, tensor) for name, tensor in known.items())
             if not torch.equal(latents, shown):  # else x goes on in float32
-                x = unpack(latents.to(x.dtype), *x.shape[-2:])
+                x = backbone.from_base(latents.to(x.dtype), *x.shape[-2:])
             return x, replace(condition, embeds=embeds)
 
         return report
 
     def _finish(self, latents: Tensor, output_type: str, dtype: torch.dtype) -> Any:
-        """Packed latents (B, N, 4 C) in `dtype`, the embeddings' own as in the bases, or pictures; parts go home."""
-        images = pack(latents).to(dtype) if output_type == "latent" else self._pictures(latents, output_type)
+        """Latents as the base returns them, in `dtype`, the embeddings' own, or pictures; parts go home."""
+        space = self.student.space
+        if output_type == "latent":
+            images = space.base_result(latents).to(dtype)
+        else:
+            pictures = space.to_pixels(latents.to(get_module_execution_device(self.vae)))
+            images = self.image_processor.postprocess(self._finite(pictures), output_type=output_type)
         self.maybe_free_model_hooks()
         return images
-
-    def _pictures(self, latents: Tensor, output_type: str) -> Any:
-        """Pictures of latents (B, C, H, W) in the form asked for."""
-        raise NotImplementedError

@@ -70,12 +70,11 @@ class GMFlowHead(nn.Module):
         k, c, p = self.num_components, self.latent_channels, self.layout.positions
         draw = torch.randn((k, c), generator=generator, device=generator.device)
         noise = self.bias_noise * draw.to(projection.weight.device)  # (K, C)
+        weight, bias = self.layout.rows(projection, c)
         if self.layout.channels_last:  # rows (P, K, C)
-            weight = projection.weight.view(p, 1, c, -1).expand(p, k, c, -1)
-            bias = projection.bias.view(p, 1, c) + noise
+            weight, bias = weight[:, None].expand(p, k, c, -1), bias[:, None] + noise
         else:  # rows (K, C, P)
-            weight = projection.weight.view(1, c, p, -1).expand(k, c, p, -1)
-            bias = projection.bias.view(1, c, p) + noise[..., None]
+            weight, bias = weight[None].expand(k, c, p, -1), bias[None] + noise[..., None]
         self.means.weight.copy_(weight.flatten(0, 2))
         self.means.bias.copy_(bias.flatten())
         nn.init.zeros_(self.logweights.weight)

@@ -35,7 +35,7 @@ class DiTBackbone:
     @property
     def layout(self) -> PatchLayout:
         """Tokens are (patch row, patch column, channel)."""
-        return PatchLayout(positions=self.patch_size**2, channels_last=True)
+        return PatchLayout(sides=(self.patch_size, self.patch_size), channels_last=True)
 
     def network_time(self, sigma: Tensor) -> Tensor:
         """The time (B,) the network embeds at noise level sigma (B,)."""

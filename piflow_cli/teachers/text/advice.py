@@ -9,7 +9,6 @@ from piflow_cli.core.interfaces import Advice
 from piflow_cli.errors import ModelError
 from piflow_cli.io.weights import read_json
 from piflow_cli.teachers.text.loading.base import base_file
-from piflow_cli.teachers.text.tokens import PATCH
 
 if TYPE_CHECKING:
     from piflow_cli.teachers.text.settings import TextSettings
@@ -30,7 +29,7 @@ def advice(
         ModelError: the autoencoder's config cannot be had.
     """
     autoencoder = read_json(base_file(settings, "vae/config.json"))
-    step = 2 ** halvings(autoencoder) * PATCH
+    step = 2 ** halvings(autoencoder) * max(settings.backbone_class.layout.sides)
     return (*_sizes(settings, autoencoder, step), *_length(settings), _guidance(settings, embeds, usual))
 
 
@@ -46,7 +45,7 @@ def _sizes(settings: TextSettings, autoencoder: dict[str, Any], step: int) -> li
 
 def _length(settings: TextSettings) -> list[Advice]:
     """The limit of the main tokenizer, where it is below that of the settings."""
-    part = [part for part in settings.parts if part.startswith("tokenizer")][-1]
+    part = settings.tokenizers[-1]
     try:
         limit = read_json(base_file(settings, f"{part}/tokenizer_config.json")).get("model_max_length")
     except ModelError:  # tokenizers need no such file

@@ -23,7 +23,7 @@ from piflow_cli.teachers.text.loading.base import read_index
 from piflow_cli.teachers.text.loading.configs import build_transformer, config_differences, config_hash, plain_config
 from piflow_cli.teachers.text.loading.quantization import frozen_bytes
 from piflow_cli.teachers.text.settings import TextSettings
-from piflow_cli.teachers.text.tokens import check_sides
+from piflow_cli.teachers.text.tokens import TextBackbone, check_sides
 
 MEASURED_SIZE_PX = (1024, 1024)
 """Of the authors' memory figures."""
@@ -50,9 +50,13 @@ class DescribedText(TextSettings, ABC):
     measured_cases: ClassVar[dict[str, tuple[MemoryCase | CacheCase, ...]]] = {}
     """By architecture, at `MEASURED_SIZE_PX`: 8-bit AdamW under DDP, AdamW in float32 under FSDP, embeddings cached."""
 
-    @abstractmethod
-    def backbone(self, config: dict[str, Any]) -> Backbone:
+    def backbone(self, config: dict[str, Any]) -> TextBackbone:
         """How to call a transformer of this config."""
+        return self.backbone_class(latent_channels=self.latent_channels(config))
+
+    @abstractmethod
+    def latent_channels(self, config: dict[str, Any]) -> int:
+        """C of a transformer of this config."""
 
     def build(self, config: dict[str, Any]) -> nn.Module:
         """The transformer of a config on the meta device; its buffers are real."""
@@ -97,7 +101,7 @@ class DescribedText(TextSettings, ABC):
 
     def check_size(self, width: int, height: int) -> None:
         """Raise DataError for a size that latents and patches cannot make up, by the autoencoder's config."""
-        check_sides(width, height, factor=self.latent_factor())
+        check_sides(width, height, factor=self.latent_factor(), layout=self.backbone_class.layout)
 
     def latent_factor(self) -> int:
         """Pixels along the side of a latent position: by the autoencoder's config where it is on this machine."""
@@ -105,17 +109,17 @@ class DescribedText(TextSettings, ABC):
         config = folder / "vae" / "config.json" if folder is not None else None
         return 2 ** self.halvings(read_json(config)) if config is not None and config.is_file() else LATENT_FACTOR
 
-    @abstractmethod
     def halvings(self, autoencoder: dict[str, Any]) -> int:
-        """How many times an autoencoder of this config halves a picture's sides."""
+        """How many times an autoencoder of this config halves a picture's sides: between two of its levels each."""
+        return len(autoencoder["block_out_channels"]) - 1
 
     def frozen_bytes(self, module: nn.Module, item_bytes: int) -> int:
         """Bytes of the transformer's weights by the quantisation of the settings."""
-        return frozen_bytes(module, self.quantization, item_bytes)
+        return frozen_bytes(module, self, item_bytes)
 
     def pipeline_parts(self) -> tuple[Part, ...]:
         """Text encoders and autoencoder: counted where the pipeline's folder is on this machine, else as published."""
-        counted = counted_parts(self.source)
+        counted = counted_parts(self.source, encoders=self.encoders)
         return self.published_parts if counted is None else counted
 
     def measured(self, module: nn.Module) -> tuple[MemoryCase | CacheCase, ...]:
@@ -137,17 +141,17 @@ class DescribedText(TextSettings, ABC):
             guidance=torch.ones(batch_size, device=module.device) if facts.embeds_guidance else None,
         )
 
-    @abstractmethod
     def base_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """A transformer's config with the output that the base has, whatever head it describes."""
+        return dict(config)
 
     def to_released(self, weights: dict[str, Tensor], network: dict[str, Any]) -> ReleasedText:
         """A student's weights (its head aside) and description as the authors' files hold them: as they are."""
         return ReleasedText(weights=dict(weights), config=self.released_config(network["config"]))
 
-    @abstractmethod
     def released_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """A transformer's config as the authors' files give it beside a mixture's head."""
+        return dict(config)
 
     def from_released(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights by diffusers' names: the same ones."""

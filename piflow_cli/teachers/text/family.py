@@ -52,7 +52,7 @@ class TextFamily(DescribedText, ABC):
         return self.space_class(
             pipeline=pipeline,
             settings=self,
-            latent_channels=self.backbone(config).latent_channels,
+            backbone=self.backbone(config),
             device=device,
             dtype=dtype,
             embedded_guidance=bool(config.get("guidance_embeds")),

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from piflow_cli.core.settings import NoiseInterval, Settings
 from piflow_cli.io.hub import local_path
+from piflow_cli.teachers.text.tokens import BackboneClass
 
 Quantization = Literal["none", "bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-fp8"]
 
@@ -35,9 +36,17 @@ class TextSettings(Settings):
 
     students_need_base: ClassVar[bool] = True
     pipeline_class: ClassVar[str]
-    parts: ClassVar[tuple[str, ...]]
-    """What the pipeline needs to be whole, by the names of its folders."""
     transformer_class: ClassVar[str]
+    backbone_class: ClassVar[BackboneClass]
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    """The networks that encode prompts, by the names of their folders; their configs name the cache of embeddings."""
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    """What prepares prompts for them; the last one decides how much of a prompt is read."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the pipeline needs to be whole, by the names of its folders."""
+        return ("scheduler", "vae", *self.tokenizers, *self.encoders, "transformer")
 
     @classmethod
     def said_by(cls, source: str) -> frozenset[str]:  # noqa: ARG003

@@ -6,18 +6,19 @@ Shapes: B batch, T text tokens, C latent channels, H, W latent size.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.errors import ModelError
-from piflow_cli.teachers.text.tokens import check_sides
+from piflow_cli.teachers.text.tokens import TextBackbone, check_sides
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -43,7 +44,7 @@ class TextSpace(ABC):
     Args:
         pipeline: a pipeline of the family's class; its transformer is not used here and may be None.
         settings: size, lengths and guidance.
-        latent_channels: C.
+        backbone: how the transformer is called, and its latents lie.
         device: where the transformer is, and so where conditions and latents belong.
         dtype: of the conditions.
         embedded_guidance: whether the network embeds the guidance scale.
@@ -52,7 +53,7 @@ class TextSpace(ABC):
 
     pipeline: DiffusionPipeline
     settings: TextSettings
-    latent_channels: int
+    backbone: TextBackbone
     device: torch.device
     dtype: torch.dtype
     embedded_guidance: bool
@@ -102,13 +103,13 @@ class TextSpace(ABC):
         Raises:
             DataError: a side that is no positive multiple of the autoencoder's factor times the patch.
         """
-        check_sides(width, height, factor=self.factor)
-        return (self.latent_channels, height // self.factor, width // self.factor)
+        check_sides(width, height, factor=self.factor, layout=self.backbone.layout)
+        return (self.backbone.latent_channels, height // self.factor, width // self.factor)
 
     @property
     def encodes(self) -> bool:
         """Whether the text encoders are loaded."""
-        return self.pipeline.text_encoder is not None
+        return len(self.encoders()) == len(self.settings.encoders)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> TextCondition:
@@ -123,29 +124,42 @@ class TextSpace(ABC):
                 "them (piflow distill --cache-only), or leave data.cache out."
             )
         with self._on_device(self.encoders()):
-            condition = self._encode(list(prompts))
+            condition = self.embed(list(prompts), length=self.settings.max_sequence_length)
         return self._with_guidance(condition)
 
     @abstractmethod
-    def _encode(self, prompts: list[str]) -> TextCondition:
-        """Embeddings of prompts, without guidance."""
+    def embed(
+        self, prompts: list[str], *, length: int, others: Mapping[str, list[str]] = MappingProxyType({})
+    ) -> TextCondition:
+        """Embeddings of prompts as the base's own pipeline makes them, without guidance.
 
-    @abstractmethod
+        Args:
+            prompts: B texts.
+            length: tokens a prompt is cut to.
+            others: B texts for each further argument of the base's call that takes prompts, such as prompt_2.
+        """
+
     def encoders(self) -> list[nn.Module]:
-        """The text encoders that are loaded."""
+        """The networks that encode prompts, as far as they are loaded."""
+        parts = self.pipeline.components
+        return [parts[name] for name in self.settings.encoders if parts.get(name) is not None]
 
-    @abstractmethod
+    @property
+    def tokenizer(self) -> Any:
+        """The one that decides how much of a prompt is read: the last of the family's."""
+        return self.pipeline.components[self.settings.tokenizers[-1]]
+
     def prompt_lengths(self, prompts: Sequence[str]) -> list[int]:
         """Tokens of each prompt if none were cut off, special ones included."""
+        return [len(ids) for ids in self.tokenizer(list(prompts)).input_ids]
 
     def dropped_tokens(self, prompts: Sequence[str]) -> list[int]:
         """Tokens of each prompt beyond what the encoder takes."""
         return [max(0, length - self.settings.max_sequence_length) for length in self.prompt_lengths(prompts)]
 
     def unknown_tokens(self, prompts: Sequence[str]) -> list[int]:
-        """Unknown tokens of the main tokenizer, T5's where there are two; tokenizers of bytes have none."""
-        parts = self.pipeline.components
-        tokenizer = parts.get("tokenizer_2") or parts["tokenizer"]
+        """Unknown tokens of each prompt; tokenizers of bytes have none."""
+        tokenizer = self.tokenizer
         unknown = tokenizer.unk_token_id
         if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.pad_token_id):
             return [0] * len(prompts)
@@ -155,13 +169,7 @@ class TextSpace(ABC):
         """What a data source drew, prompts or cached embeddings, as the network takes it."""
         if not isinstance(drawn, TextCondition):
             return self.encode_prompts(drawn)
-        moved = drawn.to(self.device)
-        cast = {
-            name: getattr(moved, name).to(self.dtype)
-            for name in ("embeds", "pooled")
-            if getattr(moved, name) is not None
-        }
-        return self._with_guidance(TextCondition(mask=moved.mask, **cast))
+        return self._with_guidance(drawn.to(self.device).cast(self.dtype))
 
     def encoded(self, drawn: Sequence[Sequence[str] | TextCondition]) -> list[TextCondition]:
         """The prompts of several batches, each encoded as a batch; offloaded encoders go to the device once.
@@ -179,7 +187,7 @@ class TextSpace(ABC):
         if not self.embedded_guidance:
             return condition
         scale = torch.full((len(condition),), float(self.settings.guidance_scale), device=self.device)
-        return TextCondition(embeds=condition.embeds, mask=condition.mask, pooled=condition.pooled, guidance=scale)
+        return replace(condition, guidance=scale)
 
     def null_condition(self, count: int) -> TextCondition:
         """The condition of the negative prompt, `count` times; encoded once."""
@@ -199,22 +207,30 @@ class TextSpace(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1] of latents (B, C, H, W)."""
         with self._on_device([self.pipeline.vae]):
-            pictures = self._decode(latents.to(self.device))
+            pictures = self.to_pixels(latents.to(self.device))
         return (pictures.float() / 2 + 0.5).clamp(0, 1)
 
-    @abstractmethod
-    def _decode(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] of latents (B, C, H, W)."""
+    def to_pixels(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1], not clamped, of latents (B, C, H, W), by an AutoencoderKL."""
+        vae = self.pipeline.vae
+        scaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
+        return vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
+
+    def base_result(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, H, W) as the base's own pipeline returns them with output_type "latent"."""
+        return self.backbone.to_base(latents)
 
     @torch.no_grad()
     def encode_images(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Latents (B, C, H, W) in float32 of pictures (B, 3, H, W) in [0, 1]; the posterior is sampled."""
         with self._on_device([self.pipeline.vae]):
-            return self._encode_images(images.to(self.device, self.pipeline.vae.dtype) * 2 - 1, generator)
+            return self.to_latents(images.to(self.device, self.pipeline.vae.dtype) * 2 - 1, generator)
 
-    @abstractmethod
-    def _encode_images(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Latents (B, C, H, W) of pictures in [-1, 1]."""
+    def to_latents(self, pixels: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Latents (B, C, H, W) of pictures (B, 3, H, W) in [-1, 1]."""
+        vae = self.pipeline.vae
+        posterior = vae.encode(pixels).latent_dist
+        return (posterior.sample(generator).float() - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
 
     @contextmanager
     def _on_device(self, modules: Sequence[nn.Module]) -> Iterator[None]:

@@ -1,8 +1,11 @@
-"""Latents as the tokens of FLUX and Qwen-Image: a token holds a 2x2 patch, channels first.
+"""What families of transformers share of how they are called, and latents as tokens of 2x2 patches, channels first.
 
-Shapes: B batch, N tokens, C channels, H, W latent size.
+Shapes: B batch, N tokens, C channels, H, W latent size, D width of the transformer.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,12 +14,10 @@ from torch import Tensor, nn
 from piflow_cli.core.interfaces import PatchLayout
 from piflow_cli.errors import DataError
 
-PATCH = 2
-
 
 @dataclass(frozen=True)
-class TokenBackbone:
-    """What is known of a transformer over such tokens without calling it.
+class TextBackbone:
+    """What is known of a transformer without calling it: a family's own says how it is called, and what differs.
 
     Args:
         latent_channels: C.
@@ -26,7 +27,9 @@ class TokenBackbone:
 
     projection_name = "proj_out"
     trained_modules = ("norm_out",)
-    layout = PatchLayout(positions=PATCH**2, channels_last=False)
+    embedding_name = "time_text_embed"
+    """The part of the module whose output `embed` returns."""
+    layout = PatchLayout(sides=(2, 2), channels_last=False)
 
     def embed_dim(self, module: nn.Module) -> int:
         """D, the width of the transformer."""
@@ -34,22 +37,47 @@ class TokenBackbone:
 
     def projection(self, module: nn.Module) -> nn.Linear:
         """The final projection."""
-        return plain_projection(module.proj_out, module.dtype)
+        return plain_projection(module.get_submodule(self.projection_name), module.dtype)
 
     def replace_projection(self, module: nn.Module, head: nn.Module, *, output_channels: int) -> None:  # noqa: ARG002
-        """Put a head in the place of the final projection."""
-        module.proj_out = head
+        """Put a head in the place of the final projection; the module passes its tokens on, however wide."""
+        module.set_submodule(self.projection_name, head)
+
+    def to_base(self, x: Tensor) -> Tensor:
+        """Latents or noise (B, C, H, W) as the base's own pipeline takes them."""
+        return x
+
+    def from_base(self, given: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG002
+        """The inverse of `to_base`, for latents of height x width."""
+        return given
 
 
-def check_sides(width: int, height: int, *, factor: int) -> None:
+BackboneClass = type[TextBackbone]
+"""In settings, where `type` is a key."""
+
+
+class TokenBackbone(TextBackbone):
+    """A transformer over tokens, as those of FLUX.1 and Qwen-Image: a token holds a 2x2 patch, channels first."""
+
+    def to_base(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, 4 C) of x (B, C, H, W)."""
+        return pack(x)
+
+    def from_base(self, given: Tensor, height: int, width: int) -> Tensor:
+        """The inverse."""
+        return unpack(given, height, width)
+
+
+def check_sides(width: int, height: int, *, factor: int, layout: PatchLayout) -> None:
     """Raise DataError for a side that is no positive multiple of the autoencoder's factor times the patch."""
-    step = factor * PATCH
-    for name, value in (("width", width), ("height", height)):
+    *_, down, across = layout.sides
+    for name, value, side in (("width", width, across), ("height", height, down)):
+        step = factor * side
         if value < step or value % step:
             near = max(step, round(value / step) * step)
             raise DataError(
                 f"{name} {value} is not a positive multiple of {step}; the nearest one is {near} (a latent is "
-                f"{factor}x{factor} pixels, and the network takes squares of {PATCH} latents)"
+                f"{factor}x{factor} pixels, and the network takes patches of {down}x{across} latents)"
             )
 
 
@@ -71,5 +99,11 @@ def plain_projection(projection: nn.Linear, dtype: torch.dtype) -> nn.Linear:
     """The projection itself, or where it is quantised one of its shape, whose values nobody may use, in `dtype`."""
     if projection.weight.is_floating_point():
         return projection
-    device = projection.weight.device
-    return nn.Linear(projection.in_features, projection.out_features, device=device, dtype=dtype)
+    options = {"bias": projection.bias is not None, "device": projection.weight.device, "dtype": dtype}
+    return nn.Linear(projection.in_features, projection.out_features, **options)
+
+
+def block_targets(module: nn.Module, blocks: str, layers: Sequence[str], *, count: int | None = None) -> list[str]:
+    """Full names of layers in every block of a list, or in the first `count` of them."""
+    total = len(module.get_submodule(blocks)) if count is None else count
+    return [f"{blocks}.{i}.{layer}" for i in range(total) for layer in layers]

@@ -179,7 +179,7 @@ def test_initial_noise_is_shared_by_the_positions_of_a_patch(channels_last):
     positions, channels, components = 4, 3, 200
     family = GMFlow(num_components=components, bias_noise=0.05, logstd_inner_dim=8)
     projection = nn.Linear(8, positions * channels)
-    layout = PatchLayout(positions=positions, channels_last=channels_last)
+    layout = PatchLayout(sides=(2, 2), channels_last=channels_last)
     head = family.build_head(projection, latent_channels=channels, embed_dim=6, layout=layout)
     head.init_from_teacher(projection, generator=torch.Generator().manual_seed(0))
     shape = (positions, components, channels) if channels_last else (components, channels, positions)
@@ -195,7 +195,7 @@ def test_the_initial_log_std_is_the_settings_and_the_embedding_is_cut_off():
     family = GMFlow(num_components=2, initial_std=0.05, logstd_inner_dim=16)
     projection = nn.Linear(8, 3)
     head = family.build_head(
-        projection, latent_channels=3, embed_dim=6, layout=PatchLayout(positions=1, channels_last=True)
+        projection, latent_channels=3, embed_dim=6, layout=PatchLayout(sides=(1, 1), channels_last=True)
     )
     head.init_from_teacher(projection, generator=torch.Generator().manual_seed(0))
     embedding = torch.randn(5, 6, requires_grad=True)
@@ -209,7 +209,7 @@ def test_the_initial_log_std_is_the_settings_and_the_embedding_is_cut_off():
 def test_a_constant_log_std_has_no_layers():
     family = GMFlow(num_components=2, constant_logstd=-1.25)
     head = family.build_head(
-        nn.Linear(8, 3), latent_channels=3, embed_dim=6, layout=PatchLayout(positions=1, channels_last=True)
+        nn.Linear(8, 3), latent_channels=3, embed_dim=6, layout=PatchLayout(sides=(1, 1), channels_last=True)
     )
     assert_close(head.extra(torch.zeros(4, 6)), torch.full((4,), -1.25))
     assert not any("logstds" in name for name, _ in head.named_parameters())

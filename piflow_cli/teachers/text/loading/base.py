@@ -57,7 +57,7 @@ def read_index(settings: TextSettings) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def encoder_parts(settings: TextSettings) -> list[str]:
     """The parts that encode prompts: tokenizers and text encoders."""
-    return [part for part in settings.parts if part.startswith(("tokenizer", "text_encoder"))]
+    return [*settings.tokenizers, *settings.encoders]
 
 
 def read_encoder_configs(settings: TextSettings) -> list[dict[str, Any]]:
@@ -67,7 +67,7 @@ def read_encoder_configs(settings: TextSettings) -> list[dict[str, Any]]:
         ModelError: missing or unreachable.
     """
     read_index(settings)
-    return [_read_config(settings, part) for part in settings.parts if part.startswith("text_encoder")]
+    return [_read_config(settings, part) for part in settings.encoders]
 
 
 def _read_config(settings: TextSettings, part: str) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def find_base(settings: TextSettings, wanted: Collection[str]) -> BaseFiles:
         files = _needed(names, wanted, variant)
         source = fetch_folder(source, files, revision=settings.revision, local_only=settings.local_files_only)
     for part in wanted:
-        if part.startswith("text_encoder") or part == "vae":
+        if part in settings.encoders or part == "vae":
             path = source / part / "config.json"
             check_config(read_json(path), origin=path)
     return BaseFiles(folder=source, variant=variant, warnings=warnings)
@@ -144,7 +144,7 @@ def _check_parts(
             missing.append(f"{INDEX} names no {part}")
         elif not files:
             missing.append(f"there is no {part}")
-        elif part.startswith("tokenizer"):
+        elif part in settings.tokenizers:
             if not any(set(group) <= set(files) for group in VOCABULARIES):
                 missing.append(f"{part} has no vocabulary ({' or '.join(' + '.join(g) for g in VOCABULARIES)})")
         elif part == "scheduler":

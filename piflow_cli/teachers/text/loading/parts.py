@@ -122,7 +122,7 @@ def _check_loaded(pipeline: DiffusionPipeline, settings: TextSettings) -> None:
                 raise ModelError(f"the weights of {source} lack {', '.join(lacking[:4])}; download it again")
             plain = {key: p for key, p in part.named_parameters() if type(p.data) is torch.Tensor}
             check_values({key: p for key, p in plain.items() if p.is_floating_point()}, source=source)
-        elif name.startswith("tokenizer") and part is not None:
+        elif name in settings.tokenizers and part is not None:
             words = part.get_vocab().keys() - part.get_added_vocab().keys()
             if len(words) < MIN_WORDS:
                 raise ModelError(
@@ -161,7 +161,7 @@ def _load_transformer(
     module_class = getattr(diffusers, settings.transformer_class)
     options: dict[str, Any] = OFFLINE | {"dtype": dtype}
     if settings.quantization != "none":
-        options["quantization_config"] = quantization_config(settings.quantization, dtype)
+        options["quantization_config"] = quantization_config(settings, dtype)
     on_device = settings.quantization.startswith("bnb")  # it quantises where the weights are to stay
     if on_device:
         options["device_map"] = {"": str(device)}
@@ -176,7 +176,8 @@ def _load_transformer(
         check_names(settings, place / (subfolder or ""), settings.variant, on_warning=on_warning)
     module = _guarded(settings, lambda: module_class.from_pretrained(str(place), subfolder=subfolder, **options))
     if on_device:
-        restore_projection(module, place / (subfolder or ""), dtype=dtype)
+        name = settings.backbone_class.projection_name
+        restore_projection(module, name, place / (subfolder or ""), dtype=dtype)
     return module
 
 

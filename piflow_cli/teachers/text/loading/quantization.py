@@ -1,7 +1,8 @@
-"""Quantising a transformer while it loads; what students replace, its last norm and its projection, stays whole."""
+"""Quantising a transformer while it loads; what students replace, its last norms and its projection, stays whole."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,8 @@ from torch import nn
 
 from piflow_cli.errors import MissingExtraError, ModelError
 from piflow_cli.io.tensors.files import open_tensors
-from piflow_cli.teachers.text.settings import Quantization
+from piflow_cli.teachers.text.settings import TextSettings
 
-LAST_NORM, PROJECTION = "norm_out", "proj_out"
-WEIGHT = f"{PROJECTION}.weight"
 BITS = {"bnb-4bit": 4, "bnb-8bit": 8, "torchao-int8": 8, "torchao-fp8": 8}
 NF4_BLOCK = 64
 """Weights that share a scale in float32."""
@@ -29,8 +28,8 @@ def require(module: str, extra: str) -> None:
         )
 
 
-def quantization_config(name: Quantization, dtype: torch.dtype) -> Any:
-    """diffusers' configuration of a quantisation.
+def quantization_config(settings: TextSettings, dtype: torch.dtype) -> Any:
+    """diffusers' configuration of the settings' quantisation.
 
     bitsandbytes tells layers by the last part of their name, by which FLUX also calls layers inside its blocks: the
     projection is quantised with them, and put back whole by `restore_projection`.
@@ -43,56 +42,61 @@ def quantization_config(name: Quantization, dtype: torch.dtype) -> Any:
     """
     import diffusers
 
+    name, backbone = settings.quantization, settings.backbone_class
+    norms = list(backbone.trained_modules)
     if name.startswith("bnb"):
         require("bitsandbytes", "bitsandbytes")
         four = name == "bnb-4bit"
         options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype} if four else {}
-        return diffusers.BitsAndBytesConfig(load_in_8bit=not four, llm_int8_skip_modules=[LAST_NORM], **options)
+        return diffusers.BitsAndBytesConfig(load_in_8bit=not four, llm_int8_skip_modules=norms, **options)
     require("torchao", "torchao")
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
 
     kind = Int8WeightOnlyConfig() if name == "torchao-int8" else Float8WeightOnlyConfig()
-    return diffusers.TorchAoConfig(kind, modules_to_not_convert=[LAST_NORM, WEIGHT])
+    return diffusers.TorchAoConfig(kind, modules_to_not_convert=[*norms, f"{backbone.projection_name}.weight"])
 
 
-def restore_projection(module: nn.Module, folder: Path, *, dtype: torch.dtype) -> None:
+def restore_projection(module: nn.Module, projection: str, folder: Path, *, dtype: torch.dtype) -> None:
     """Put the final projection back as the files of a folder hold it, where it was quantised.
 
     Raises:
         ModelError: no .safetensors there holds it, as where the files themselves are quantised.
     """
-    quantised = module.get_submodule(PROJECTION)
+    quantised, weight = module.get_submodule(projection), f"{projection}.weight"
     if quantised.weight.is_floating_point():
         return
+    biased = quantised.bias is not None
     for path in sorted(folder.glob("*.safetensors")):
         with open_tensors(path) as file:
-            if WEIGHT in file.keys() and f"{WEIGHT}.absmax" not in file.keys():  # noqa: SIM118
-                whole = nn.Linear(quantised.in_features, quantised.out_features, dtype=dtype, device="meta")
-                names = {name: file.get_tensor(f"{PROJECTION}.{name}") for name in ("weight", "bias")}
+            if weight in file.keys() and f"{weight}.absmax" not in file.keys():  # noqa: SIM118
+                sides = (quantised.in_features, quantised.out_features)
+                whole = nn.Linear(*sides, bias=biased, dtype=dtype, device="meta")
+                names = {name: file.get_tensor(f"{projection}.{name}") for name in ["weight"] + ["bias"] * biased}
                 if names["weight"].shape != whole.weight.shape or not names["weight"].is_floating_point():
                     continue
                 place = {"device": quantised.weight.device, "dtype": dtype}
                 whole.load_state_dict({name: tensor.to(**place) for name, tensor in names.items()}, assign=True)
-                module.set_submodule(PROJECTION, whole.requires_grad_(False).eval())
+                module.set_submodule(projection, whole.requires_grad_(False).eval())
                 return
-    raise ModelError(f"{folder} has no .safetensors with an unquantised {WEIGHT}, which students are initialised from")
+    raise ModelError(f"{folder} has no .safetensors with an unquantised {weight}, which students are initialised from")
 
 
-def frozen_bytes(module: nn.Module, quantization: Quantization, item_bytes: int) -> int:
+def frozen_bytes(module: nn.Module, settings: TextSettings, item_bytes: int) -> int:
     """Bytes of a transformer's frozen weights as they are loaded.
 
     Args:
         module: unquantised, on any device.
         item_bytes: of a weight that is not quantised.
     """
-    whole = sum(parameter.numel() for parameter in module.parameters()) * item_bytes
+    whole, quantization = sum(p.numel() for p in module.parameters()) * item_bytes, settings.quantization
     if quantization == "none":
         return whole
-    layers = [layer for name, layer in module.named_modules() if _is_quantised(name, layer)]
+    kept = (settings.backbone_class.projection_name, *settings.backbone_class.trained_modules)
+    layers = [layer for name, layer in module.named_modules() if _is_quantised(name, layer, kept)]
     weights, rows = sum(layer.weight.numel() for layer in layers), sum(layer.out_features for layer in layers)
     scales = weights // NF4_BLOCK * 4 if quantization == "bnb-4bit" else rows * 4
     return whole - weights * item_bytes + weights * BITS[quantization] // 8 + scales
 
 
-def _is_quantised(name: str, layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear) and name != PROJECTION and not name.startswith(f"{LAST_NORM}.")
+def _is_quantised(name: str, layer: nn.Module, kept: Sequence[str]) -> bool:
+    return isinstance(layer, nn.Linear) and not any(name == part or name.startswith(f"{part}.") for part in kept)
