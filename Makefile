@@ -43,7 +43,7 @@ lint: $(VENV)/.test  ## Check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-docs: $(VENV)/.test  ## Write docs/cli.md and docs/presets.md from the code
+docs: $(VENV)/.test  ## Write the references in docs/ from the code
 	$(BIN)/python -m piflow_cli.cli.reference
 
 clean:  ## Remove the environment and caches; runs/ and samples/ are yours and stay

@@ -17,7 +17,6 @@ app = typer.Typer(
     name="piflow",
     help="Distil slow flow-matching image models into students of 1 to 8 network evaluations (pi-Flow).",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,  # plain help starts twice as fast
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},

@@ -1,7 +1,10 @@
-"""Writes docs/cli.md and docs/presets.md from the code: `python -m piflow_cli.cli.reference [--check]`."""
+"""Writes the pages of docs/ that the code itself says: `python -m piflow_cli.cli.reference [--check]`."""
 
+import inspect
+import re
 import sys
 import textwrap
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,25 @@ from piflow_cli.preset import FAMILIES, Preset
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOTICE = "<!-- Written by `python -m piflow_cli.cli.reference`; do not edit. -->\n"
+
+
+OFFERED = {
+    "Students": ("piflow_cli.load_pipeline", "piflow_cli.engine.sample.open.open_student"),
+    "Drawing": (
+        "piflow_cli.engine.sample.sample",
+        "piflow_cli.engine.sample.open.open_teacher",
+        "piflow_cli.engine.sample.save.save_samples",
+    ),
+    "Distilling": (
+        "piflow_cli.preset.load_preset",
+        "piflow_cli.preset.changed_preset",
+        "piflow_cli.engine.plan.plan.plan",
+        "piflow_cli.engine.distill.distill",
+    ),
+    "Measuring": ("piflow_cli.engine.benchmark.benchmark",),
+    "Converting": ("piflow_cli.engine.convert.convert", "piflow_cli.engine.convert.check.check"),
+}
+"""The functions that stay where they are."""
 
 
 def cli_page() -> str:
@@ -92,6 +114,60 @@ def presets_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def python_page() -> str:
+    """docs/python.md."""
+    lines = [NOTICE, "# Python\n"]
+    lines += [
+        "What the commands do, as functions. They return values and raise subclasses of "
+        "`piflow_cli.errors.PiflowError`, whose message says what to do; nothing is printed. These names stay where "
+        "they are.",
+        "",
+    ]
+    for title, names in OFFERED.items():
+        lines += [f"## {title}", ""]
+        for name in names:
+            lines += _function_section(name)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _function_section(path: str) -> list[str]:
+    """Name, signature and docstring of a function, its arguments as a list."""
+    module, name = path.rsplit(".", 1)
+    function = getattr(import_module(module), name)
+    parameters = inspect.signature(function).parameters.values()
+    shown = [f"    {_parameter(parameter)}," for parameter in parameters]
+    starred = [i for i, parameter in enumerate(parameters) if parameter.kind is parameter.KEYWORD_ONLY]
+    if starred:
+        shown.insert(starred[0], "    *,")
+    lines = [f"### {name}", "", "```python", f"from {module} import {name}", "", f"{name}(", *shown, ")", "```", ""]
+    return [*lines, *_docstring(inspect.getdoc(function) or ""), ""]
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    """A parameter as it is written in code; defaults that have no short form are left out."""
+    plain = parameter.replace(annotation=parameter.empty)
+    annotation = parameter.annotation
+    said = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    name, _, default = str(plain).partition("=")
+    short = "..." if re.search(r"<.* at 0x[0-9a-f]+>", default) else default
+    return f"{name}: {said}" + (f" = {short}" if default else "")
+
+
+def _docstring(text: str) -> list[str]:
+    """A docstring of this project as Markdown: its sections as lists of bold names."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if re.fullmatch(r"(Args|Raises|Returns|Yields|Source):.*", line):
+            lines += [f"**{line.split(':')[0]}**{line.split(':', 1)[1]}", ""]
+        elif found := re.fullmatch(r"    (\w[\w, ]*): (.*)", line):
+            lines.append(f"- `{found[1]}`: {found[2]}")
+        elif line.startswith("        "):
+            lines.append("  " + line.strip())
+        else:
+            lines.append(line.strip())
+    return lines
+
+
 def _key_rows(model: type[BaseModel], prefix: str) -> list[str]:
     """A table of a settings class's own keys."""
     rows = []
@@ -120,7 +196,7 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-PAGES = {"cli.md": cli_page, "presets.md": presets_page}
+PAGES = {"cli.md": cli_page, "presets.md": presets_page, "python.md": python_page}
 
 
 def main() -> int:
