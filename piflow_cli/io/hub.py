@@ -61,6 +61,11 @@ class HubTarget:
     token: str | bool | None = None
     create_pr: bool = False
 
+    @property
+    def place(self) -> str:
+        """How others name it: owner/name or owner/name/folder."""
+        return self.repository if self.subfolder is None else f"{self.repository}/{self.subfolder}"
+
 
 def locate(source: str, *, part: str = "teacher") -> Path | str:
     """Return the local path of a source, or the source itself where it is a hub id.

@@ -17,11 +17,12 @@ from piflow_cli.engine.pipelines.interfaces import HoldsStudent
 from piflow_cli.engine.pipelines.loading import BASE, NOTE
 from piflow_cli.engine.pipelines.style.layers import has_fused_projections, lora_layers
 from piflow_cli.engine.students.load import PLACE_KEYS, LoadedStudent
+from piflow_cli.engine.students.model_card import model_card
 from piflow_cli.engine.students.save import anchored, write_student
 from piflow_cli.errors import StorageError
 from piflow_cli.formats.native import CARD, NativeFormat
 from piflow_cli.formats.student import StoredStudent
-from piflow_cli.io.files import atomic_folder
+from piflow_cli.io.files import atomic_folder, write_atomic
 from piflow_cli.io.hub import HubTarget, fetch_part, locate, upload
 
 TRANSFORMER = "transformer"
@@ -63,7 +64,7 @@ def push_student_of(pipeline: HoldsStudent, hub: HubTarget, options: SaveOptions
     student = _check_savable(pipeline)
     with tempfile.TemporaryDirectory() as folder:
         _write(pipeline, student, Path(folder), replace(options, note_folder=False))
-        (Path(folder) / "README.md").write_text(_model_card(student, hub), encoding="utf-8")
+        write_atomic(Path(folder) / "README.md", model_card(student.card, place=hub.place))
         return upload(Path(folder), hub)
 
 
@@ -99,7 +100,7 @@ def _write(pipeline: HoldsStudent, student: LoadedStudent, folder: Path, options
     if options.save_base:
         _save_base(pipeline, folder / BASE, options)
     if note:
-        (folder / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+        write_atomic(folder / NOTE, json.dumps(note, indent=2) + "\n")
 
 
 def _note_of(student: LoadedStudent, options: SaveOptions) -> dict[str, str]:
@@ -188,24 +189,3 @@ def _base_weights(module: nn.Module) -> dict[str, Tensor]:
             raise ValueError(f"the base is quantised ({name} is {tensor.dtype}); save without save_base")
         weights[name.replace(".teacher.", ".").replace(".base_layer.", ".")] = tensor
     return weights
-
-
-def _model_card(student: LoadedStudent, hub: HubTarget) -> str:
-    """What the hub shows of a repository: what it holds, and how it is loaded."""
-    card = student.card
-    source = getattr(card.teacher, "source", "")
-    base = f"base_model: {source}\n" if isinstance(source, str) and _is_hub_id(source) else ""
-    place = hub.repository if hub.subfolder is None else f"{hub.repository}/{hub.subfolder}"
-    return (
-        f"---\nlibrary_name: piflow\n{base}---\n\nA pi-Flow student ({card.policy.type}, {card.sampling.nfe} network "
-        f"evaluations a picture) of a {card.teacher.type} teacher.\n\n```python\n"
-        "from piflow_cli import load_pipeline\n\n"
-        f'pipe = load_pipeline("{place}")\n```\n'
-    )
-
-
-def _is_hub_id(source: str) -> bool:
-    try:
-        return isinstance(locate(source), str)
-    except Exception:  # a folder of another machine
-        return False
