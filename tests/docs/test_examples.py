@@ -4,11 +4,12 @@ import re
 import shlex
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 from cli_runner import run
+from typer.core import TyperGroup
 
 from piflow_cli.cli.app import app
 
@@ -27,17 +28,20 @@ SHORT = {
 """What makes a command short enough for a test."""
 
 
-def in_pages() -> set[str]:
-    """Command lines of console blocks and of code within sentences."""
+def in_blocks() -> set[str]:
+    """Command lines of console blocks."""
     found = set()
     for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for block in re.findall(r"```console\n(.*?)```", text, flags=re.DOTALL):
+        for block in re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
             lines = block.replace("\\\n", " ").splitlines()
             found |= {line[2:] for line in lines if line.startswith("$ piflow ")}
-        plain = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-        found |= {code for code in re.findall(r"`(piflow [^`]+)`", plain) if " | " not in code}
     return found
+
+
+def in_sentences() -> set[str]:
+    """Code within sentences."""
+    plain = (re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL) for page in PAGES)
+    return {code for text in plain for code in re.findall(r"`(piflow [^`]+)`", text) if " | " not in code}
 
 
 def in_help() -> set[str]:
@@ -50,33 +54,48 @@ def in_help() -> set[str]:
     }
 
 
-def walk(command: click.Command) -> list[click.Command]:
+def walk(command: Any) -> list[Any]:
     """A command and all below it."""
-    below = command.commands.values() if isinstance(command, click.Group) else ()
+    below = command.commands.values() if isinstance(command, TyperGroup) else ()
     return [command, *(found for child in below for found in walk(child))]
 
 
-EXAMPLES = sorted(in_pages() | in_help())
+RUN = sorted(line for line in in_blocks() | in_help() if not ELSEWHERE.search(line))
 
 
 def arguments(line: str) -> list[str]:
-    return shlex.split(line.replace("...", "x"), comments=True)[1:]
+    return shlex.split(line.replace("...", "x").split(" > ")[0], comments=True)[1:]
 
 
-@pytest.mark.parametrize("line", EXAMPLES)
-def test_every_line_is_one_that_the_program_takes(line: str) -> None:
+def split(line: str) -> tuple[Any, list[str]]:
+    """The command that a line names, and the rest of it."""
     command, rest = COMMANDS, arguments(line)
-    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+    while isinstance(command, TyperGroup) and rest and not rest[0].startswith("-"):
         name, *rest = rest
+        if name == "x":
+            break
         assert name in command.commands, f"there is no piflow {name}"
         command = command.commands[name]
-    bare = rest in ([], ["x"], ["--install-completion"])  # the name of a command, in a sentence
-    if not bare and "--help" not in rest and not isinstance(command, click.Group):
-        command.make_context(command.name, rest)
+    return command, rest
+
+
+@pytest.mark.parametrize("line", sorted(in_blocks() | in_help()))
+def test_every_line_is_one_that_the_program_takes(line: str) -> None:
+    command, rest = split(line)
+    command.make_context(command.name, rest)
+
+
+@pytest.mark.parametrize("line", sorted(in_sentences()))
+def test_options_in_sentences_exist(line: str) -> None:
+    command, rest = split(line)
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    known |= {"--help", "-h", "--install-completion", "--show-completion"}
+    assert {word for word in rest if word.startswith("-") and not word.lstrip("-").isdigit()} <= known
 
 
 def test_lines_are_found() -> None:
-    assert len(EXAMPLES) > 40
+    assert len(in_blocks() | in_help()) > 40
+    assert len(in_sentences()) > 20
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -92,10 +111,8 @@ def test_every_test_that_is_named_exists(page: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", [line for line in EXAMPLES if not ELSEWHERE.search(line) and "[" not in line])
+@pytest.mark.parametrize("line", RUN)
 def test_what_can_run_here_runs(line: str, tmp_path: Path) -> None:
     rest = arguments(line)
-    if len(rest) < 2 or rest[1] == "x" or any(word.isupper() and len(word) > 2 for word in rest):
-        pytest.skip("names a command, or has words to be replaced")
     process = run(*rest, *SHORT[rest[0]], cwd=tmp_path)
     assert process.returncode == 0, process.stderr
