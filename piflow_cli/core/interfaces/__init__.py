@@ -2,6 +2,7 @@
 
 from piflow_cli.core.interfaces.planning import Advice, CacheCase, Conditioning, MemoryCase, Part, PromptFacts, Strategy
 from piflow_cli.core.interfaces.policies import MakePolicy, PatchLayout, Policy, PolicyFamily, PolicyHead
+from piflow_cli.core.interfaces.prompts import PromptSpace
 from piflow_cli.core.interfaces.teachers import Backbone, Condition, Space, Teacher, TeacherFamily, TeacherVelocity
 from piflow_cli.core.interfaces.training import DataFamily, DataSource, Draw, Objective, Reader, TrainingBatch
 
@@ -23,6 +24,7 @@ __all__ = [
     "PolicyFamily",
     "PolicyHead",
     "PromptFacts",
+    "PromptSpace",
     "Reader",
     "Space",
     "Strategy",

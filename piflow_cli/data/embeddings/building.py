@@ -137,10 +137,10 @@ class _Builder:
         for start in range(0, len(prompts), self.batch_size):
             texts = [prompts[i] for i in range(start, min(start + self.batch_size, len(prompts)))]
             condition = _encoded(self.encode, texts)
-            if condition.embeds.shape[2] != self.index.embed_width:
+            if _widths(condition) != self.index.widths:
                 raise DataError(
-                    f"the text encoder gave embeddings of width {condition.embeds.shape[2]}; {self.folder} has "
-                    f"{self.index.embed_width}. Name another folder in data.cache."
+                    f"the text encoder gave embeddings of width {_listed(_widths(condition))}; {self.folder} has "
+                    f"{_listed(self.index.widths)}. Name another folder in data.cache."
                 )
             rows += pack(condition, self.plan.storage)
             self.on_progress(self.done + len(rows), len(self.plan.prompts))
@@ -175,7 +175,8 @@ def _prepare(folder: Path, plan: CachePlan, encode: Encode) -> CacheIndex:
                 prompts_digest=plan.digest,
                 num_prompts=len(plan.prompts),
                 shard_size=plan.shard_size,
-                embed_width=encoded[0].embeds.shape[2],
+                embed_width=_widths(encoded[0])[0],
+                further_widths=_widths(encoded[0])[1:],
                 specials=specials,
                 specials_bytes=size,
                 specials_sha256=sha256,
@@ -189,14 +190,23 @@ def _specials_whole(folder: Path, index: CacheIndex) -> bool:
     return path.is_file() and file_sha256(path) == index.specials_sha256
 
 
+def _widths(condition: TextCondition) -> tuple[int, ...]:
+    """D of every text encoder's embeddings."""
+    return tuple(item.embeds.shape[2] for item in condition.sequences)
+
+
+def _listed(widths: tuple[int, ...]) -> str:
+    return " and ".join(map(str, widths))
+
+
 def _encoded(encode: Encode, texts: Sequence[str]) -> TextCondition:
     """The condition of some prompts, finite and one a prompt."""
     condition = encode(list(texts))
     if len(condition) != len(texts):
         raise ValueError(f"encode gave {len(condition)} conditions for {len(texts)} prompts")
     for text, row in zip(texts, condition.rows(), strict=True):
-        parts = [row.embeds[0] if row.mask is None else row.embeds[0][row.mask[0].bool()], row.pooled]
-        if not all(bool(torch.isfinite(part).all()) for part in parts if part is not None):
+        pooled = row.pooled is None or bool(torch.isfinite(row.pooled).all())
+        if not (pooled and all(item.finite() for item in row.sequences)):
             raise DataError(
                 f"the prompt {text[:80]!r} encodes to values that are not finite; a text encoder in float16 overflows: "
                 "run it in bfloat16 or float32"

@@ -76,6 +76,7 @@ class CacheIndex(Settings):
     num_prompts: int
     shard_size: int
     embed_width: int
+    further_widths: tuple[int, ...] = ()
     specials: tuple[str, ...]
     specials_bytes: int
     specials_sha256: str
@@ -84,6 +85,11 @@ class CacheIndex(Settings):
     def num_shards(self) -> int:
         """Shards of the whole cache."""
         return -(-self.num_prompts // self.shard_size)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """D of every text encoder's embeddings."""
+        return (self.embed_width, *self.further_widths)
 
     def shard_count(self, shard: int) -> int:
         """Prompts of one shard."""
@@ -225,7 +231,7 @@ class CacheReader:
 
     def _row(self, path: Path, row: int, dtype: torch.dtype) -> TextCondition:
         try:
-            return read_row(path, row, storage=self.index.storage, width=self.index.embed_width, dtype=dtype)
+            return read_row(path, row, storage=self.index.storage, widths=self.index.widths, dtype=dtype)
         except (ValueError, DataError) as error:
             raise DataError(f"{path} is damaged at its prompt {row}: {error}. {AGAIN}") from None
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from piflow_cli.core.conditions import TextCondition
+from piflow_cli.core.conditions import Embeddings, TextCondition
 from piflow_cli.errors import DataError
 from piflow_cli.io.tensors.files import open_tensors
 
@@ -26,21 +26,32 @@ BYTES = {"fp8": 1, "bf16": 2}
 
 
 @dataclass(frozen=True)
-class PackedRow:
-    """One prompt as it is stored.
+class PackedSequence:
+    """What one text encoder made of a prompt, as it is stored.
 
     Args:
         data: compressed embeddings.
         tokens: T.
         scales: scale of each token under fp8, float32 (T,).
         mask: (T,), or None.
-        pooled: float32 (P,), or None.
     """
 
     data: bytes
     tokens: int
     scales: Tensor | None
     mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """One prompt as it is stored.
+
+    Args:
+        sequences: of every text encoder.
+        pooled: float32 (P,), or None.
+    """
+
+    sequences: tuple[PackedSequence, ...]
     pooled: Tensor | None
 
 
@@ -50,18 +61,24 @@ def pack(condition: TextCondition, storage: Storage) -> list[PackedRow]:
 
 
 def _pack_row(row: TextCondition, storage: Storage) -> PackedRow:
+    return PackedRow(
+        sequences=tuple(_pack_sequence(item, storage) for item in row.sequences),
+        pooled=None if row.pooled is None else row.pooled[0].float().cpu(),
+    )
+
+
+def _pack_sequence(item: Embeddings, storage: Storage) -> PackedSequence:
     scales = None
     if storage == "fp8":
-        values, scales = quantise(row.embeds[0].float())
+        values, scales = quantise(item.embeds[0].float())
         planes = values.view(torch.uint8)
     else:  # the bytes of signs and exponents before those of mantissas: each kind has its own code
-        planes = row.embeds[0].bfloat16().contiguous().view(torch.uint8).reshape(-1, 2).t().contiguous()
-    return PackedRow(
+        planes = item.embeds[0].bfloat16().contiguous().view(torch.uint8).reshape(-1, 2).t().contiguous()
+    return PackedSequence(
         data=_compress(planes.cpu()),
-        tokens=row.embeds.shape[1],
+        tokens=item.embeds.shape[1],
         scales=None if scales is None else scales.cpu(),
-        mask=None if row.mask is None else row.mask[0].bool().cpu(),
-        pooled=None if row.pooled is None else row.pooled[0].float().cpu(),
+        mask=None if item.mask is None else item.mask[0].bool().cpu(),
     )
 
 
@@ -84,24 +101,42 @@ def _compress(data: Tensor) -> bytes:
 
 
 def shard_tensors(rows: Sequence[PackedRow]) -> dict[str, Tensor]:
-    """The tensors of a shard: `data` by `offsets` (N + 1,); `scales` and `mask` (L,) by `ends` (N + 1,); `pooled`."""
-    tensors = {
-        "data": torch.frombuffer(bytearray(b"".join(row.data for row in rows)), dtype=torch.uint8),
-        "offsets": torch.tensor([0, *accumulate(len(row.data) for row in rows)]),
-        "ends": torch.tensor([0, *accumulate(row.tokens for row in rows)]),
-    }
-    if rows[0].scales is not None:
-        tensors["scales"] = torch.cat([row.scales for row in rows])
+    """The tensors of a shard: `data` by `offsets` (N + 1,); `scales` and `mask` (L,) by `ends` (N + 1,); `pooled`.
+
+    Those of further encoders have their number behind their names, as in `data.1`.
+    """
+    tensors = {}
+    for number, items in enumerate(zip(*(row.sequences for row in rows), strict=True)):
+        tensors |= {f"{name}{_suffix(number)}": tensor for name, tensor in _sequence_tensors(items).items()}
     if rows[0].pooled is not None:
         tensors["pooled"] = torch.stack([row.pooled for row in rows])
-    if any(row.mask is not None for row in rows):
-        full = [torch.ones(row.tokens, dtype=torch.bool) if row.mask is None else row.mask for row in rows]
+    return tensors
+
+
+def _suffix(number: int) -> str:
+    return f".{number}" if number else ""
+
+
+def _sequence_tensors(items: Sequence[PackedSequence]) -> dict[str, Tensor]:
+    """What one encoder made of the prompts of a shard."""
+    tensors = {
+        "data": torch.frombuffer(bytearray(b"".join(item.data for item in items)), dtype=torch.uint8),
+        "offsets": torch.tensor([0, *accumulate(len(item.data) for item in items)]),
+        "ends": torch.tensor([0, *accumulate(item.tokens for item in items)]),
+    }
+    if items[0].scales is not None:
+        tensors["scales"] = torch.cat([item.scales for item in items])
+    if any(item.mask is not None for item in items):
+        full = [torch.ones(item.tokens, dtype=torch.bool) if item.mask is None else item.mask for item in items]
         tensors["mask"] = torch.cat(full)
     return tensors
 
 
-def read_row(path: Path, row: int, *, storage: Storage, width: int, dtype: torch.dtype) -> TextCondition:
+def read_row(path: Path, row: int, *, storage: Storage, widths: Sequence[int], dtype: torch.dtype) -> TextCondition:
     """One prompt (1, T, D) of a shard, reading its own bytes only.
+
+    Args:
+        widths: D of every encoder's embeddings.
 
     Raises:
         ValueError: the row is damaged.
@@ -109,13 +144,24 @@ def read_row(path: Path, row: int, *, storage: Storage, width: int, dtype: torch
     """
     with open_tensors(path, what="embeddings", error=DataError) as file:
         names = set(file.keys())
-        data = _between(file, "data", *_pair(file, "offsets", row))
-        start, stop = _pair(file, "ends", row)
-        scales = _between(file, "scales", start, stop) if "scales" in names else None
-        mask = _between(file, "mask", start, stop)[None] if "mask" in names else None
         pooled = _between(file, "pooled", row, row + 1).to(dtype) if "pooled" in names else None
-    embeds = _decode(data, scales, shape=(stop - start, width), storage=storage, dtype=dtype)
-    return TextCondition(embeds=embeds[None], mask=mask, pooled=pooled)
+        parts = [_read_sequence(file, names, row, _suffix(number)) for number in range(len(widths))]
+    first, *further = (
+        Embeddings(_decode(data, scales, shape=(tokens, width), storage=storage, dtype=dtype)[None], mask)
+        for (data, scales, mask, tokens), width in zip(parts, widths, strict=True)
+    )
+    return TextCondition(embeds=first.embeds, mask=first.mask, pooled=pooled, further=tuple(further))
+
+
+def _read_sequence(
+    file: Any, names: set[str], row: int, suffix: str
+) -> tuple[Tensor, Tensor | None, Tensor | None, int]:
+    """Bytes, scales (T,), mask (1, T) and T of what one encoder made of a prompt."""
+    data = _between(file, f"data{suffix}", *_pair(file, f"offsets{suffix}", row))
+    start, stop = _pair(file, f"ends{suffix}", row)
+    scales = _between(file, f"scales{suffix}", start, stop) if f"scales{suffix}" in names else None
+    mask = _between(file, f"mask{suffix}", start, stop)[None] if f"mask{suffix}" in names else None
+    return data, scales, mask, stop - start
 
 
 def _decode(

@@ -5,7 +5,7 @@ Shapes: N pictures, K classes or prompts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -15,7 +15,6 @@ from piflow_cli.core.conditions import TextCondition, join_conditions
 from piflow_cli.core.interfaces import Condition, Space
 from piflow_cli.data.prompt_lists import PromptList
 from piflow_cli.metrics.metric import Groups
-from piflow_cli.teachers.text.space import TextSpace
 
 ENCODED_AT_ONCE = 8
 """Prompts that are encoded together, always the same ones: rounding and padding depend on what shares a batch."""
@@ -120,7 +119,7 @@ class Prompts:
     """
 
     listed: PromptList
-    encoder: TextSpace
+    encoder: Space
     _kept: dict[int, TextCondition] = field(default_factory=dict, init=False, repr=False)
     _last: dict[int, TextCondition] = field(default_factory=dict, init=False, repr=False)
 
@@ -168,5 +167,4 @@ class Prompts:
 
 
 def _num_bytes(condition: TextCondition) -> int:
-    tensors = [getattr(condition, item.name) for item in fields(condition)]
-    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    return sum(tensor.nbytes for tensor in condition.tensors())

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from piflow_cli.core.interfaces import DataSource, PromptSpace
 from piflow_cli.data.embeddings.building import CacheReport, build_shards
 from piflow_cli.data.embeddings.cache import CachePlan, check_same, missing_shards, open_cache, read_index
 from piflow_cli.engine.students.device import resolve_device, resolve_dtype
@@ -122,7 +123,7 @@ def fill_cache(preset: Preset, *, device: torch.device, on_progress: Callable[[i
     return True
 
 
-def open_with_cache(preset: Preset, space: Any) -> Any:
+def open_with_cache(preset: Preset, space: PromptSpace) -> DataSource:
     """The preset's data with its complete cache, and the space given the embedding of its negative prompt.
 
     Raises:

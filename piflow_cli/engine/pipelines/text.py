@@ -17,7 +17,7 @@ from torch import Tensor
 
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.guidance import GuidedPolicy
-from piflow_cli.core.interfaces import Policy
+from piflow_cli.core.interfaces import Policy, PromptSpace
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.pipelines.evaluation import evaluate
 from piflow_cli.engine.pipelines.loop import Generators, OnStepEnd, denoise
@@ -68,6 +68,11 @@ class TextPipeline(StudentPipeline, StyleLoras):
         return pipeline
 
     @property
+    def _space(self) -> PromptSpace:
+        """Encoders, autoencoder and sizes, over this very pipeline."""
+        return self.student.space
+
+    @property
     def _backbone(self) -> TextBackbone:
         """How the student's module is called, and its latents lie."""
         return self.student.network.backbone
@@ -89,7 +94,7 @@ class TextPipeline(StudentPipeline, StyleLoras):
 
         Sides that do not divide are cut to the next smaller ones that do, with a warning.
         """
-        space = self.student.space
+        space = self._space
         *_, down, across = (self.vae_scale_factor * side for side in self._backbone.layout.sides)
         asked = {"width": width or space.settings.width, "height": height or space.settings.height}
         steps = {"width": across, "height": down}
@@ -108,7 +113,7 @@ class TextPipeline(StudentPipeline, StyleLoras):
 
     def _text_length(self, prompts: list[str] | None, asked: int | None) -> int:
         """Tokens a prompt is cut to, as trained where it is not said; prompts that are longer are warned of."""
-        space = self.student.space
+        space = self._space
         length = asked or space.settings.max_sequence_length
         for prompt, tokens in zip(prompts or (), space.prompt_lengths(prompts) if prompts else (), strict=True):
             if tokens > length:
@@ -125,7 +130,7 @@ class TextPipeline(StudentPipeline, StyleLoras):
         A scale for a network that embeds none is warned of and has no effect, as in the bases.
         """
         trained = self.student.card.teacher.guidance_scale
-        if self.student.space.embedded_guidance:
+        if self._space.embedded_guidance:
             if asked is not None and asked != trained:
                 warnings.warn(
                     f"guidance_scale {asked} is not what {self.student.name} was trained with ({trained}): pictures "
@@ -232,7 +237,7 @@ class TextPipeline(StudentPipeline, StyleLoras):
 
     def _finish(self, latents: Tensor, output_type: str, dtype: torch.dtype) -> Any:
         """Latents as the base returns them, in `dtype`, the embeddings' own, or pictures; parts go home."""
-        space = self.student.space
+        space = self._space
         if output_type == "latent":
             images = space.base_result(latents).to(dtype)
         else:

@@ -3,13 +3,14 @@
 Shapes: T tokens, D embedding width, P pooled width.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from piflow_cli.core.conditions import TextCondition
+from piflow_cli.core.conditions import Embeddings, TextCondition
 from piflow_cli.data.embeddings.codec import FP8_MAX, MIN_SCALE, Storage, pack, quantise, read_row, shard_tensors
 
 
@@ -17,8 +18,8 @@ def round_trip(
     path: Path, condition: TextCondition, storage: Storage, dtype: torch.dtype = torch.float32
 ) -> list[TextCondition]:
     save_file(shard_tensors(pack(condition, storage)), path)
-    width = condition.embeds.shape[2]
-    return [read_row(path, row, storage=storage, width=width, dtype=dtype) for row in range(len(condition))]
+    widths = [item.embeds.shape[2] for item in condition.sequences]
+    return [read_row(path, row, storage=storage, widths=widths, dtype=dtype) for row in range(len(condition))]
 
 
 def random_condition(*, batch: int = 3, tokens: int = 6, width: int = 40, mask: bool = True) -> TextCondition:
@@ -58,6 +59,19 @@ def test_pooled_embeddings_are_exact(tmp_path: Path) -> None:
     condition = random_condition()
     for row, stored in enumerate(round_trip(tmp_path / "s", condition, "fp8")):
         assert torch.equal(stored.pooled, condition.pooled[row : row + 1])
+
+
+def test_every_encoder_keeps_a_length_and_a_width_of_its_own(tmp_path: Path) -> None:
+    second, third = random_condition(tokens=9, width=16), random_condition(tokens=4, width=8, mask=False)
+    further = (Embeddings(second.embeds, second.mask), Embeddings(third.embeds))
+    condition = replace(random_condition(), further=further)
+    rows = round_trip(tmp_path / "s", condition, "bf16", torch.bfloat16)
+    for stored, original in zip(rows, condition.rows(), strict=True):
+        assert len(stored.further) == 2
+        for ours, theirs in zip(stored.sequences, original.sequences, strict=True):
+            assert torch.equal(ours.embeds, theirs.embeds)
+            assert (ours.mask is None) == (theirs.mask is None)
+            assert ours.mask is None or torch.equal(ours.mask, theirs.mask)
 
 
 def test_a_mask_with_holes_comes_back(tmp_path: Path) -> None:
@@ -102,4 +116,4 @@ def test_codes_are_smaller_than_what_they_code() -> None:
     embeds = torch.randn(1, 64, 1024, generator=torch.Generator().manual_seed(2))
     for storage, size in (("fp8", 1), ("bf16", 2)):
         (row,) = pack(TextCondition(embeds), storage)
-        assert len(row.data) < 0.88 * size * embeds.numel()
+        assert len(row.sequences[0].data) < 0.88 * size * embeds.numel()
