@@ -78,13 +78,14 @@ def test_encoders_go_up_once_a_step_and_the_negative_prompt_once_a_run(
         homes[id(module)] = torch.device(device)
         return module
 
-    def encode(prompts: list[str]) -> TextCondition:
+    def encode(prompts: list[str], *, length: int) -> TextCondition:
+        assert length == space.settings.max_sequence_length
         asked.append(prompts)
         assert went[-len(encoders) :] == [(id(encoder), "meta") for encoder in encoders]  # all are up
         return TextCondition(torch.zeros(len(prompts), 3, 4))
 
     monkeypatch.setattr(nn.Module, "to", move)
-    monkeypatch.setattr(space, "_encode", encode)
+    monkeypatch.setattr(space, "embed", encode)
     monkeypatch.setattr("piflow_cli.teachers.text.space._home", lambda module: homes[id(module)])
     for step in range(2):
         batches = space.encoded([[f"a {step}"], [f"b {step}", "c"], [f"d {step}"]])
