@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from piflow_cli.cli import console
+from piflow_cli.cli.distilling.caching import fill_caches
 from piflow_cli.cli.distilling.planning import fit_to, print_plan, say_fit, strategy_of
 from piflow_cli.cli.distilling.telling import show
 from piflow_cli.cli.distilling.verification import Line, check_verify, verify_resume
@@ -79,7 +80,7 @@ def command(
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with a run that is in --out.")] = True,
     plan: Annotated[bool, typer.Option("--plan", help="Say what the run would cost and stop.")] = False,
     cache_only: Annotated[
-        bool, typer.Option("--cache-only", help="Encode the prompts into data.cache and stop.")
+        bool, typer.Option("--cache-only", help="Encode prompts into data.cache, pictures into data.latents, and stop.")
     ] = False,
     gpus: Annotated[
         str | None,
@@ -170,7 +171,7 @@ def command(
         _check_processes(recipe, (num_processes or 1) * num_machines, sharded=strategy == "fsdp2")
     start_processes(num_processes, strategy=strategy, kept=KEPT_SHARDS if cache_only else KEPT_CHECKPOINTS, **spread)
     if cache_only:
-        _cache(recipe, device=device, as_json=as_json)
+        fill_caches(recipe, device=device, as_json=as_json)
         return
     result = _train(recipe, out=out or Path("runs") / recipe.name, device=device, resume=resume, stop_after=stop_after)
     if not _reports():
@@ -197,35 +198,6 @@ def _check_processes(recipe: Preset, num_processes: int, *, sharded: bool) -> No
     check_sharding(recipe, sharded=sharded)
     if num_processes > 1:
         micro_batches(recipe, num_processes)
-
-
-def _cache(recipe: Preset, *, device: str, as_json: bool) -> None:
-    from piflow_cli.engine.distill.embeddings import check_cacheable, open_encoder
-    from piflow_cli.engine.processes.together import joined
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with joined(device) as (together, own_device), console.progress(shown=together.is_main) as line:
-        together.main_does(lambda: check_cacheable(recipe))
-        line.busy(f"loading the text encoders of {recipe.teacher.source}")
-        encoder = together.each_does(lambda: open_encoder(recipe, device=own_device))
-        countdown = console.Countdown()
-        report = encoder.fill(
-            on_progress=lambda done, total: line.update(
-                done,
-                total,
-                f"{done}/{total} prompts encoded  {countdown.left(done, total)} left",
-                then="encoding prompts",
-            ),
-        )
-    if not together.is_main:
-        return
-    if as_json:
-        console.print_json(asdict(report))
-        return
-    typer.echo(
-        f"{report.num_prompts} prompts in {recipe.data.cache}: {report.size_bytes / 1e6:.1f} MB; shards built "
-        f"{report.built}, kept {report.kept}, by other processes {report.shared}"
-    )
 
 
 def _train(recipe: Preset, *, out: Path, device: str, resume: bool, stop_after: int | None) -> DistillResult:

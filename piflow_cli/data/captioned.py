@@ -24,6 +24,8 @@ from piflow_cli.data.latents import LatentReader, read_shard
 from piflow_cli.data.noise import draw_rows
 from piflow_cli.data.prompts import Resolution, TextRows, check_space, draw_size, facts_of, open_texts, parse_resolution
 from piflow_cli.data.reading import FEW_PICTURES, LeftOut, PictureBatch, PictureReader, encode_batch, plan_pictures
+from piflow_cli.data.shards.encoding import PictureSet
+from piflow_cli.data.shards.latents import check_complete, is_complete
 from piflow_cli.errors import DataError
 from piflow_cli.io.folders import shards_of
 
@@ -185,6 +187,7 @@ class Captioned(Settings):
     image_column: str = Field("image", description="parquet column with the pictures' bytes")
     cache: str | None = Field(None, description="folder of cached embeddings of the captions")
     cache_storage: Storage = Field("fp8", description="of cached embeddings: fp8 with a scale a token, or bf16")
+    latents: str | None = Field(None, description="folder that pictures are encoded into, once; unset: in every step")
     resolutions: tuple[Resolution, ...] = Field(
         (), description="width x height in pixels of each aspect bucket, such as 1360x768; none = the teacher's size"
     )
@@ -196,8 +199,8 @@ class Captioned(Settings):
 
     @property
     def encodes_pictures(self) -> bool:
-        """Whether there are pictures; latents were encoded before."""
-        return not self._shards()
+        """Whether pictures are encoded as they are drawn; latents were encoded before."""
+        return self.latents is None and not self._shards()
 
     def prompt_facts(self) -> PromptFacts:
         """Of the captions of pictures in a folder on this machine; of others nothing is known without reading them all.
@@ -233,19 +236,31 @@ class Captioned(Settings):
             MissingExtraError: a package that reads them is not installed.
         """
         check_space(space, self.resolutions)
-        root = Path(self.path).expanduser()
+        encoded = Path(self.latents).expanduser() if self.latents is not None else None
+        if encoded is not None and self.resolutions:
+            raise DataError("data.resolutions: data.latents are of one size; leave one of the two keys out")
+        root = encoded if encoded is not None and is_complete(encoded) else Path(self.path).expanduser()
         self.check_source()
         if shards := shards_of(root, ".safetensors"):
             if self.resolutions:
                 raise DataError("data.resolutions: cached latents have one size; leave the key out")
+            if root.is_dir():
+                check_complete(root)
             return open_latents(shards, space.latent_shape, self.cache)
+        found = self.pictures(space)
+        return PictureSource(reader=found.reader, space=space, sizes=self.sizes_px, left_out=found.left_out)
+
+    def pictures(self, space: Space) -> PictureSet:
+        """The pictures with their captions, as embeddings where their cache is complete; errors as `open`."""
+        root = Path(self.path).expanduser()
         found = open_pictures(root, column=self.column, image_column=self.image_column)
         height, width = (side * space.factor for side in space.latent_shape[-2:])
-        return PictureSource(
+        cache = None if self.latents is not None else self.cache  # of the pictures that are encoded, which may be fewer
+        return PictureSet(
             reader=PictureReader(
-                found.pictures, open_texts(found.captions, self.cache), (width, height), space.image_channels
+                found.pictures, open_texts(found.captions, cache), (width, height), space.image_channels
             ),
-            space=space,
-            sizes=self.sizes_px,
+            root=root,
+            texts=found.captions,
             left_out=LeftOut([*(f"{name} (no caption)" for name in found.without_caption), *found.unread]),
         )

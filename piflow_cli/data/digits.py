@@ -54,6 +54,7 @@ class Digits(ClassData):
     """The scans as pixels in [-1, 1]."""
 
     type: Literal["digits"] = "digits"
+    latents: ClassVar[None] = None
     has_images: ClassVar[bool] = True
 
     def source_paths(self) -> dict[str, Path]:

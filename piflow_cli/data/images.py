@@ -12,6 +12,7 @@ from piflow_cli.core.interfaces import DataSource, Draw, Space
 from piflow_cli.data.classes import match_classes
 from piflow_cli.data.files.listing import class_folders
 from piflow_cli.data.files.pictures import PictureFiles
+from piflow_cli.data.latents import ShardSource, open_shards
 from piflow_cli.data.noise import ClassData, check_classes
 from piflow_cli.data.reading import (
     FEW_PICTURES,
@@ -22,6 +23,8 @@ from piflow_cli.data.reading import (
     encode_batch,
     plan_pictures,
 )
+from piflow_cli.data.shards.encoding import PictureSet
+from piflow_cli.data.shards.latents import is_complete
 from piflow_cli.errors import DataError
 from piflow_cli.io.folders import is_picture, list_files, unread
 from piflow_cli.io.images import SUFFIXES, cover, read_picture, to_tensor
@@ -88,8 +91,13 @@ class Images(ClassData):
 
     type: Literal["images"] = "images"
     has_images: ClassVar[bool] = True
-    encodes_pictures: ClassVar[bool] = True
     path: str = Field(description="folder that holds one folder of pictures a class")
+    latents: str | None = Field(None, description="folder that pictures are encoded into, once; unset: in every step")
+
+    @property
+    def encodes_pictures(self) -> bool:
+        """Whether pictures are encoded as they are drawn."""
+        return self.latents is None
 
     def source_paths(self) -> dict[str, Path]:
         """The local files and folders that its samples are read from, by the key that names them."""
@@ -100,13 +108,27 @@ class Images(ClassData):
         if not Path(self.path).expanduser().is_dir():
             raise DataError(f"data.path {self.path} is no folder; it must hold one folder of pictures a class")
 
-    def open(self, space: Space) -> FolderSource:
-        """The files.
+    def open(self, space: Space) -> FolderSource | ShardSource:
+        """The files, or their latents where all of them are encoded.
 
         Raises:
             DataError: no pictures, folders that are not the teacher's classes, one that cannot be read, or the
                 teacher takes prompts.
         """
+        check_classes(space)
+        if self.latents is not None and is_complete(Path(self.latents).expanduser()):
+            return open_shards(Path(self.latents).expanduser(), space)
+        found = self.pictures(space)
+        return FolderSource(
+            reader=found.reader,
+            space=space,
+            left_out=found.left_out,
+            class_names=found.class_names,
+            doubts=found.doubts,
+        )
+
+    def pictures(self, space: Space) -> PictureSet:
+        """The files with their labels; errors as `open`."""
         check_classes(space)
         self.check_source()
         root = Path(self.path).expanduser()
@@ -125,13 +147,11 @@ class Images(ClassData):
         ]
         others = [name for found in listings for name in (*found.left_out, *unread(found.files))]
         paths, labels = zip(*files, strict=True)
-        reader = PictureReader(
-            PictureFiles(paths), Labels(labels), (space.image_size_px, space.image_size_px), space.image_channels
-        )
-        return FolderSource(
-            reader=reader,
-            space=space,
-            left_out=LeftOut([*beside, *loose, *empty, *others]),
+        size = (space.image_size_px, space.image_size_px)
+        return PictureSet(
+            reader=PictureReader(PictureFiles(paths), Labels(labels), size, space.image_channels),
+            root=root,
             class_names=classes.names,
+            left_out=LeftOut([*beside, *loose, *empty, *others]),
             doubts=classes.doubts,
         )

@@ -5,7 +5,8 @@ Shapes: B batch, N latents of a shard, C latent channels, S spatial dims.
 
 import bisect
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -17,6 +18,7 @@ from torch import Tensor
 from piflow_cli.core.interfaces import Condition, DataSource, Draw, Space
 from piflow_cli.data.noise import ClassData, check_classes, draw_rows
 from piflow_cli.data.reading import Labels, Rows
+from piflow_cli.data.shards.latents import check_complete
 from piflow_cli.errors import DataError
 from piflow_cli.io.folders import shards_of
 from piflow_cli.io.tensors.files import open_tensors
@@ -115,6 +117,7 @@ class ShardSource(DataSource):
     """Latents of shards on disk with their labels, drawn with replacement over all shards."""
 
     reader: LatentReader
+    class_names: Mapping[int, str] = field(default_factory=dict)
 
     has_images = True
     reads_files = True
@@ -143,6 +146,7 @@ class Latents(ClassData):
     """Latents that the teacher's autoencoder made earlier."""
 
     type: Literal["latents"] = "latents"
+    latents: ClassVar[None] = None
     has_images: ClassVar[bool] = True
     path: str = Field(description="folder of .safetensors shards with latents (N, C, H, W) and labels (N,)")
 
@@ -167,11 +171,22 @@ class Latents(ClassData):
         """
         check_classes(space)
         self.check_source()
-        paths = self._shards()
-        counts = [read_shard(path, space.latent_shape, what="latents and labels")[0] for path in paths]
-        labels = [
-            label
-            for path, count in zip(paths, counts, strict=True)
-            for label in _read_labels(path, count, space.num_classes)
-        ]
-        return ShardSource(LatentReader(tuple(paths), tuple(accumulate(counts)), Labels(tuple(labels))))
+        return open_shards(Path(self.path).expanduser(), space)
+
+
+def open_shards(root: Path, space: Space) -> ShardSource:
+    """Latents with labels below a path.
+
+    Raises:
+        DataError: as `Latents.open`; or shards are missing of those that were to be made.
+    """
+    index = check_complete(root) if root.is_dir() else None
+    paths = shards_of(root, ".safetensors")
+    counts = [read_shard(path, space.latent_shape, what="latents and labels")[0] for path in paths]
+    labels = [
+        label
+        for path, count in zip(paths, counts, strict=True)
+        for label in _read_labels(path, count, space.num_classes)
+    ]
+    reader = LatentReader(tuple(paths), tuple(accumulate(counts)), Labels(tuple(labels)))
+    return ShardSource(reader, class_names=index.class_names if index is not None else {})

@@ -65,6 +65,7 @@ class Noise(ClassData):
     """No data: every trajectory starts at noise."""
 
     type: Literal["noise"] = "noise"
+    latents: ClassVar[None] = None
     has_images: ClassVar[bool] = False
 
     def source_paths(self) -> dict[str, Path]:

@@ -200,6 +200,7 @@ class Prompts(Settings):
     )
 
     encodes_pictures: ClassVar[bool] = False
+    latents: ClassVar[None] = None
 
     @property
     def sizes_px(self) -> tuple[tuple[int, int], ...]:

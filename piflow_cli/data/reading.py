@@ -122,6 +122,10 @@ class PictureReader:
             failures=tuple(failures),
         )
 
+    def read_rows(self, index: Sequence[int]) -> list[np.ndarray | str]:
+        """Pictures (H, W, C) uint8 by number at the reader's size, or why there is none."""
+        return self._read(list(index), self.size_px)
+
     def _read(self, index: list[int], size_px: tuple[int, int]) -> list[np.ndarray | str]:
         """Pictures (H, W, C) uint8, or why there is none."""
         if get_worker_info() is not None:  # one of several processes, which share the cores

@@ -18,7 +18,8 @@ def show(event: DistillEvent, line: console.ProgressLine) -> None:
     if event.kind == "busy":
         line.busy(event.message)
     elif event.kind == "caching":
-        line.update(event.step, event.steps, f"{event.step}/{event.steps} prompts encoded", then="encoding prompts")
+        done = f"{event.step}/{event.steps} {event.message} encoded"
+        line.update(event.step, event.steps, done, then=f"encoding {event.message}")
     elif event.kind == "step":
         line.update(event.step, event.steps, words(event), then=f"taking step {event.step + 1}")
     elif event.kind == "estimate":

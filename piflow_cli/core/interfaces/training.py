@@ -85,6 +85,8 @@ class DataFamily(Protocol):
     """Width and height in pixels of each aspect bucket; none is the teacher's own size."""
     encodes_pictures: bool
     """Whether the teacher's autoencoder is at work in every step."""
+    latents: str | None
+    """Folder that pictures are encoded into before training; None where they are not, or are none."""
 
     def prompt_facts(self) -> PromptFacts | None:
         """What is known of the prompts without asking the hub; None for class labels.

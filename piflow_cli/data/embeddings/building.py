@@ -5,13 +5,11 @@ Shapes: B prompts of a batch, T tokens, D embedding width.
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.data.embeddings.cache import (
@@ -27,13 +25,13 @@ from piflow_cli.data.embeddings.cache import (
     shard_path,
 )
 from piflow_cli.data.embeddings.codec import PackedRow, pack, shard_tensors
-from piflow_cli.errors import DataError, StorageError
+from piflow_cli.data.shards.claims import POLL_S, claim, writing
+from piflow_cli.errors import DataError
 from piflow_cli.io.files import atomic_file, remove_partials_of, write_atomic
 from piflow_cli.io.tensors.files import write_tensors
 
 BATCH_SIZE = 16
-POLL_S = 0.2
-"""How often shards that another process builds are looked at."""
+FOR = {"what": "embeddings", "key": "data.cache"}
 
 Encode = Callable[[list[str]], TextCondition]
 
@@ -122,7 +120,7 @@ class _Builder:
         self.on_progress(self.done, len(self.plan.prompts))
         left = []
         for shard in pending:
-            with _claim(self.folder, shard_path(self.folder, shard).stem) as claimed:
+            with claim(self.folder, shard_path(self.folder, shard).stem, **FOR) as claimed:
                 if not claimed:
                     left.append(shard)
                 elif not is_whole(self.folder, self.plan, shard, verify=self.verify):
@@ -148,7 +146,7 @@ class _Builder:
         first = shard * self.plan.shard_size
         parts = {"cache": identity(self.plan), "first": first, "count": len(rows), "prompts_digest": prompts.digest()}
         path = shard_path(self.folder, shard)
-        with _writing(self.folder):
+        with writing(self.folder, **FOR):
             path.with_suffix(".json").unlink(missing_ok=True)
             size, sha256 = _write_rows(path, rows)
             card = ShardCard(**parts, bytes=size, sha256=sha256)
@@ -157,7 +155,7 @@ class _Builder:
 
 def _prepare(folder: Path, plan: CachePlan, encode: Encode) -> CacheIndex:
     """The index of the folder, written with the special prompts where it is not yet; one process does, others wait."""
-    with _claim(folder, "index", wait=True):
+    with claim(folder, "index", wait=True, **FOR):
         index = read_index(folder)
         if index is not None:
             check_same(folder, index, plan)
@@ -165,7 +163,7 @@ def _prepare(folder: Path, plan: CachePlan, encode: Encode) -> CacheIndex:
                 return index
         specials = tuple(dict.fromkeys([*(index.specials if index else ()), *plan.specials]))
         encoded = [_encoded(encode, [text]) for text in specials or (plan.prompts[0],)]  # one at least, for the width
-        with _writing(folder):
+        with writing(folder, **FOR):
             size, sha256 = _write_rows(
                 folder / "special.safetensors", [row for condition in encoded for row in pack(condition, plan.storage)]
             )
@@ -212,33 +210,6 @@ def _encoded(encode: Encode, texts: Sequence[str]) -> TextCondition:
                 "run it in bfloat16 or float32"
             )
     return condition
-
-
-@contextmanager
-def _claim(folder: Path, name: str, *, wait: bool = False) -> Iterator[bool]:
-    """Hold the lock of a part of the cache; yields False, without it, where another process has it and not `wait`."""
-    with _writing(folder):
-        locks = folder / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(locks / f"{name}.lock")
-        with suppress(Timeout):
-            lock.acquire(timeout=-1 if wait else 0)
-    try:
-        yield lock.is_locked
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turn what goes wrong on the disk into StorageError."""
-    try:
-        yield
-    except (OSError, StorageError) as error:
-        raise StorageError(
-            f"cannot write embeddings to {folder}: {error}. Free some space or name another folder in data.cache, "
-            "and run the caching step again: what is whole stays."
-        ) from None
 
 
 def _write_rows(path: Path, rows: Sequence[PackedRow]) -> tuple[int, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from piflow_cli.core.interfaces import DataSource, PromptSpace
 from piflow_cli.data.embeddings.building import CacheReport, build_shards
 from piflow_cli.data.embeddings.cache import CachePlan, check_same, missing_shards, open_cache, read_index
+from piflow_cli.engine.distill.latents import fill_latents
 from piflow_cli.engine.students.device import resolve_device, resolve_dtype
 from piflow_cli.errors import PresetError
 from piflow_cli.io.files import writable_folder
@@ -114,8 +116,15 @@ def is_cached(preset: Preset) -> bool:
     return not missing_shards(folder, plan, verify=False) and set(plan.specials) <= set(index.specials)
 
 
-def fill_cache(preset: Preset, *, device: torch.device, on_progress: Callable[[int, int], None]) -> bool:
-    """Fill the preset's cache before its transformer is loaded; returns whether it names one. Errors as above."""
+def fill_cache(preset: Preset, *, device: torch.device, on_progress: Callable[..., None]) -> bool:
+    """Fill the preset's latents and its cache before its transformer is loaded; returns whether it names a cache.
+
+    Args:
+        on_progress: called with how many are encoded, of how many, and `what`.
+
+    Raises: as `fill_latents`, `cache_embeddings` and `is_cached`.
+    """
+    fill_latents(preset, device=device, on_progress=partial(on_progress, what="pictures"))
     if cache_folder(preset) is None:
         return False
     if not is_cached(preset):

@@ -21,7 +21,7 @@ ESTIMATED_AFTER = 3
 
 @dataclass(frozen=True)
 class DistillEvent:
-    """What happened in a run: a step, a file written, a step skipped; while caching, steps are prompts.
+    """What happened in a run: a step, a file written, a step skipped; while caching, steps are what `message` says.
 
     `busy` names what is being done that may take a while; `estimate` has the time left, once a few steps were taken.
     """
@@ -98,10 +98,10 @@ class Journal:
         """Tell what is being done from now on."""
         self.tell("busy", message=what)
 
-    def show_caching(self, done: int, total: int) -> None:
-        """Tell how many prompts are encoded, before training begins."""
+    def show_caching(self, done: int, total: int, what: str = "prompts") -> None:
+        """Tell how many prompts or pictures are encoded, before training begins."""
         if self.on_event is not None:
-            self.on_event(DistillEvent(kind="caching", step=done, steps=total))
+            self.on_event(DistillEvent(kind="caching", step=done, steps=total, message=what))
 
     def log(self, *, loss: float, gradient_norm: float, learning_rate: float) -> None:
         """Write down and tell a step that was taken; a failure to write is kept in `failure`.
