@@ -74,6 +74,15 @@ class TrainingSettings(Settings):
     checkpoints_kept: int = Field(2, ge=1, le=MAX_COUNT, description="newest checkpoints kept")
     preview_every: int = Field(500, ge=0, le=MAX_COUNT, description="steps between preview pictures; 0 is none")
     preview_images: int = Field(16, ge=1, le=256, description="pictures in a preview")
+    hang_timeout_s: float = Field(
+        45.0,
+        ge=1,
+        le=1e6,
+        description="seconds that one of several processes may read a batch, or give no sign of life, before all end",
+    )
+    exchange_timeout_s: float = Field(
+        1800.0, ge=1, le=1e6, description="seconds that processes wait for one another, such as for one that saves"
+    )
     trackers: tuple[str, ...] = Field((), description="accelerate trackers, such as tensorboard or wandb")
 
 

@@ -55,6 +55,7 @@ class Loader:
         steps: where reading ahead ends.
         seed_of: (step, micro-batch) -> seed of all that is drawn for it.
         workers: processes that read; 0 reads here, as does a source that reads too little to be worth them.
+        on_read: called after each micro-batch.
     """
 
     def __init__(
@@ -66,8 +67,10 @@ class Loader:
         steps: int,
         seed_of: Callable[[int, int], int],
         workers: int = 0,
+        on_read: Callable[[], None] = lambda: None,
     ) -> None:
         self.source, self.batch_size, self.micro_batches, self.steps = source, batch_size, micro_batches, steps
+        self.on_read = on_read
         self.seed_of, self.workers = seed_of, workers if source.reads_files else 0
         self.drawn: list[Draw] = []
         self._next: tuple[int, int] | None = None
@@ -98,7 +101,9 @@ class Loader:
         size_px, draw = self._planned.popleft()
         self.drawn = [*(self.drawn if micro else ()), draw]
         self._next = (step, micro + 1) if micro + 1 < self.micro_batches else (step + 1, 0)
-        return Loaded(*self.source.encode(reading), size_px)
+        loaded = Loaded(*self.source.encode(reading), size_px)
+        self.on_read()
+        return loaded
 
     def step(self, step: int, space: Space) -> list[Loaded]:
         """All micro-batches of a step; offloaded text encoders go to the device once for all of them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 from piflow_cli.engine.distill.events import DistillEvent, DistillResult
@@ -55,10 +56,11 @@ def distill(
     settle_device(target, world)
     end_with_launcher()
     run = RunFolder(Path(out))
-    state = PartialState(cpu=target.type == "cpu")
+    patience = timedelta(seconds=preset.training.exchange_timeout_s)
+    state = PartialState(cpu=target.type == "cpu", **({"timeout": patience} if world.size > 1 else {}))
     if on_event is not None and state.is_main_process:
         on_event(DistillEvent("busy", 0, preset.training.steps, message="checking what the preset names"))
-    together = Together(num_processes=state.num_processes, index=state.process_index)
+    together = Together(num_processes=state.num_processes, index=state.process_index, patience=patience)
     together.each_does(lambda: check_at_once(preset))
     start = together.main_does(lambda: _open(run, preset, resume=resume))
     try:

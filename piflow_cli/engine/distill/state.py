@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -77,6 +78,7 @@ def read_ahead(
     batch_size: int,
     micro_batches: int,
     process: int,
+    on_read: Callable[[], None] = lambda: None,
 ) -> Loader:
     """The micro-batches of one process, in order.
 
@@ -87,6 +89,7 @@ def read_ahead(
         batch_size: samples of a micro-batch.
         micro_batches: of a step on each process.
         process: index of this one.
+        on_read: called after each micro-batch.
     """
     return Loader(
         source,
@@ -95,6 +98,7 @@ def read_ahead(
         steps=settings.steps,
         seed_of=lambda step, micro: progress.data_seed(step, process * micro_batches + micro),
         workers=settings.data_workers,
+        on_read=on_read,
     )
 
 

@@ -29,6 +29,7 @@ from piflow_cli.engine.distill.state import Progress, build_optimizers, build_sc
 from piflow_cli.engine.processes.precision import Precision
 from piflow_cli.engine.processes.sharded import check_sharding, whole
 from piflow_cli.engine.processes.together import Together
+from piflow_cli.engine.processes.watch import Watch
 from piflow_cli.engine.students.device import resolve_precision
 from piflow_cli.engine.students.save import card_of, save_student
 from piflow_cli.errors import TrainingError
@@ -64,7 +65,7 @@ class Trainer:
         self.device, sharded = self.accelerator.device, strategy == "fsdp2"
         check_sharding(preset, sharded=sharded)
         self.micro_batch, self.accumulation = resumed_micro_batches(preset, together.num_processes, start.card)
-        self.progress = Progress(seed=settings.seed)
+        self.progress, self.saved_step = Progress(seed=settings.seed), 0
         self.journal = Journal(
             run, settings, self.progress, track=self.accelerator.log, on_event=on_event, speaks=together.is_main
         )
@@ -79,18 +80,19 @@ class Trainer:
         precision = Precision(resolve_precision(settings.mixed_precision, self.device), self.device)
         self.network = build_network(preset, self.teacher, files, accelerator=self.accelerator, precision=precision)
         self.student, self.precision = self.network.student, precision
-        options = {"device": self.device, "sharded": self.network.sharded}
-        self.optimizers = build_optimizers(self.student, preset.optimizer, **options)
+        self.optimizers = build_optimizers(
+            self.student, preset.optimizer, device=self.device, sharded=self.network.sharded
+        )
         self.schedulers = [build_scheduler(o, preset.optimizer, steps=settings.steps) for o in self.optimizers]
         self.teacher_network = self.network.evaluate_teacher if preset.adapter is not None else None
         own = self.student.own_parameters()
         self.ema = EMA(own.items(), gamma=settings.ema_gamma, warmup_steps=preset.optimizer.warmup_steps)
-        self.saved_step = 0
         moved = {"optimizers": self.optimizers, "schedulers": self.schedulers, "precision": precision}
         self.snapshot = Snapshot(own, self.ema, progress=self.progress, **moved)
         self.writer = CheckpointWriter(run, together, keep=settings.checkpoints_kept, export=self._write_student)
+        self.watch = Watch(together.world, limit_s=settings.hang_timeout_s)
         sizes = {"batch_size": self.micro_batch, "micro_batches": self.accumulation, "process": together.index}
-        self.loader = read_ahead(self.data, self.progress, settings, **sizes)
+        self.loader = read_ahead(self.data, self.progress, settings, on_read=self.watch.touch, **sizes)
         told = {"network": self.network, "ema": self.ema, "journal": self.journal, "together": together}
         self.looks = Looks(preset, self.teacher, run, self.data, **told)
 
@@ -111,7 +113,12 @@ class Trainer:
         self.journal.pace.begin()
         loss, last = None, math.inf if stop_after is None else stop_after
         try:
-            with StopRequest() as stop, self.loader, training_attention(self.device, self.teacher.space.latent_shape):
+            with (
+                StopRequest() as stop,
+                self.loader,
+                self.watch,
+                training_attention(self.device, self.teacher.space.latent_shape),
+            ):
                 while self.progress.step < settings.steps:
                     if self._agree(stop.requested or self.progress.step >= last):
                         break
@@ -192,7 +199,9 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
-        for micro, loaded in enumerate(self.loader.step(self.progress.step, self.teacher.space)):
+        with self.watch.busy("reading the data", self.progress.step + 1):
+            batches = self.loader.step(self.progress.step, self.teacher.space)
+        for micro, loaded in enumerate(batches):
             self.progress.begin_micro_batch(self.together.index * self.accumulation + micro)
             loss += self._accumulate(loaded, sync=micro == self.accumulation - 1)
         loss = self.accelerator.reduce(loss, reduction="mean")
@@ -257,10 +266,8 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         self.progress.skipped += 1
         self.progress.bad_in_a_row += 0 if overflow else 1
-        message = f"skipped: loss {loss}, gradient norm {gradient_norm}"
-        if overflow:
-            message += f": float16 overflowed, and the loss scale is {self.precision.scale:g} now"
-        self.journal.tell("skipped", message=message)
+        scale = f": float16 overflowed, and the loss scale is {self.precision.scale:g} now" if overflow else ""
+        self.journal.tell("skipped", message=f"skipped: loss {loss}, gradient norm {gradient_norm}{scale}")
         if self.progress.bad_in_a_row >= self.preset.optimizer.max_bad_steps:
             self.writer.wait()
             kept = self.run.checkpoints.newest_step()

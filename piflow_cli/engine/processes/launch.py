@@ -16,6 +16,10 @@ from piflow_cli.errors import PARTNER_ENDED, DeviceError
 
 KNOWN_EXITS = (0, 1, 2, 130)
 """Exit codes after which the process has said itself what happened."""
+USUAL_REASONS = {
+    "SIGKILL": ": often the machine's memory was used up (see `dmesg`)",
+    "SIGABRT": ": often an exchange between GPUs took longer than training.exchange_timeout_s",
+}
 
 
 @dataclass(frozen=True)
@@ -131,12 +135,18 @@ def _exit_code(error: Exception, kept: str) -> int:
     told = [failure for _, failure in failures if failure.exitcode in KNOWN_EXITS]
     if told:
         return told[0].exitcode
-    rank, first = next(((r, f) for r, f in failures if f.exitcode != PARTNER_ENDED), failures[0])
-    if first.exitcode >= 0:
+    consequences = (PARTNER_ENDED, -signal.SIGTERM)  # the launcher ends those that are left by SIGTERM
+    rank, first = next(((r, f) for r, f in failures if f.exitcode not in consequences), failures[0])
+    if first.exitcode > 0 and first.exitcode != PARTNER_ENDED:
         return first.exitcode
+    waiting = [r for r, failure in failures if failure.exitcode == PARTNER_ENDED]
+    if waiting and first.exitcode in consequences:
+        raise DeviceError(
+            f"the process of rank {waiting[0]} has waited for others in vain; all were stopped. {kept} Where one of "
+            "them may take longer, raise training.exchange_timeout_s"
+        )
     name = signal.Signals(-first.exitcode).name
-    memory = ": often the machine's memory was used up (see `dmesg`)" if name == "SIGKILL" else ""
     raise DeviceError(
-        f"the process of rank {rank} was ended by {name}{memory}; the others were stopped. {kept} It was: "
-        f"{' '.join(['piflow', *sys.argv[1:]])}"
+        f"the process of rank {rank} was ended by {name}{USUAL_REASONS.get(name, '')}; the others were stopped. {kept} "
+        f"It was: {' '.join(['piflow', *sys.argv[1:]])}"
     )

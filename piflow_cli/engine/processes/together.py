@@ -36,6 +36,11 @@ class Together:
         self.background = dist.new_group(**options) if num_processes > 1 else None
 
     @property
+    def world(self) -> World:
+        """This process among all."""
+        return World(rank=self.index, size=self.num_processes)
+
+    @property
     def is_main(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.index == 0

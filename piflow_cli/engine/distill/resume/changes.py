@@ -19,6 +19,8 @@ FREE_TO_CHANGE = {
     "training.preview_every": "interval",
     "training.preview_images": "pictures to look at",
     "training.trackers": "where it is logged",
+    "training.hang_timeout_s": "when to give up",
+    "training.exchange_timeout_s": "when to give up",
     "optimizer.learning_rate": "from this step on",
     "optimizer.decay": "from this step on",
     "optimizer.max_bad_steps": "when to give up",
