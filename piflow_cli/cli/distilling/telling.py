@@ -27,6 +27,8 @@ def show(event: DistillEvent, line: console.ProgressLine) -> None:
             f"time       about {console.duration(event.remaining_s)} for the {event.steps - event.step:,} steps to "
             f"come, at {console.pace(event.images_per_s)}"
         )
+        if event.message:
+            line.say(f"reached    {event.message}")
     elif event.kind in FILES:
         line.say(f"{event.kind:<10} {event.path}")
     elif event.kind == "setting":
@@ -39,7 +41,8 @@ def show(event: DistillEvent, line: console.ProgressLine) -> None:
 
 def words(event: DistillEvent) -> str:
     """A step in one line."""
+    peak = "" if event.utilisation is None else f"  {event.utilisation:.0%} of the peak"
     return (
         f"step {event.step}/{event.steps}  loss {event.loss:.4f}  lr {event.learning_rate:.2e}  "
-        f"{console.pace(event.images_per_s)}  {console.duration(event.remaining_s)} left"
+        f"{console.pace(event.images_per_s)}{peak}  {console.duration(event.remaining_s)} left"
     )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from piflow_cli.engine.distill.resume.run_folder import RunFolder
 from piflow_cli.engine.distill.showing.pace import Pace
+from piflow_cli.engine.distill.showing.utilisation import Work
 from piflow_cli.engine.distill.state import Progress
 from piflow_cli.errors import StorageError
 from piflow_cli.preset import TrainingSettings
@@ -36,6 +37,7 @@ class DistillEvent:
     learning_rate: float | None = None
     images_per_s: float | None = None
     remaining_s: float | None = None
+    utilisation: float | None = None
     path: Path | None = None
     message: str = ""
 
@@ -65,6 +67,7 @@ class Journal:
         track: gives a row and its step to the trackers.
         on_event: is told; None in processes that say nothing.
         speaks: whether this process writes and tells.
+        work: what a step asks of the GPUs, where their peak is known.
     """
 
     def __init__(
@@ -76,9 +79,11 @@ class Journal:
         track: Callable[..., None],
         on_event: Callable[[DistillEvent], None] | None,
         speaks: bool,
+        work: Work | None = None,
     ) -> None:
         self.run, self.settings, self.progress, self.track = run, settings, progress, track
         self.on_event, self.speaks = on_event if speaks else None, speaks
+        self.work = work
         self.failure: StorageError | None = None
         self.left_out = 0
         self.pace = Pace(settings.steps)
@@ -122,16 +127,19 @@ class Journal:
             "wall_s": self.wall_s,
             "skipped": self.progress.skipped,
         }
+        if self.work is not None:
+            row["utilisation"] = self.work.share(step_s)
         try:
             self.run.append_metrics(row)
         except StorageError as error:
             self.failure = error
         if self.settings.trackers:
             self.track(row, step=step)
-        told = {key: row[key] for key in ("loss", "learning_rate", "images_per_s")}
+        told = {key: row.get(key) for key in ("loss", "learning_rate", "images_per_s", "utilisation")}
         left = self.pace.remaining_s(step)
         if self.pace.taken == ESTIMATED_AFTER and step < self.settings.steps:
-            self.tell("estimate", remaining_s=left, images_per_s=row["images_per_s"])
+            reached = "" if self.work is None else self.work.words(step_s)
+            self.tell("estimate", remaining_s=left, images_per_s=row["images_per_s"], message=reached)
         self.tell("step", remaining_s=left, **told)
 
     def name_left_out(self, skipped: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ from piflow_cli.engine.distill.resume.snapshot import Snapshot, read_average
 from piflow_cli.engine.distill.resume.writer import CheckpointWriter
 from piflow_cli.engine.distill.showing.looks import Looks
 from piflow_cli.engine.distill.showing.opening import first_lines
+from piflow_cli.engine.distill.showing.utilisation import work_of
 from piflow_cli.engine.distill.signals import StopRequest
 from piflow_cli.engine.distill.state import Progress, build_optimizers, build_scheduler, read_ahead
 from piflow_cli.engine.processes.precision import Precision
@@ -66,9 +67,9 @@ class Trainer:
         check_sharding(preset, sharded=sharded)
         self.micro_batch, self.accumulation = resumed_micro_batches(preset, together.num_processes, start.card)
         self.progress, self.saved_step = Progress(seed=settings.seed), 0
-        self.journal = Journal(
-            run, settings, self.progress, track=self.accelerator.log, on_event=on_event, speaks=together.is_main
-        )
+        work = work_of(preset, self.device, num_processes=together.num_processes) if together.is_main else None
+        told = {"track": self.accelerator.log, "on_event": on_event, "speaks": together.is_main, "work": work}
+        self.journal = Journal(run, settings, self.progress, **told)
         cached = fill_cache(preset, device=self.device, on_progress=self.journal.show_caching)
         self.accelerator.wait_for_everyone()
         self.journal.busy(f"loading the teacher {preset.teacher.source}")
