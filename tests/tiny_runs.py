@@ -12,7 +12,7 @@ from pathlib import Path
 from tiny_pipelines import base_folder
 from torch import Tensor
 
-from piflow_cli.engine.distill.resume.snapshot import read_tensors
+from piflow_cli.io.tensors.distributed import read_tensors
 
 TEXT = {
     "teacher.width": 48,

@@ -37,7 +37,9 @@ EXAMPLES = console.examples(
 
 
 def command(
-    src: Annotated[str, typer.Argument(help="Student or run folder, released weight file, embedded name or hub id.")],
+    src: Annotated[
+        str, typer.Argument(help="Student or run folder, RUN@STEP, released weight file, embedded name or hub id.")
+    ],
     dst: Annotated[
         Path | None,
         typer.Argument(

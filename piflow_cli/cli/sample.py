@@ -54,7 +54,9 @@ def command(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Embedded student, student or run folder, or hub id.", show_default=False),
+        typer.Option(
+            "--model", "-m", help="Embedded student, student or run folder, RUN@STEP, or hub id.", show_default=False
+        ),
     ] = None,
     base: Annotated[str | None, typer.Option(help="Teacher's folder or hub id. [default: as trained]")] = None,
     preset: Annotated[

@@ -158,6 +158,13 @@ class FolderLock:
         return False
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a process holds the lock of a folder, as far as it can be said from here."""
+    text = _read(folder / LOCK) if (folder / LOCK).is_file() else None
+    owner = _owner(text) if text is not None else None
+    return text is not None and (owner is None or not owner.is_here or owner.is_alive)
+
+
 def _wait_for_turn(file: BinaryIO) -> None:
     """Let one process at a time judge this very file, where the disk knows such turns; death ends a turn."""
     with suppress(ImportError, OSError):

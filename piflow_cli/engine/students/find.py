@@ -1,12 +1,15 @@
 """Where a student is: embedded, a path, a run folder, or on the hub."""
 
+import time
 from pathlib import Path
 
 from piflow_cli import registry
 from piflow_cli.errors import ModelError
+from piflow_cli.formats.checkpoint import find_checkpoint
 from piflow_cli.formats.native import read_card
-from piflow_cli.io.files import restore_replaced
+from piflow_cli.io.files import REPLACED, restore_replaced
 from piflow_cli.io.hub import HUB_ID, HubAccess, beside, fetch_folder, looks_local
+from piflow_cli.io.locks import in_use
 from piflow_cli.io.zoo import ZOO
 
 DEFAULT_ENTRIES = ("emoji", "digits")
@@ -46,7 +49,7 @@ def default_student(nfe: int | None = None) -> str:
 
 
 def find_student(source: str, *, access: HubAccess | None = None) -> Path:
-    """The local folder or file of a student: an embedded name, a path, a run folder, or a hub id (downloaded).
+    """The local folder or file of a student: an embedded name, a path, a run, its checkpoint, or a hub id (downloaded).
 
     Args:
         source: one of these.
@@ -58,9 +61,13 @@ def find_student(source: str, *, access: HubAccess | None = None) -> Path:
     embedded = embedded_students()
     if source in embedded:
         return embedded[source]
-    path = Path(source).expanduser()
+    checkpoint, path = find_checkpoint(source), Path(source).expanduser()
+    if checkpoint is not None:
+        return checkpoint
     for folder in (path, path / "student"):
-        restore_replaced(folder)
+        if not in_use(folder.parent):  # by a run, which replaces its student itself
+            restore_replaced(folder)
+    _wait_for_student(path)
     if path.exists():
         return path / "student" if (path / "student" / "student.json").exists() else path
     if looks_local(source):
@@ -72,6 +79,14 @@ def find_student(source: str, *, access: HubAccess | None = None) -> Path:
     if repository is not None:
         return _download(repository, subfolder, access or HubAccess())
     raise ModelError(registry.unknown_name("student", source, list(embedded)) + " Or pass a student folder or hub id.")
+
+
+def _wait_for_student(run: Path) -> None:
+    """Let a run that goes on finish the replacement of its student, which takes no time."""
+    for _ in range(20):
+        if not (run / f"{REPLACED}student").exists() or (run / "student" / "student.json").exists() or not in_use(run):
+            return
+        time.sleep(0.05)
 
 
 def _hub_place(source: str) -> tuple[str | None, str]:

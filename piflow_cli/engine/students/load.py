@@ -13,6 +13,7 @@ from piflow_cli.core.student import Student
 from piflow_cli.engine.students.find import find_student
 from piflow_cli.engine.students.shared import Bases
 from piflow_cli.errors import ModelError
+from piflow_cli.formats.checkpoint import card_of, is_checkpoint, read_checkpoint
 from piflow_cli.formats.native import NativeFormat, read_card
 from piflow_cli.formats.released.layouts import tells_no_steps
 from piflow_cli.formats.student import Format, Recipe, StoredStudent, StudentCard, check_sizes
@@ -49,7 +50,7 @@ class LoadedStudent:
 
 
 def read_student(path: Path, *, recipe: Recipe | None = None, base: str | None = None) -> tuple[StoredStudent, Format]:
-    """Read a stored student in whichever registered format it is.
+    """Read a stored student in whichever registered format it is, or as what a checkpoint of a run would become.
 
     Args:
         path: its file or folder.
@@ -59,6 +60,10 @@ def read_student(path: Path, *, recipe: Recipe | None = None, base: str | None =
     Raises:
         ModelError: no format recognises it, or it is damaged or says too little.
     """
+    if is_checkpoint(path):
+        stored = read_checkpoint(path)
+        check_sizes(stored.card, stored.weights, source=path)
+        return stored, NativeFormat()
     for name in registry.names("format"):
         candidate = registry.resolve("format", name)()
         if candidate.matches(path):
@@ -84,8 +89,9 @@ def peek_card(path: Path) -> StudentCard | None:
     Raises:
         ModelError: the card is damaged.
     """
-    native = NativeFormat()
-    return read_card(path) if native.matches(path) else None
+    if is_checkpoint(path):
+        return card_of(path)
+    return read_card(path) if NativeFormat().matches(path) else None
 
 
 def _taken_for(path: Path, preset: str, stored: StoredStudent) -> str:

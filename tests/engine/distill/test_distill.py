@@ -19,11 +19,11 @@ from piflow_cli.engine.distill.build import build_student
 from piflow_cli.engine.distill.events import DistillEvent
 from piflow_cli.engine.distill.resume.checkpoints import CARD
 from piflow_cli.engine.distill.resume.run_folder import RunFolder
-from piflow_cli.engine.distill.resume.snapshot import read_tensors
 from piflow_cli.engine.plan.batches import micro_batches
 from piflow_cli.engine.sample import sample
 from piflow_cli.engine.students.load import load_student
 from piflow_cli.errors import DataError, DeviceError, StorageError, TrainingError
+from piflow_cli.io.tensors.distributed import read_tensors
 from piflow_cli.preset import Preset, load_preset
 
 TINY = (

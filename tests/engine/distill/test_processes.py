@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_models import PARITY
 
-from piflow_cli.engine.distill.resume.snapshot import read_tensors
+from piflow_cli.io.tensors.distributed import read_tensors
 
 TEXT = {
     "teacher.width": 48,

@@ -22,12 +22,12 @@ from piflow_cli.engine.distill.build import build_student
 from piflow_cli.engine.distill.embeddings import cache_embeddings
 from piflow_cli.engine.distill.events import DistillEvent
 from piflow_cli.engine.distill.network import TrainedNetwork
-from piflow_cli.engine.distill.resume.snapshot import read_tensors
 from piflow_cli.engine.processes.precision import Precision
 from piflow_cli.engine.sample import sample
 from piflow_cli.engine.sample.open import open_student
 from piflow_cli.engine.students.load import load_student
 from piflow_cli.errors import DataError, PresetError
+from piflow_cli.io.tensors.distributed import read_tensors
 from piflow_cli.preset import Preset, load_preset
 
 TEACHERS = {"flux": tiny_flux, "qwen": tiny_qwen}

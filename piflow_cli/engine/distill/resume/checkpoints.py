@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -13,12 +12,10 @@ from pydantic import Field, ValidationError
 from piflow_cli import __version__
 from piflow_cli.core.settings import Settings
 from piflow_cli.errors import StorageError
+from piflow_cli.formats.checkpoint import CARD, CHECKPOINT, name_of
 from piflow_cli.io.checksums import check_manifest, has_manifest
 from piflow_cli.io.files import PARTIAL
 
-CHECKPOINT = re.compile(r"step-(\d{7,})")
-CARD = "checkpoint.json"
-"""Name of the file in a checkpoint that holds what is not a tensor."""
 DAMAGED = "damaged-"
 PICKLED = ("optimizer.bin", "random_states_0.pkl", "custom_checkpoint_0.pkl")
 """Files of the layout of piflow 0.2 and before; they are never opened."""
@@ -72,11 +69,11 @@ class Checkpoints:
 
     def path(self, step: int) -> Path:
         """Of the checkpoint of a step."""
-        return self.folder / f"step-{step:07d}"
+        return self.folder / name_of(step)
 
     def partial(self, step: int) -> Path:
         """Where the checkpoint of a step is while it is written."""
-        return self.folder / f"{PARTIAL}step-{step:07d}"
+        return self.folder / f"{PARTIAL}{name_of(step)}"
 
     def newest_whole(self) -> tuple[CheckpointCard | None, list[str]]:
         """The card of the newest whole checkpoint, None where there are none, and what was wrong with newer ones.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -20,8 +18,10 @@ from piflow_cli.engine.distill.state import Progress
 from piflow_cli.engine.processes.precision import Precision
 from piflow_cli.engine.processes.together import Together
 from piflow_cli.errors import StorageError
+from piflow_cli.formats.checkpoint import AVERAGE
+from piflow_cli.io.tensors.distributed import load_tensors, read_tensors, stored_tensors
 
-WEIGHTS, AVERAGE, OPTIMIZER = "weights.", "average.", "optimizer."
+WEIGHTS, OPTIMIZER = "weights.", "optimizer."
 
 
 class Snapshot:
@@ -174,41 +174,9 @@ def go_to_step(optimizer: torch.optim.Optimizer, scheduler: LambdaLR, step: int)
         group["lr"] = rate
 
 
-def stored_tensors(folder: Path) -> dict[str, TensorStorageMetadata]:
-    """Whole shape and dtype of each tensor of a checkpoint, from the headers of its files."""
-    return dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-
-
-def load_tensors(targets: dict[str, Tensor], folder: Path, *, group: ProcessGroup | None = None) -> None:
-    """Fill tensors, or shards of them, from a checkpoint; safetensors are read, and nothing is unpickled.
-
-    Raises:
-        StorageError: they cannot be read.
-    """
-    reader = dcp.HuggingFaceStorageReader(str(folder))
-    try:
-        expect_one_process()
-        dcp.load(targets, storage_reader=reader, process_group=group, no_dist=group is None)
-    except dcp.CheckpointException as error:
-        raise StorageError(f"cannot read {folder}: {error}") from None
-
-
-def expect_one_process() -> None:
-    """Have torch say nothing of a process that reads or writes a checkpoint alone, in whatever thread it does."""
-    warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-
-
 def read_average(folder: Path) -> dict[str, Tensor]:
     """The averaged weights of a checkpoint, which are its student's: whole, on the CPU, by their stored names."""
     return {name.removeprefix(AVERAGE): tensor for name, tensor in read_tensors(folder, AVERAGE).items()}
-
-
-def read_tensors(folder: Path, prefix: str = "") -> dict[str, Tensor]:
-    """The tensors of a checkpoint whose names begin so: whole, on the CPU."""
-    stored = {name: facts for name, facts in stored_tensors(folder).items() if name.startswith(prefix)}
-    targets = {name: torch.empty(facts.size, dtype=facts.properties.dtype) for name, facts in stored.items()}
-    load_tensors(targets, folder)
-    return targets
 
 
 def _check_fit(folder: Path, targets: Mapping[str, Tensor], stored: Mapping[str, TensorStorageMetadata]) -> None:

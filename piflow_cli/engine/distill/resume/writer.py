@@ -14,11 +14,11 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from piflow_cli.engine.distill.resume.checkpoints import CARD, CheckpointCard
 from piflow_cli.engine.distill.resume.run_folder import RunFolder
-from piflow_cli.engine.distill.resume.snapshot import expect_one_process
 from piflow_cli.engine.processes.together import Together
 from piflow_cli.errors import PiflowError, StorageError
 from piflow_cli.io.checksums import write_manifest
 from piflow_cli.io.files import commit_folder
+from piflow_cli.io.tensors.distributed import expect_one_process
 
 FILE_BYTES = 1 << 30
 """Aim of a file's size: a process holds one file's bytes a second time while it writes."""
