@@ -179,8 +179,11 @@ def command(
     if as_json:
         console.print_json(asdict(result))
     if result.interrupted and not (stop_after and result.step >= stop_after):
+        job = os.environ.get("SLURM_JOB_ID") if result.warned else None
+        why = ", before its time was over (SIGUSR1)" if result.warned else ""
+        requeue = f"To requeue the job: scontrol requeue {job}. " if job else ""
         raise PiflowError(
-            f"stopped at step {result.step} of {result.steps}; everything is saved in {result.out}. "
+            f"stopped at step {result.step} of {result.steps}{why}; everything is saved in {result.out}. {requeue}"
             f"To go on: {typed_command()}"
         )
     if not as_json:

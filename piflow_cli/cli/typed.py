@@ -15,12 +15,21 @@ def typed_command() -> str:
     """The command line that started this process, in a shell's notation.
 
     Under a launcher (torchrun, accelerate launch, or piflow itself) it is the launcher's, found among the processes
-    that started this one; where they cannot be read, this process's own.
+    that started this one; where they cannot be read, this process's own. srun, which is no ancestor of its tasks,
+    is made up from its variables.
     """
     own = [_program(sys.argv[0]), *sys.argv[1:]]
     if "RANK" in os.environ or "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ:
-        own = next((words for words in _ancestors() if is_launcher(words, own)), None) or own
+        own = next((words for words in _ancestors() if is_launcher(words, own)), None) or [*_srun(), *own]
     return " ".join(_quoted(word) for word in simplified(own))
+
+
+def _srun() -> list[str]:
+    """How srun was asked for the tasks of which this process is one, as far as it says; nothing outside of Slurm."""
+    nodes, tasks = (os.environ.get(f"SLURM_STEP_NUM_{what}") for what in ("NODES", "TASKS"))
+    if "SLURM_PROCID" not in os.environ or tasks is None:
+        return []
+    return ["srun", *(["--nodes", nodes] if nodes else []), "--ntasks", tasks]
 
 
 def is_launcher(words: Sequence[str], own: Sequence[str]) -> bool:

@@ -205,6 +205,7 @@ def _as_it_is(reading: Any) -> Any:
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:
-    """Ctrl-C and SIGTERM reach the whole group of processes; the trainer saves, and then ends its readers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """These reach the whole group of processes, or all of a job; the trainer saves, and then ends its readers."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if name in signal.Signals.__members__:
+            signal.signal(signal.Signals[name], signal.SIG_IGN)

@@ -229,7 +229,7 @@ def test_reading_happens_elsewhere_and_ends_with_the_loader() -> None:
     assert not any(Path(f"/proc/{reader}").exists() for reader in readers)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_readers_outlive_a_signal_to_the_group(number: signal.Signals) -> None:
     """The trainer answers it by saving, for which it goes on to the end of the step."""
     code = (

@@ -44,7 +44,13 @@ class DistillEvent:
 
 @dataclass(frozen=True)
 class DistillResult:
-    """How a run ended; `student` is its folder, written also where the run was interrupted; `examples` are prompts."""
+    """How a run ended.
+
+    Args:
+        student: its folder, written also where the run was interrupted.
+        examples: prompts to try.
+        warned: whether a process was told by SIGUSR1, as Slurm does it, that its time is nearly over.
+    """
 
     student: Path | None
     out: Path
@@ -55,6 +61,7 @@ class DistillResult:
     wall_s: float
     loss: float | None
     examples: tuple[str, ...] = ()
+    warned: bool = False
 
 
 class Journal:

@@ -124,10 +124,9 @@ class Trainer:
                     if self._agree(stop.requested or self.progress.step >= last):
                         break
                     loss = self._step()
-                    step = self.progress.step
-                    if step % settings.checkpoint_every == 0:
+                    if self.progress.step % settings.checkpoint_every == 0:
                         self._checkpoint()
-                    self.looks.after(step)
+                    self.looks.after(self.progress.step)
                 if self.progress.step != self.saved_step:
                     self._checkpoint()
                 self.journal.busy(f"saving step {self.progress.step}")
@@ -145,6 +144,7 @@ class Trainer:
             step=self.progress.step,
             steps=settings.steps,
             interrupted=self.progress.step < settings.steps,
+            warned=self.together.any_of([stop.warned])[0],
             skipped=self.progress.skipped,
             wall_s=self.journal.wall_s,
             loss=loss,
