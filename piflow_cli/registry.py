@@ -44,6 +44,8 @@ ENTRIES: dict[str, dict[str, str]] = {
 }
 
 
+MAX_SHOWN = 80
+"""Characters of an unknown name that a message repeats."""
 DEFAULTS = {"objective": "imitation"}
 """The `type` of a family whose table names none."""
 
@@ -59,15 +61,15 @@ def resolve(kind: str, name: str) -> Any:
     Raises:
         PiflowError: the name is not registered; near names are suggested.
     """
-    try:
-        module, attribute = ENTRIES[kind][name].split(":")
-    except KeyError:
-        raise PiflowError(unknown_name(kind, name, names(kind))) from None
+    if not isinstance(name, str) or name not in ENTRIES[kind]:  # a file may say anything
+        raise PiflowError(unknown_name(kind, str(name), names(kind)))
+    module, attribute = ENTRIES[kind][name].split(":")
     return getattr(import_module(module), attribute)
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> str:
     """The message for a name that does not exist, with the near ones first."""
+    name = name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}..."
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from piflow_cli.data.files.prompts import clean_text, pick_column, read_json_lines, read_prompts, text_of
 from piflow_cli.errors import DataError
+from piflow_cli.io.bounds import MAX_LIST_BYTES
+from piflow_cli.io.regular import read_text
+from piflow_cli.io.texts.names import user_path
 
 SEED = "seed"
 """The field of a JSON line, or the column of a .csv, that holds the seed of its prompt's first picture."""
@@ -41,9 +44,9 @@ def read_asked(path: str, *, what: str = "--prompts") -> list[Asked]:
     if path == STDIN:
         found = [Asked(line) for line in _stdin_lines()]
     elif suffix == ".csv":
-        found = list(_csv_rows(Path(path).expanduser()))
-    elif suffix == ".jsonl" and Path(path).expanduser().is_file():
-        found = list(_json_rows(Path(path).expanduser()))
+        found = list(_csv_rows(user_path(path)))
+    elif suffix == ".jsonl" and user_path(path).is_file():
+        found = list(_json_rows(user_path(path)))
     else:
         texts = read_prompts(path, what=what)
         found = [Asked(texts[i]) for i in range(len(texts))]
@@ -75,7 +78,7 @@ def _csv_rows(path: Path) -> Iterator[Asked]:
         raise DataError(f"{path} does not exist. Give a file of prompts: .txt, .jsonl, .csv or .parquet.")
     csv.field_size_limit(MAX_CELL)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+        lines = read_text(path, encoding="utf-8-sig", max_bytes=MAX_LIST_BYTES).splitlines(keepends=True)
         reader = csv.DictReader(lines, strict=True)
         column = pick_column(reader.fieldnames or (), None, where=f"the first line of {path}")
         for row in reader:

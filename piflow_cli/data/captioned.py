@@ -28,6 +28,7 @@ from piflow_cli.data.shards.encoding import PictureSet
 from piflow_cli.data.shards.latents import check_complete, is_complete
 from piflow_cli.errors import DataError
 from piflow_cli.io.folders import shards_of
+from piflow_cli.io.texts.names import user_path
 
 
 @dataclass(frozen=True)
@@ -208,23 +209,23 @@ class Captioned(Settings):
         Raises:
             DataError: they are here and cannot be read.
         """
-        root = Path(self.path).expanduser()
+        root = user_path(self.path)
         if not root.is_dir() or self._shards():
             return PromptFacts(None, None)
         return facts_of(open_pictures(root, column=self.column, image_column=self.image_column).captions)
 
     def _shards(self) -> list[Path]:
         """Shards of latents."""
-        root = Path(self.path).expanduser()
+        root = user_path(self.path)
         return shards_of(root, ".safetensors") if root.exists() else []
 
     def source_paths(self) -> dict[str, Path]:
         """The local files and folders that its samples are read from, by the key that names them."""
-        return {"path": Path(self.path).expanduser()}
+        return {"path": user_path(self.path)}
 
     def check_source(self) -> None:
         """Raise DataError where there is nothing at the path."""
-        if not Path(self.path).expanduser().exists():
+        if not user_path(self.path).exists():
             raise DataError(f"data.path {self.path} does not exist; name a folder or file of captioned pictures")
 
     def open(self, space: Space) -> PictureSource | CaptionedLatents:
@@ -236,10 +237,10 @@ class Captioned(Settings):
             MissingExtraError: a package that reads them is not installed.
         """
         check_space(space, self.resolutions)
-        encoded = Path(self.latents).expanduser() if self.latents is not None else None
+        encoded = user_path(self.latents) if self.latents is not None else None
         if encoded is not None and self.resolutions:
             raise DataError("data.resolutions: data.latents are of one size; leave one of the two keys out")
-        root = encoded if encoded is not None and is_complete(encoded) else Path(self.path).expanduser()
+        root = encoded if encoded is not None and is_complete(encoded) else user_path(self.path)
         self.check_source()
         if shards := shards_of(root, ".safetensors"):
             if self.resolutions:
@@ -252,7 +253,7 @@ class Captioned(Settings):
 
     def pictures(self, space: Space) -> PictureSet:
         """The pictures with their captions, as embeddings where their cache is complete; errors as `open`."""
-        root = Path(self.path).expanduser()
+        root = user_path(self.path)
         found = open_pictures(root, column=self.column, image_column=self.image_column)
         height, width = (side * space.factor for side in space.latent_shape[-2:])
         cache = None if self.latents is not None else self.cache  # of the pictures that are encoded, which may be fewer

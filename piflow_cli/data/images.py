@@ -28,6 +28,7 @@ from piflow_cli.data.shards.latents import is_complete
 from piflow_cli.errors import DataError
 from piflow_cli.io.folders import is_picture, list_files, unread
 from piflow_cli.io.images import SUFFIXES, cover, read_picture, to_tensor
+from piflow_cli.io.texts.names import user_path
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,11 @@ class Images(ClassData):
 
     def source_paths(self) -> dict[str, Path]:
         """The local files and folders that its samples are read from, by the key that names them."""
-        return {"path": Path(self.path).expanduser()}
+        return {"path": user_path(self.path)}
 
     def check_source(self) -> None:
         """Raise DataError where there is no such folder."""
-        if not Path(self.path).expanduser().is_dir():
+        if not user_path(self.path).is_dir():
             raise DataError(f"data.path {self.path} is no folder; it must hold one folder of pictures a class")
 
     def open(self, space: Space) -> FolderSource | ShardSource:
@@ -116,8 +117,8 @@ class Images(ClassData):
                 teacher takes prompts.
         """
         check_classes(space)
-        if self.latents is not None and is_complete(Path(self.latents).expanduser()):
-            return open_shards(Path(self.latents).expanduser(), space)
+        if self.latents is not None and is_complete(user_path(self.latents)):
+            return open_shards(user_path(self.latents), space)
         found = self.pictures(space)
         return FolderSource(
             reader=found.reader,
@@ -131,7 +132,7 @@ class Images(ClassData):
         """The files with their labels; errors as `open`."""
         check_classes(space)
         self.check_source()
-        root = Path(self.path).expanduser()
+        root = user_path(self.path)
         folders, beside = class_folders(root)
         classes = match_classes([folder.name for folder in folders], space, root=root)
         listings = [list_files(folder) for folder in folders]

@@ -22,6 +22,7 @@ from piflow_cli.data.shards.latents import check_complete
 from piflow_cli.errors import DataError
 from piflow_cli.io.folders import shards_of
 from piflow_cli.io.tensors.files import open_tensors
+from piflow_cli.io.texts.names import user_path
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 INTEGERS = frozenset({"I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"})
@@ -151,12 +152,12 @@ class Latents(ClassData):
     path: str = Field(description="folder of .safetensors shards with latents (N, C, H, W) and labels (N,)")
 
     def _shards(self) -> list[Path]:
-        root = Path(self.path).expanduser()
+        root = user_path(self.path)
         return shards_of(root, ".safetensors") if root.exists() else []
 
     def source_paths(self) -> dict[str, Path]:
         """The local files and folders that its samples are read from, by the key that names them."""
-        return {"path": Path(self.path).expanduser()}
+        return {"path": user_path(self.path)}
 
     def check_source(self) -> None:
         """Raise DataError where there are no shards."""
@@ -171,7 +172,7 @@ class Latents(ClassData):
         """
         check_classes(space)
         self.check_source()
-        return open_shards(Path(self.path).expanduser(), space)
+        return open_shards(user_path(self.path), space)
 
 
 def open_shards(root: Path, space: Space) -> ShardSource:

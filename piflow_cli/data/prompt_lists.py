@@ -7,6 +7,7 @@ from pathlib import Path
 
 from piflow_cli.data.files.prompts import PromptSet, is_on_hub, prompt_shards, read_json_lines, read_prompts, text_of
 from piflow_cli.errors import DataError
+from piflow_cli.io.texts.names import user_path
 
 LABEL = "label"
 """The field of a JSON line that holds the number of the prompt's class."""
@@ -63,7 +64,7 @@ def _labels(path: str) -> tuple[int, ...] | None:
         return None
     labels: list[int] = []
     bare = None
-    for shard in prompt_shards(Path(path).expanduser()):
+    for shard in prompt_shards(user_path(path)):
         for where, row in read_json_lines(shard) if shard.suffix.lower() == ".jsonl" else ():
             if not text_of(row, None, where=where):
                 continue

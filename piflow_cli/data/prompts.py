@@ -17,6 +17,7 @@ from piflow_cli.data.embeddings.codec import Storage
 from piflow_cli.data.files.prompts import PromptSet, check_prompts, find_prompt_shards, is_on_hub, read_prompts
 from piflow_cli.data.noise import draw_indices, draw_rows
 from piflow_cli.errors import DataError
+from piflow_cli.io.texts.names import user_path
 from piflow_cli.io.zoo import in_zoo, zoo_entries
 
 EMBEDDED_LIST = "prompts.jsonl"
@@ -161,7 +162,7 @@ def open_texts(prompts: PromptSet, cache: str | None) -> TextRows:
     Raises:
         DataError: the cache is of other prompts.
     """
-    return TextRows(prompts, open_if_complete(Path(cache).expanduser(), prompts) if cache else None)
+    return TextRows(prompts, open_if_complete(user_path(cache), prompts) if cache else None)
 
 
 def facts_of(prompts: PromptSet) -> PromptFacts:
@@ -214,13 +215,13 @@ class Prompts(Settings):
             DataError: they are here and cannot be read.
         """
         place = locate_prompts(self.path)
-        if Path(place).expanduser().exists():
+        if user_path(place).exists():
             return facts_of(read_prompts(place, column=self.column, limit=self.limit))
         return PromptFacts(abs(self.limit) if self.limit is not None else None, None)
 
     def source_paths(self) -> dict[str, Path]:
         """The local files and folders that its samples are read from, by the key that names them."""
-        return {"path": Path(locate_prompts(self.path)).expanduser()}
+        return {"path": user_path(locate_prompts(self.path))}
 
     def check_source(self) -> None:
         """Raise DataError where the first prompt cannot be read; a data set on the hub is not fetched for it."""
@@ -237,5 +238,5 @@ class Prompts(Settings):
         check_space(space, self.resolutions)
         path = locate_prompts(self.path)
         prompts = read_prompts(path, column=self.column, limit=self.limit)
-        skipped = [] if is_on_hub(path) else find_prompt_shards(Path(path).expanduser())[1]
+        skipped = [] if is_on_hub(path) else find_prompt_shards(user_path(path))[1]
         return PromptSource(open_texts(prompts, self.cache), self.sizes_px, tuple(skipped))

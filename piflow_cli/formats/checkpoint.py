@@ -14,6 +14,7 @@ from piflow_cli.errors import ModelError, StorageError
 from piflow_cli.formats.native import VAE, read_card
 from piflow_cli.formats.student import StoredStudent, StudentCard
 from piflow_cli.io.checksums import check_manifest
+from piflow_cli.io.texts.names import user_path
 
 CARD, AVERAGE, FOLDER = "checkpoint.json", "average.", "checkpoints"
 CHECKPOINT = re.compile(r"step-(\d{7,})")
@@ -39,9 +40,9 @@ def find_checkpoint(source: str) -> Path | None:
     Raises:
         ModelError: the run is here and has none of that step.
     """
-    at, path = AT_STEP.fullmatch(source), Path(source).expanduser()
+    at, path = AT_STEP.fullmatch(source), user_path(source)
     if at is not None and not path.exists():
-        run, step = Path(at[1]).expanduser(), int(at[2])
+        run, step = user_path(at[1]), int(at[2])
     elif path.parent.name == FOLDER and (named := ANY_STEP.fullmatch(path.name)):
         run, step = path.parents[1], int(named[1])
     else:

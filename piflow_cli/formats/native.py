@@ -6,6 +6,8 @@ from pathlib import Path
 from piflow_cli.errors import ModelError
 from piflow_cli.formats.released.layouts import has_weights
 from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
+from piflow_cli.io.bounds import MAX_TEXT_BYTES
+from piflow_cli.io.regular import read_regular
 from piflow_cli.io.tensors.files import write_tensors
 from piflow_cli.io.weights import read_checked
 
@@ -55,7 +57,7 @@ def read_card(folder: Path) -> StudentCard:
         ModelError: it is missing, damaged, or of a version this release cannot read.
     """
     try:
-        text = (folder / CARD).read_bytes()
+        text = read_regular(folder / CARD, max_bytes=MAX_TEXT_BYTES)
     except OSError as error:
         raise ModelError(f"{folder / CARD} cannot be read: {error}") from None
     return StudentCard.parse(text, origin=folder / CARD)

@@ -80,6 +80,8 @@ class StudentCard(Settings):
     @field_validator("network")
     @classmethod
     def _as_stored(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(value.get("config", {}), dict):
+            raise ValueError(f"config is no table but {type(value['config']).__name__}")
         return json.loads(json.dumps(value))  # tuples are lists, as they come back
 
     @computed_field
@@ -154,6 +156,7 @@ class StudentCard(Settings):
         except ValueError as error:
             raise ModelError(f"{origin} is no student card this version can read: {error}") from None
         check_config(card.network, origin=origin)
+        card.teacher.check_network(card.network, origin=origin)
         return card
 
 

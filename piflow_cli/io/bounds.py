@@ -12,6 +12,14 @@ from piflow_cli.errors import ModelError
 
 MAX_TEXT_BYTES = 16_000_000
 """Of a JSON or TOML document."""
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095
+"""Of a file's name, and of a path, as file systems have them."""
+MAX_LINE_BYTES = 2**24
+"""Of one line of a file of prompts or metrics."""
+MAX_LIST_BYTES = 2**30
+"""Of a .csv of prompts, which is read as a whole."""
+MAX_METRICS_BYTES = 2**31
+"""Of a run's metrics.jsonl."""
 MAX_DEPTH = 64
 """Tables and lists inside each other."""
 MAX_INTEGER = 2**63 - 1
@@ -26,10 +34,18 @@ MAX_PICTURE_PIXELS = 2**27
 """Of a picture, by its header before anything is decoded: 134 million, half a GB in memory."""
 LARGE_PICTURE_PIXELS = 2**25
 """Of larger pictures one is decoded at a time."""
+MAX_STATISTICS_BYTES = 2**30
+"""Of an array in a file of reference statistics: the covariance of 11,585 features."""
+MAX_EMBEDDING_BYTES = 2**28
+"""Of the embeddings of one prompt in a cache: 30 times what the longest of Qwen-Image take."""
 MAX_CAPTION_BYTES = 2**20
 """Of a file that holds one caption."""
 MAX_ROW_GROUP_BYTES = 2**31
 """Of the column of pictures in one row group of a parquet file, which is read as a whole."""
+MAX_STEPS = 100_000
+"""Of the schedule of a diffusion network."""
+MAX_SHARDS = 10**6
+"""Of a cache of embeddings."""
 LAYER_WORDS = ("layers", "blocks", "depth")
 """What keys of a configuration that count layers have in their names."""
 SIZE_WORDS = ("dim", "size", "heads", "channels", "width", "length", "embeds", "groups", "positions", "components")

@@ -9,7 +9,9 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
+from piflow_cli.io.bounds import bounded_json
 from piflow_cli.io.files import write_atomic
+from piflow_cli.io.regular import read_regular, require_regular
 
 MANIFEST = "checksums.json"
 """Name of a folder's manifest: the SHA-256 of each file below it, by the file's name relative to it."""
@@ -73,10 +75,8 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 def _read_manifest(path: Path) -> dict[str, str] | None:
     """What a manifest says, None where it is damaged or names files elsewhere."""
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            return None
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        value = bounded_json(read_regular(path, max_bytes=MAX_MANIFEST_BYTES))
+    except (OSError, ValueError):
         return None
     digests = value.get("sha256") if isinstance(value, dict) else None
     if not isinstance(digests, dict):
@@ -97,7 +97,8 @@ def _digests(folder: Path, names: Collection[str]) -> list[str | None]:
 
 def _digest(path: Path) -> str | None:
     try:
+        require_regular(path)
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have
         return None

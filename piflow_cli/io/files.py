@@ -11,11 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from piflow_cli.errors import StorageError
+from piflow_cli.io.bounds import MAX_NAME_BYTES
 
 PARTIAL = ".partial-"
 """Start of the name of what is being written."""
-NAME_BYTES = 255
-"""The longest name of a file or folder."""
 REPLACED = ".replaced-"
 """Start of the name of a folder that is about to be removed, once its successor is in place."""
 
@@ -79,8 +78,8 @@ def _check_name(name: str) -> None:
     """Raise OSError or ValueError for a name that file systems do not take."""
     if "\0" in name:
         raise ValueError("a name holds a NUL character")
-    if len(os.fsencode(name)) > NAME_BYTES:
-        raise OSError(errno.ENAMETOOLONG, f"the name {name[:20]!r}... is longer than {NAME_BYTES} bytes")
+    if len(os.fsencode(name)) > MAX_NAME_BYTES:
+        raise OSError(errno.ENAMETOOLONG, f"the name {name[:20]!r}... is longer than {MAX_NAME_BYTES} bytes")
 
 
 def _reason(error: Exception) -> str:

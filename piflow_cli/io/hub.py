@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from piflow_cli.errors import ModelError
+from piflow_cli.io.texts.names import user_path
 from piflow_cli.io.zoo import in_zoo, zoo_entries
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -82,7 +83,7 @@ def locate(source: str, *, part: str = "teacher") -> Path | str:
         if not embedded.is_dir():
             raise ModelError(f"no embedded model {source!r}. Embedded: {', '.join(zoo_entries(part))}.")
         return embedded
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.exists():
         return path
     if HUB_ID.fullmatch(source) and not source.endswith(WEIGHT_SUFFIXES) and not looks_local(source):

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from piflow_cli.errors import StorageError
+from piflow_cli.io.bounds import MAX_TEXT_BYTES, bounded_json
 from piflow_cli.io.files import PARTIAL, fsync_folder, write_atomic
+from piflow_cli.io.regular import read_regular
 
 LOCK = ".lock"
 """Name of the lock file in the folder it locks."""
@@ -175,7 +177,7 @@ def _wait_for_turn(file: BinaryIO) -> None:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return read_regular(path, max_bytes=MAX_TEXT_BYTES).decode(errors="replace")
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -185,7 +187,7 @@ def _read(path: Path) -> str | None:
 def _owner(text: str) -> Owner | None:
     """The owner that a lock file names, None where it is damaged."""
     try:
-        value = json.loads(text)
+        value = bounded_json(text)
         return Owner(str(value["host"]), int(value["pid"]), str(value["started"]), str(value["since"]))
     except (ValueError, TypeError, KeyError):
         return None

@@ -9,6 +9,8 @@ from typing import Any
 from piflow_cli import registry
 from piflow_cli.errors import PresetError
 from piflow_cli.io.bounds import bounded_toml
+from piflow_cli.io.regular import read_text
+from piflow_cli.io.texts.names import user_path
 
 TOML_HINT = "Quote strings with commas, spaces or brackets twice, for the shell and for TOML: --set 'key=\"a, b\"'."
 
@@ -53,8 +55,8 @@ def read_header(path: Path) -> PresetHeader:
         PresetError: it is not TOML.
     """
     try:
-        table = bounded_toml(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # what is no UTF-8 text too
+        table = bounded_toml(read_text(path))
+    except (ValueError, OSError) as error:  # what is no UTF-8 text too
         raise PresetError(f"{path} is not TOML that can be read: {error}") from None
     texts = {key: str(table.get(key, "")) for key in ("summary", "source", "expected", "needs")}
     return PresetHeader(name=str(table.get("name", path.stem)), path=path, **texts)
@@ -101,7 +103,7 @@ def read_table(name_or_path: str | Path, *, beside: Path | None = None) -> Prese
     """
     text = str(name_or_path)
     named = preset_paths()
-    path = named.get(text) or Path(text).expanduser()
+    path = named.get(text) or user_path(text)
     if beside is not None and text not in named and (beside.parent / path).is_file():
         path = beside.parent / path
     if not path.is_file():
@@ -109,8 +111,8 @@ def read_table(name_or_path: str | Path, *, beside: Path | None = None) -> Prese
             raise PresetError(f"there is no preset file {text}. Named presets: {', '.join(named)}.")
         raise PresetError(registry.unknown_name("preset", text, list(named)))
     try:
-        return PresetTable(path.resolve(), bounded_toml(path.read_text(encoding="utf-8")))
-    except ValueError as error:  # what is no UTF-8 text too
+        return PresetTable(path.resolve(), bounded_toml(read_text(path)))
+    except (ValueError, OSError) as error:  # what is no UTF-8 text too
         raise PresetError(f"{path} is not TOML that can be read: {error}") from None
 
 

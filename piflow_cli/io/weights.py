@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from piflow_cli.errors import ModelError
-from piflow_cli.io.bounds import bounded_json
+from piflow_cli.io.bounds import MAX_TEXT_BYTES, bounded_json
 from piflow_cli.io.checksums import TENSORS_KEY, tensors_sha256
+from piflow_cli.io.regular import read_regular, require_regular
 from piflow_cli.io.tensors.files import open_tensors
 
 WEIGHT_NAME = re.compile(
@@ -43,7 +44,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: the file is missing, or is not a JSON object.
     """
     try:
-        value = bounded_json(path.read_bytes())
+        value = bounded_json(read_regular(path, max_bytes=MAX_TEXT_BYTES))
     except FileNotFoundError:
         raise ModelError(f"{path.parent} has no {path.name}; is it a model folder?") from None
     except (ValueError, OSError) as error:
@@ -80,6 +81,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ModelError: the file is truncated, is no state dict, or is a pickle that needs more than tensors.
     """
     try:
+        require_regular(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 

@@ -10,6 +10,7 @@ import torch
 from piflow_cli.core.interfaces import Part
 from piflow_cli.io.bounds import check_config
 from piflow_cli.io.hub import locate
+from piflow_cli.io.texts.names import user_path
 from piflow_cli.io.weights import read_json
 from piflow_cli.io.zoo import PREFIX
 from piflow_cli.teachers.classes import library_class
@@ -25,7 +26,7 @@ def local_source(source: str) -> Path | None:
     """
     if source.startswith(PREFIX):
         return Path(locate(source))
-    path = Path(source).expanduser()
+    path = user_path(source)
     return path if path.exists() else None
 
 

@@ -197,6 +197,14 @@ class TeacherFamily(Protocol):
         """The teacher with its module on the meta device, and the files that its weights are read from in slices."""
         ...
 
+    def check_network(self, network: dict[str, Any], *, origin: object) -> None:
+        """Raise ModelError unless a description of a module, as a student's card keeps it, is one of this family.
+
+        Args:
+            origin: of the card, for the message.
+        """
+        ...
+
     def check_prompts(self, network: dict[str, Any], prompts: Sequence[str]) -> None:
         """Raise DataError for a prompt that no student of this description knows, such as the name of no class."""
         ...

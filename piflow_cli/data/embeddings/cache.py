@@ -15,16 +15,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.embeddings.codec import Storage, read_row
 from piflow_cli.data.files.prompts import PromptSet
 from piflow_cli.errors import DataError
+from piflow_cli.io.bounds import MAX_SHARDS, MAX_TEXT_BYTES, MAX_WIDTH
+from piflow_cli.io.regular import read_regular, require_regular
 
 SHARD_SIZE = 256
 """Prompts a shard: some hundred MB at FLUX's 512 tokens of width 4096 in fp8."""
@@ -73,13 +75,19 @@ class CacheIndex(Settings):
     fingerprint: str
     storage: Storage
     prompts_digest: str
-    num_prompts: int
-    shard_size: int
-    embed_width: int
-    further_widths: tuple[int, ...] = ()
+    num_prompts: int = Field(ge=0)
+    shard_size: int = Field(ge=1)
+    embed_width: int = Field(ge=1, le=MAX_WIDTH)
+    further_widths: tuple[Annotated[int, Field(ge=1, le=MAX_WIDTH)], ...] = ()
     specials: tuple[str, ...]
     specials_bytes: int
     specials_sha256: str
+
+    @model_validator(mode="after")
+    def _check_size(self) -> Self:
+        if self.num_shards > MAX_SHARDS:
+            raise ValueError(f"{self.num_shards} shards are more than a cache has")
+        return self
 
     @property
     def num_shards(self) -> int:
@@ -121,6 +129,7 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file."""
+    require_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -133,7 +142,7 @@ def read_index(folder: Path) -> CacheIndex | None:
     """
     path = folder / "index.json"
     try:
-        return CacheIndex.model_validate_json(path.read_bytes())
+        return CacheIndex.model_validate_json(read_regular(path, max_bytes=MAX_TEXT_BYTES))
     except FileNotFoundError:
         return None
     except (ValidationError, OSError) as error:
@@ -188,7 +197,7 @@ def _whole_card(folder: Path, shard: int, *, cache: str, count: int) -> ShardCar
     """The card of a shard if it is of this cache and the file has the size on it."""
     path = shard_path(folder, shard)
     try:
-        card = ShardCard.model_validate_json(path.with_suffix(".json").read_bytes())
+        card = ShardCard.model_validate_json(read_regular(path.with_suffix(".json"), max_bytes=MAX_TEXT_BYTES))
         return card if (card.cache, card.count, card.bytes) == (cache, count, os.stat(path).st_size) else None
     except (OSError, ValidationError):
         return None

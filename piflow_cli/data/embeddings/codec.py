@@ -15,6 +15,7 @@ from torch import Tensor
 
 from piflow_cli.core.conditions import Embeddings, TextCondition
 from piflow_cli.errors import DataError
+from piflow_cli.io.bounds import MAX_EMBEDDING_BYTES
 from piflow_cli.io.tensors.files import open_tensors
 
 Storage = Literal["fp8", "bf16"]
@@ -168,11 +169,15 @@ def _decode(
     data: Tensor, scales: Tensor | None, *, shape: tuple[int, int], storage: Storage, dtype: torch.dtype
 ) -> Tensor:
     """Embeddings (T, D) of their compressed bytes."""
+    size = shape[0] * shape[1] * BYTES[storage]
+    if not 0 <= size <= MAX_EMBEDDING_BYTES:
+        raise ValueError(f"{shape[0]} tokens of width {shape[1]} are more than are read")
     try:
-        raw = bytearray(zlib.decompress(data.numpy(), bufsize=shape[0] * shape[1] * BYTES[storage]))
+        decoder = zlib.decompressobj()
+        raw = bytearray(decoder.decompress(data.numpy(), size + 1))  # no more than is wanted
     except zlib.error as error:
         raise ValueError(str(error)) from None
-    if len(raw) != shape[0] * shape[1] * BYTES[storage] or (scales is None) != (storage == "bf16"):
+    if not decoder.eof or len(raw) != size or (scales is None) != (storage == "bf16"):
         raise ValueError(f"{len(raw)} bytes for {shape[0]} tokens of width {shape[1]} in {storage}")
     planes = torch.frombuffer(raw, dtype=torch.uint8)
     if storage == "bf16":

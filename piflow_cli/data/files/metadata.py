@@ -7,6 +7,7 @@ from pathlib import Path
 from piflow_cli.data.files.parquet import open_parquet
 from piflow_cli.data.files.prompts import read_json_lines, text_of
 from piflow_cli.errors import DataError
+from piflow_cli.io.regular import require_regular
 
 NAMES = frozenset({"metadata.jsonl", "metadata.csv", "metadata.parquet"})
 FILE_NAME = "file_name"
@@ -34,6 +35,7 @@ def read_metadata(path: Path, column: str | None) -> Iterator[tuple[Path, str]]:
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Every row of a table whose first line names the columns, and where it stands."""
     try:
+        require_regular(path)
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, restkey="", strict=True)
             for row in rows:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from piflow_cli.errors import DataError, MissingExtraError
 from piflow_cli.io.bounds import MAX_ROW_GROUP_BYTES
+from piflow_cli.io.regular import require_regular
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -31,9 +32,10 @@ def open_parquet(path: Path) -> Iterator["ParquetFile"]:
     except ImportError:
         raise MissingExtraError(f"reading {path} needs pyarrow: pip install 'piflow[data]'") from None
     try:
+        require_regular(path)
         with ParquetFile(path) as file:
             yield file
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} cannot be read as parquet: {error}. Is it whole? Download or write it again."
         ) from None

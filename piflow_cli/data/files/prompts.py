@@ -14,7 +14,10 @@ import numpy as np
 from piflow_cli.data.files.listing import training_split
 from piflow_cli.data.files.parquet import parquet_texts
 from piflow_cli.errors import DataError, MissingExtraError
+from piflow_cli.io.bounds import MAX_LINE_BYTES
 from piflow_cli.io.folders import is_visible, list_files
+from piflow_cli.io.regular import require_regular
+from piflow_cli.io.texts.names import user_path
 
 COLUMNS = ("prompt", "caption", "text")
 """Where a prompt is looked for if no column is named, the first that is there."""
@@ -97,7 +100,7 @@ def check_prompts(path: str, column: str | None = None) -> None:
 
 def is_on_hub(path: str) -> bool:
     """Whether a path names a data set on the hub: it is `owner/name`, and there is no such file."""
-    root = Path(path).expanduser()
+    root = user_path(path)
     return not root.exists() and bool(HUB_ID.fullmatch(path)) and root.suffix.lower() not in READERS
 
 
@@ -152,8 +155,11 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
         DataError: the file cannot be read, or is not UTF-8.
     """
     try:
+        require_regular(path)
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
+                if len(line) > MAX_LINE_BYTES:
+                    raise DataError(f"{path}:{number} is longer than {MAX_LINE_BYTES / 2**20:.0f} MB; is it a text?")
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 if text:
                     yield f"{path}:{number}", text
@@ -206,7 +212,7 @@ READERS = {".txt": _text_lines, ".jsonl": _json_texts, ".parquet": read_parquet_
 
 def _texts(path: str, column: str | None, what: str) -> Iterator[str]:
     """Texts that are not blank, in order."""
-    root = Path(path).expanduser()
+    root = user_path(path)
     if is_on_hub(path):
         yield from _hub_texts(path, column, what)
         return

@@ -9,6 +9,7 @@ from piflow_cli.data.files.captions import caption_text, pair
 from piflow_cli.errors import DataError
 from piflow_cli.io.bounds import MAX_CAPTION_BYTES, MAX_PICTURE_BYTES
 from piflow_cli.io.folders import is_companion, is_picture, is_visible
+from piflow_cli.io.regular import require_regular
 
 LABEL_SUFFIXES = frozenset({".cls", ".id", ".index"})
 """Numbers that a sample of webdataset may carry beside its picture."""
@@ -99,6 +100,7 @@ def _members(shard: Path) -> tuple[dict[str, Member], list[str]]:
     members: dict[str, Member] = {}
     unread: list[str] = []
     try:
+        require_regular(shard)
         with tarfile.open(shard, "r:") as tar:
             for info in tar:
                 name = info.name.removeprefix("./")

@@ -17,6 +17,7 @@ from piflow_cli.engine.students.save import write_student
 from piflow_cli.errors import ModelError, PiflowError, StorageError
 from piflow_cli.formats.student import Format, Recipe, StoredStudent
 from piflow_cli.io.files import atomic_file, atomic_folder, writable_folder
+from piflow_cli.io.texts.names import user_path
 from piflow_cli.preset import load_preset
 
 Proof = Literal["tensors", "outputs"]
@@ -83,7 +84,7 @@ def convert(
         DeviceError: no such device.
     """
     writer = _format(to)
-    target = Path(dst).expanduser()
+    target = user_path(dst)
     _check_target(target, writer, force=force)
     if dtype is not None and dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is not known; use {', '.join(DTYPES)}")
@@ -178,7 +179,7 @@ def _absolute(base: str | Path | None) -> str | None:
     """A base as given, a local folder by its absolute path: a card may come to name it."""
     if base is None:
         return None
-    path = Path(base).expanduser()
+    path = user_path(base)
     return str(path.resolve()) if path.exists() else str(base)
 
 

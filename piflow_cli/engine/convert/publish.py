@@ -15,6 +15,7 @@ from piflow_cli.io.files import write_atomic
 from piflow_cli.io.hub import HubTarget, upload
 from piflow_cli.io.images import read_picture
 from piflow_cli.io.pictures import png_bytes
+from piflow_cli.io.texts.names import user_path
 
 README, SHEET, BENCHMARK = "README.md", "sheet.png", "benchmark.json"
 PREVIEWS = "previews"
@@ -85,7 +86,7 @@ def publish(
 
 def _describe(result: ConvertResult, home: Path, *, source: str, place: str, publication: Publication) -> None:
     """Write README.md, and a sheet if there is one."""
-    run = Path(source).expanduser()
+    run = user_path(source)
     sheet = publication.sheet or _newest(run / PREVIEWS)
     if sheet is not None:
         write_atomic(home / SHEET, png_bytes(read_picture(sheet)))

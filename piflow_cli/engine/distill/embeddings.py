@@ -18,13 +18,14 @@ from piflow_cli.engine.students.device import resolve_device, resolve_dtype
 from piflow_cli.errors import PresetError
 from piflow_cli.io.files import writable_folder
 from piflow_cli.io.tensors.digests import may_be_same
+from piflow_cli.io.texts.names import user_path
 from piflow_cli.preset import Preset
 
 
 def cache_folder(preset: Preset) -> Path | None:
     """Where the preset's embeddings are cached, None where it caches none."""
     folder = preset.data.cache
-    return Path(folder).expanduser() if folder else None
+    return user_path(folder) if folder else None
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def open_encoder(preset: Preset, *, device: str | torch.device) -> Encoder:
     def encode(prompts: list[str]) -> Any:
         return replace(space.encode_prompts(prompts), guidance=None)
 
-    return Encoder(Path(preset.data.cache).expanduser(), _plan(preset, preset.data.open(space)), encode)
+    return Encoder(user_path(preset.data.cache), _plan(preset, preset.data.open(space)), encode)
 
 
 def is_cached(preset: Preset) -> bool:

@@ -14,12 +14,13 @@ from piflow_cli.data.shards.latents import check_encoder
 from piflow_cli.engine.students.device import resolve_device
 from piflow_cli.errors import PresetError
 from piflow_cli.io.files import writable_folder
+from piflow_cli.io.texts.names import user_path
 from piflow_cli.preset import Preset
 
 
 def latents_folder(preset: Preset) -> Path | None:
     """Where the preset's pictures are encoded to, None where they are not."""
-    return Path(preset.data.latents).expanduser() if preset.data.latents else None
+    return user_path(preset.data.latents) if preset.data.latents else None
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def open_picture_encoder(preset: Preset, *, device: str | torch.device) -> Pictu
     target = device if isinstance(device, torch.device) else resolve_device(device)
     space = preset.teacher.load_space(device=target, dtype=torch.float32, encoders=False)
     pictures = preset.data.pictures(space)
-    folder = Path(preset.data.latents).expanduser()
+    folder = user_path(preset.data.latents)
     return PictureEncoder(folder, space, pictures, preset.teacher.autoencoder_fingerprint())
 
 

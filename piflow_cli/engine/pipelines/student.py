@@ -19,6 +19,7 @@ from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.engine.students.settings import sampling_settings
 from piflow_cli.errors import ModelError
 from piflow_cli.io.hub import HubTarget
+from piflow_cli.io.texts.names import user_path
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 
@@ -138,7 +139,7 @@ class StudentPipeline:
             StorageError: something else is in the folder, or it cannot be written.
         """
         options = _save_options(safe_serialization, save_base=save_base, variant=variant, max_shard_size=max_shard_size)
-        folder = Path(save_directory).expanduser()
+        folder = user_path(save_directory)
         save_student_of(self, folder, options)
         if push_to_hub:
             target = HubTarget(

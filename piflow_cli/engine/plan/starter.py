@@ -15,6 +15,7 @@ from piflow_cli.engine.plan.model import described
 from piflow_cli.engine.plan.plan import plan
 from piflow_cli.errors import PresetError
 from piflow_cli.io.presets import UNSET, Whole, parse_overrides
+from piflow_cli.io.texts.names import user_path
 from piflow_cli.io.texts.toml_text import commented, toml_value
 from piflow_cli.preset import Preset, load_preset
 
@@ -92,7 +93,7 @@ def _as_settings(values: dict[str, Any]) -> list[str]:
 
 def _anywhere(source: str) -> str:
     """A path that holds from any folder, for one that is here."""
-    path = Path(source).expanduser()
+    path = user_path(source)
     return str(path.resolve()) if path.exists() else source
 
 

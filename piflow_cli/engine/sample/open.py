@@ -23,6 +23,7 @@ from piflow_cli.engine.students.shared import Bases
 from piflow_cli.errors import DeviceError, ModelError
 from piflow_cli.formats.student import Recipe, StoredStudent
 from piflow_cli.io.hub import HUB_ID
+from piflow_cli.io.texts.names import user_path
 
 if TYPE_CHECKING:
     from piflow_cli.engine.pipelines.text import TextPipeline
@@ -199,7 +200,7 @@ def check_loras(loras: Sequence[tuple[str, float]]) -> None:
 
 def _exists(source: str) -> bool:
     try:
-        return Path(source).expanduser().exists()
+        return user_path(source).exists()
     except (OSError, ValueError, RuntimeError):  # a name that no file can have
         return False
 

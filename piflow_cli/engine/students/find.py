@@ -10,6 +10,7 @@ from piflow_cli.formats.native import read_card
 from piflow_cli.io.files import REPLACED, restore_replaced
 from piflow_cli.io.hub import HUB_ID, HubAccess, beside, fetch_folder, looks_local
 from piflow_cli.io.locks import in_use
+from piflow_cli.io.texts.names import user_path
 from piflow_cli.io.zoo import ZOO
 
 DEFAULT_ENTRIES = ("emoji", "digits")
@@ -61,7 +62,7 @@ def find_student(source: str, *, access: HubAccess | None = None) -> Path:
     embedded = embedded_students()
     if source in embedded:
         return embedded[source]
-    checkpoint, path = find_checkpoint(source), Path(source).expanduser()
+    checkpoint, path = find_checkpoint(source), user_path(source)
     if checkpoint is not None:
         return checkpoint
     for folder in (path, path / "student"):

@@ -8,6 +8,7 @@ from piflow_cli.engine.students.load import change_teacher
 from piflow_cli.formats.student import Format, Recipe, StoredStudent, StudentCard
 from piflow_cli.io.checksums import write_manifest
 from piflow_cli.io.files import atomic_folder
+from piflow_cli.io.texts.names import user_path
 
 PATH_KEYS = ("source", "transformer", "vae")
 """Settings of a teacher that may be local paths."""
@@ -22,7 +23,7 @@ def card_of(recipe: Recipe, teacher: Teacher, *, steps: int) -> StudentCard:
 def anchored(family: TeacherFamily) -> TeacherFamily:
     """A teacher's settings with absolute paths in the place of relative ones that exist."""
     values = family.model_dump(include=set(PATH_KEYS), exclude_none=True)
-    paths = {key: Path(value).expanduser() for key, value in values.items()}
+    paths = {key: user_path(value) for key, value in values.items()}
     return change_teacher(family, {key: str(path.absolute()) for key, path in paths.items() if path.exists()})
 
 

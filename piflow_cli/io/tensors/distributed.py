@@ -12,11 +12,22 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from piflow_cli.errors import StorageError
+from piflow_cli.io.regular import require_regular
+from piflow_cli.io.texts.names import first_line
 
 
 def stored_tensors(folder: Path) -> dict[str, TensorStorageMetadata]:
-    """Whole shape and dtype of each tensor of a checkpoint, from the headers of its files."""
-    return dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    """Whole shape and dtype of each tensor of a checkpoint, from the headers of its files.
+
+    Raises:
+        StorageError: they cannot be read, or name no tensors of a checkpoint.
+    """
+    try:
+        for path in folder.glob("*.safetensors"):
+            require_regular(path)
+        return dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    except Exception as error:  # what torch reads of a header that lies ends in errors of many classes
+        raise StorageError(f"cannot read the tensors of {folder}: {first_line(error)}") from None
 
 
 def load_tensors(targets: dict[str, Tensor], folder: Path, *, group: ProcessGroup | None = None) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from piflow_cli.errors import ModelError, PiflowError, StorageError
+from piflow_cli.io.regular import require_regular
 
 if TYPE_CHECKING:
     from safetensors import safe_open
@@ -27,6 +28,7 @@ def open_tensors(path: Path, *, what: str = "weights", error: type[PiflowError] 
     from safetensors import SafetensorError, safe_open
 
     try:
+        require_regular(path)  # safetensors itself would wait for ever for what a pipe says
         with safe_open(path, framework="pt") as file:
             yield file
     except FileNotFoundError:

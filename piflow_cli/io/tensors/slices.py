@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from piflow_cli.errors import ModelError
+from piflow_cli.io.regular import require_regular
 from piflow_cli.io.tensors.files import open_tensors
+from piflow_cli.io.texts.names import first_line
 
 
 class SlicedWeights:
@@ -38,10 +40,11 @@ class SlicedWeights:
             if path.suffix == ".safetensors":
                 self._open[path] = self._stack.enter_context(open_tensors(path))
                 return list(self._open[path].keys())
+            require_regular(path)
             self._mapped[path] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             return list(self._mapped[path])
         except Exception as error:  # safetensors, zip and unpickling errors share no ground class
-            raise ModelError(f"{path} cannot be read as weights ({str(error).splitlines()[0][:200]})") from None
+            raise ModelError(f"{path} cannot be read as weights ({first_line(error)})") from None
 
     def __contains__(self, name: str) -> bool:
         return name in self._where

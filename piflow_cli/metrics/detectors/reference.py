@@ -1,17 +1,25 @@
 """Reference statistics: shipped with the package, read from a file, or computed from a folder of pictures."""
 # B batch, M reference pictures, D features.
 
+import io
+import math
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.lib import format as npy
 from torch import Tensor
 
 from piflow_cli.errors import DataError
+from piflow_cli.io.bounds import MAX_STATISTICS_BYTES
 from piflow_cli.io.files import write_atomic
 from piflow_cli.io.folders import is_picture, list_files, unread
 from piflow_cli.io.images import SUFFIXES, read_picture, to_tensor
+from piflow_cli.io.regular import require_regular
 from piflow_cli.io.tensors.files import open_tensors
+from piflow_cli.io.texts.names import first_line, user_path
 from piflow_cli.io.zoo import ZOO
 from piflow_cli.metrics.detectors.features import Detector, Reference, extract_features, mean_and_cov
 
@@ -36,7 +44,7 @@ def load_reference(spec: str | Path, *, detector: Detector, batch_size: int = 64
     Raises:
         DataError: the source does not exist, cannot be read, or belongs to another detector.
     """
-    path = EMBEDDED_REFERENCES.get(spec) or Path(spec).expanduser()
+    path = EMBEDDED_REFERENCES.get(spec) or user_path(spec)
     if path.is_dir():
         reference = reference_from_folder(path, detector=detector, batch_size=batch_size)
     elif not path.is_file():
@@ -123,20 +131,41 @@ def read_image(path: Path) -> Tensor:
 
 
 def _read_npz(path: Path, detector: str) -> Reference:
-    import zipfile
-
-    import numpy as np
-
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = {"mu", "sigma"} - set(arrays.files)
+        require_regular(path)
+        with zipfile.ZipFile(path) as arrays:
+            found = [name.removesuffix(".npy") for name in arrays.namelist()]
+            missing = sorted({"mu", "sigma"} - set(found))
             if missing:
-                found = ", ".join(arrays.files) or "nothing"
-                raise DataError(f"{path} has no array {' or '.join(sorted(missing))}; it holds {found}.")
-            mean, cov = (torch.from_numpy(np.asarray(arrays[key], dtype=np.float64)) for key in ("mu", "sigma"))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"cannot read the statistics {path}: {error}. Download the file again.") from error
+                there = ", ".join(found) or "nothing"
+                raise DataError(f"{path} has no array {' or '.join(missing)}; it holds {there}.")
+            mean, cov = (_read_npy(arrays, key) for key in ("mu", "sigma"))
+    except DataError as error:
+        raise error if str(path) in str(error) else DataError(f"{path}: {error}") from None
+    except Exception as error:  # zip files, what decompresses them and numpy raise errors of many classes
+        raise DataError(f"cannot read the statistics {path}: {first_line(error)}. Download the file again.") from None
     return Reference(name=str(path), detector=detector, mean=mean, cov=cov, features=None, num_samples=0)
+
+
+def _read_npy(arrays: zipfile.ZipFile, name: str) -> Tensor:
+    """An array as float64, once its head says no more than there is: numpy makes room for what the head says.
+
+    Raises:
+        DataError: it is too large, or not as large as it says.
+    """
+    with arrays.open(f"{name}.npy") as file:
+        content = io.BytesIO(file.read(MAX_STATISTICS_BYTES + 1))
+    size = len(content.getbuffer())
+    if size > MAX_STATISTICS_BYTES:
+        raise DataError(f"{name} has more than the {MAX_STATISTICS_BYTES / 2**30:.0f} GB that are read")
+    read_head = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(content)]
+    shape, _, dtype = read_head(content)
+    if dtype.hasobject:
+        raise DataError(f"cannot read {name}: it holds pickled objects, which are never opened")
+    if not 0 <= math.prod(shape) * dtype.itemsize <= size:
+        raise DataError(f"{name} says that it has the shape {shape} of {dtype}, which its {size} bytes do not hold")
+    content.seek(0)
+    return torch.from_numpy(np.asarray(npy.read_array(content, allow_pickle=False), dtype=np.float64))
 
 
 def _read_safetensors(path: Path, *, name: str) -> Reference:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from piflow_cli.errors import ModelError
+from piflow_cli.io.texts.names import user_path
 from piflow_cli.metrics.detectors.features import FeatureSet
 
 INCEPTION_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
@@ -75,7 +76,7 @@ def load_torchscript(spec: str, *, device: str | torch.device, with_logits: bool
     """
     location, _, fragment = spec.partition("#")
     sha256 = _parse_sha256(fragment, spec)
-    path = download(location, sha256) if location.startswith(("http://", "https://")) else Path(location).expanduser()
+    path = download(location, sha256) if location.startswith(("http://", "https://")) else user_path(location)
     data = _read(path)
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:

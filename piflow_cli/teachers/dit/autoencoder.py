@@ -10,7 +10,9 @@ import torch
 from piflow_cli.errors import ModelError
 from piflow_cli.io.bounds import check_config
 from piflow_cli.io.hub import fetch_folder, locate
+from piflow_cli.io.texts.names import first_line
 from piflow_cli.io.weights import check_values, find_weights, read_json
+from piflow_cli.teachers.configs import check_kinds
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -52,6 +54,7 @@ def load_vae(folder: Path, *, dtype: torch.dtype = torch.float32) -> Autoencoder
     if config.get("_class_name") != AutoencoderKL.__name__:
         raise ModelError(f"{folder} holds {config.get('_class_name')}, not {AutoencoderKL.__name__}")
     check_config(config, origin=folder / "config.json")
+    check_kinds(config, AutoencoderKL, origin=folder / "config.json")
     try:
         found = find_weights([path.name for path in folder.iterdir()])
         vae, said = AutoencoderKL.from_pretrained(
@@ -62,8 +65,7 @@ def load_vae(folder: Path, *, dtype: torch.dtype = torch.float32) -> Autoencoder
             local_files_only=True,
         )
     except Exception as error:  # the library's errors about damage share no ground class
-        reason = str(error).strip().splitlines()[0][:200]
-        raise ModelError(f"{folder} holds no autoencoder that can be read: {reason}") from None
+        raise ModelError(f"{folder} holds no autoencoder that can be read: {first_line(error)}") from None
     if said["missing_keys"] or said["unexpected_keys"]:
         named = [f"missing {key}" for key in said["missing_keys"]] + [
             f"unknown {key}" for key in said["unexpected_keys"]

@@ -6,12 +6,13 @@ The released files name one shared embedding `emb.*`; diffusers holds a copy of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from piflow_cli.errors import ModelError
-from piflow_cli.io.bounds import check_config
+from piflow_cli.io.bounds import MAX_LAYERS, MAX_STEPS, MAX_WIDTH, check_config
 from piflow_cli.teachers.dit.embedding import FIRST, PER_BLOCK
 
 if TYPE_CHECKING:
@@ -25,8 +26,60 @@ FREQ_SHIFT = "downscale_freq_shift"
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMapSDEScheduler")
 PICTURE_CHANNELS = (1, 3)
 """Channels of pictures, which a network without an autoencoder may work on."""
+CARD_KEYS = ("in_channels", "patch_size", "sample_size", "num_embeds_ada_norm")
+"""What a student's card says of its module's config at the least."""
 ARCHITECTURES = {"DiT-S/2": (12, 6, 64), "DiT-B/2": (12, 12, 64), "DiT-L/2": (24, 16, 64), "DiT-XL/2": (28, 16, 72)}
 """Layers, attention heads and their width (arXiv 2212.09748, table 1), for ImageNet latents with patches of 2."""
+
+
+Count = Annotated[int, Field(strict=True, ge=1, le=MAX_WIDTH)]
+Layers = Annotated[int, Field(strict=True, ge=1, le=MAX_LAYERS)]
+Side = Annotated[int, Field(strict=True, ge=1, le=4096)]
+"""Of a network's latents or of its patches: the position table of all positions is built."""
+Beta = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Config(BaseModel):
+    """Other keys are diffusers' own business."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+
+class NetworkConfig(_Config):
+    """Of a DiTTransformer2DModel."""
+
+    num_attention_heads: Count = 16
+    attention_head_dim: Count = 72
+    in_channels: Count = 4
+    out_channels: Count | None = None
+    num_layers: Layers = 28
+    dropout: float = Field(0.0, ge=0, lt=1)
+    norm_num_groups: Count = 32
+    attention_bias: bool = Field(True, strict=True)
+    sample_size: Side = 32
+    patch_size: Side = 2
+    activation_fn: Literal["gelu", "gelu-approximate", "geglu", "geglu-approximate", "swiglu", "linear-silu"] = (
+        "gelu-approximate"
+    )
+    num_embeds_ada_norm: Count = 1000
+    upcast_attention: bool = Field(False, strict=True)
+    norm_type: Literal["ada_norm_zero"] = "ada_norm_zero"
+    norm_elementwise_affine: bool = Field(False, strict=True)
+    norm_eps: float = Field(1e-5, gt=0, lt=1)
+    downscale_freq_shift: float = Field(1.0, ge=0, le=1)
+    embedding_per_block: bool = Field(False, strict=True)
+
+
+class SchedulerConfig(_Config):
+    """Of a scheduler: what says how a network is called."""
+
+    num_train_timesteps: Annotated[int, Field(strict=True, ge=2, le=MAX_STEPS)] = 1000
+    beta_start: Beta = 1e-4
+    beta_end: Beta = 0.02
+    beta_schedule: str = "linear"
+    prediction_type: str = "epsilon"
+    trained_betas: tuple[Beta, ...] | None = Field(None, min_length=2, max_length=MAX_STEPS)
+    use_flow_sigmas: bool = False
 
 
 def checked_config(config: dict[str, Any], source: object) -> dict[str, Any]:
@@ -45,7 +98,14 @@ def checked_config(config: dict[str, Any], source: object) -> dict[str, Any]:
             "Check teacher.type and teacher.source."
         )
     defaults = {"patch_size": 2, "sample_size": 32, "in_channels": 4, "num_embeds_ada_norm": 1000, "out_channels": None}
-    return defaults | {FREQ_SHIFT: 1 if name == CLASS_NAMES[0] else 0} | config | {"_class_name": CLASS_NAMES[0]}
+    whole = defaults | {FREQ_SHIFT: 1 if name == CLASS_NAMES[0] else 0} | config | {"_class_name": CLASS_NAMES[0]}
+    _check(NetworkConfig, whole, source)
+    if whole["sample_size"] % whole["patch_size"]:
+        raise ModelError(
+            f"{source} says sample_size = {whole['sample_size']}, which is no multiple of patch_size "
+            f"{whole['patch_size']}"
+        )
+    return whole
 
 
 def named_config(settings: DiTSettings) -> dict[str, Any]:
@@ -157,3 +217,18 @@ def describe_released(
         config = infer_config(settings, weights)
     config = checked_config({FREQ_SHIFT: 0} | config | {"_class_name": CLASS_NAMES[0]}, settings.source)
     return {"config": config | {"out_channels": None}, "scheduler": None, "labels": None}
+
+
+def check_scheduler(config: dict[str, Any] | None, origin: object) -> None:
+    """Raise ModelError for a scheduler's config with values that mean nothing."""
+    if config is not None:
+        _check(SchedulerConfig, config, origin)
+
+
+def _check(model: type[_Config], config: Any, origin: object) -> None:
+    try:
+        model.model_validate(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "a config"
+        raise ModelError(f"{origin} says {where} = {repr(first['input'])[:80]}: {first['msg']}") from None

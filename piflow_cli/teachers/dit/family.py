@@ -94,12 +94,10 @@ class DiT(DiTSettings):
             device: where the space works.
 
         Raises:
-            ModelError: the description is not one of this family.
+            ModelError: the description is not one of this family, or the autoencoder is missing or damaged.
         """
-        try:
-            config, scheduler, labels = network["config"], network["scheduler"], self.class_names(network)
-        except KeyError as error:
-            raise ModelError(f"this student's card says nothing of {error.args[0]}; it is no DiT student") from None
+        self.check_network(network, origin="this student's card")
+        config, scheduler, labels = network["config"], network["scheduler"], self.class_names(network)
         vae = dit_weights.student_vae(self, folder)
         space = self.space(config, labels, vae.to(device) if vae is not None else None, device=device)
         return self.build(config, device="meta"), self.backbone(config, scheduler), space
@@ -130,6 +128,23 @@ class DiT(DiTSettings):
         size = self.describe()[0].config.sample_size * self.latent_factor()
         if (width, height) != (size, size):
             raise DataError(f"{self.source} draws {size}x{size} pixels, not {width}x{height}")
+
+    def check_network(self, network: dict[str, Any], *, origin: object) -> None:
+        """Raise ModelError unless a student's description of its module is one of this family."""
+        missing = [key for key in ("config", "scheduler", "labels") if key not in network]
+        if missing:
+            raise ModelError(f"{origin} says nothing of {missing[0]}; it is no DiT student")
+        dit_config.checked_config(network["config"], origin)
+        lost = [key for key in dit_config.CARD_KEYS if key not in network["config"]]
+        if lost:
+            raise ModelError(f"{origin} says nothing of {', '.join(lost)}; it is no DiT student")
+        dit_config.check_scheduler(network["scheduler"], origin)
+        labels = network["labels"] or {}
+        if not isinstance(labels, dict) or not all(
+            isinstance(name, str) and number.isascii() and number.isdigit() and len(number) < 10
+            for number, name in labels.items()
+        ):
+            raise ModelError(f"{origin} has labels that are no names by number: {str(labels)[:80]}")
 
     def class_names(self, network: dict[str, Any]) -> dict[int, str]:
         """Names of classes in a student's description of the module."""

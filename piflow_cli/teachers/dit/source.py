@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 from piflow_cli.errors import ModelError
 from piflow_cli.io.hub import fetch_folder, local_path, locate
 from piflow_cli.io.weights import find_weights, read_json, read_weights
-from piflow_cli.teachers.dit.config import PICTURE_CHANNELS, checked_config, infer_config, prediction_of
+from piflow_cli.teachers.dit.config import (
+    PICTURE_CHANNELS,
+    check_scheduler,
+    checked_config,
+    infer_config,
+    prediction_of,
+)
 
 if TYPE_CHECKING:
     from piflow_cli.teachers.dit.settings import DiTSettings
@@ -70,9 +76,11 @@ def describe(settings: DiTSettings) -> Description:
         index = read_json(source / "model_index.json")
     config = checked_config(read_json(transformer_folder(source) / "config.json"), settings.source)
     path = source / SCHEDULER
+    scheduler = read_json(path) if path.exists() else None
+    check_scheduler(scheduler, path)
     return Description(
         config=config,
-        scheduler=read_json(path) if path.exists() else None,
+        scheduler=scheduler,
         labels=class_names(index),
         has_vae=(source / VAE / "config.json").exists(),
         is_pipeline=is_pipeline,

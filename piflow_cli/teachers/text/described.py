@@ -20,7 +20,13 @@ from piflow_cli.io.weights import read_json
 from piflow_cli.teachers.local_parts import counted_parts, local_source
 from piflow_cli.teachers.text.advice import advice
 from piflow_cli.teachers.text.loading.base import read_index
-from piflow_cli.teachers.text.loading.configs import build_transformer, config_differences, config_hash, plain_config
+from piflow_cli.teachers.text.loading.configs import (
+    build_transformer,
+    check_transformer_config,
+    config_differences,
+    config_hash,
+    plain_config,
+)
 from piflow_cli.teachers.text.loading.quantization import frozen_bytes
 from piflow_cli.teachers.text.settings import TextSettings
 from piflow_cli.teachers.text.tokens import TextBackbone, check_sides
@@ -53,6 +59,12 @@ class DescribedText(TextSettings, ABC):
     def backbone(self, config: dict[str, Any]) -> TextBackbone:
         """How to call a transformer of this config."""
         return self.backbone_class(latent_channels=self.latent_channels(config))
+
+    def check_network(self, network: dict[str, Any], *, origin: object) -> None:
+        """Raise ModelError unless a student's description of its module is one of this family."""
+        if not isinstance(network.get("config"), dict):
+            raise ModelError(f"{origin} says nothing of config; it is no text-to-image student")
+        check_transformer_config(self, network["config"], origin=origin)
 
     @abstractmethod
     def latent_channels(self, config: dict[str, Any]) -> int:

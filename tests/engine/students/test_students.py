@@ -174,7 +174,7 @@ def test_card_of_another_network_is_refused(folder: Path) -> None:
     card = json.loads((folder / "student.json").read_text())
     card["network"] = {"something": "else"}
     (folder / "student.json").write_text(json.dumps(card))
-    with pytest.raises(ModelError, match="card says nothing of config; it is no DiT student"):
+    with pytest.raises(ModelError, match=r"student\.json says nothing of config; it is no DiT student"):
         load_student(str(folder))
 
 

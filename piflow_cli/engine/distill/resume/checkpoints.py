@@ -13,8 +13,10 @@ from piflow_cli import __version__
 from piflow_cli.core.settings import Settings
 from piflow_cli.errors import StorageError
 from piflow_cli.formats.checkpoint import CARD, CHECKPOINT, name_of
+from piflow_cli.io.bounds import MAX_TEXT_BYTES
 from piflow_cli.io.checksums import check_manifest, has_manifest
 from piflow_cli.io.files import PARTIAL
+from piflow_cli.io.regular import read_regular
 
 DAMAGED = "damaged-"
 PICKLED = ("optimizer.bin", "random_states_0.pkl", "custom_checkpoint_0.pkl")
@@ -123,7 +125,7 @@ def read_card(path: Path) -> CheckpointCard | str:
     if wrong:
         return f"is damaged ({', '.join(wrong[:3])})"
     try:
-        card = CheckpointCard.model_validate_json((path / CARD).read_bytes())
+        card = CheckpointCard.model_validate_json(read_regular(path / CARD, max_bytes=MAX_TEXT_BYTES))
     except (OSError, ValidationError):
         return f"is damaged, or of a later version of piflow ({CARD})"
     if {file.name for file in path.glob("*.safetensors")} != set(card.files):

@@ -15,6 +15,7 @@ from piflow_cli.engine.distill.resume.changes import check_changes
 from piflow_cli.engine.distill.resume.checkpoints import CheckpointCard, Checkpoints
 from piflow_cli.errors import ModelError, StorageError
 from piflow_cli.formats.native import read_card
+from piflow_cli.io.bounds import MAX_METRICS_BYTES, bounded_json
 from piflow_cli.io.files import (
     PARTIAL,
     REPLACED,
@@ -25,6 +26,7 @@ from piflow_cli.io.files import (
     write_atomic,
 )
 from piflow_cli.io.locks import LOCK, FolderLock
+from piflow_cli.io.regular import read_regular, read_text
 from piflow_cli.preset import Preset
 
 PRESET, SOURCES, METRICS, HISTORY = "preset.json", "sources.json", "metrics.jsonl", "history.jsonl"
@@ -179,8 +181,8 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError, OSError) as error:
+            value = bounded_json(read_text(path))
+        except (ValueError, OSError) as error:
             raise StorageError(f"{path} cannot be read ({error}); choose another --out") from None
         if not isinstance(value, dict):
             raise StorageError(f"{path} is damaged: it holds no table; choose another --out")
@@ -192,7 +194,7 @@ class RunFolder:
         if not path.exists():
             return []
         try:
-            lines = path.read_bytes().splitlines()
+            lines = read_regular(path, max_bytes=MAX_METRICS_BYTES).splitlines()
         except OSError as error:
             os.replace(path, aside)
             return [f"{path} cannot be read ({error.strerror or error}); it is kept as {aside.name}"]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from piflow_cli.core.adapter import STUDENT, TwoSided
 from piflow_cli.errors import ModelError
 from piflow_cli.io.hub import HUB_ID, WEIGHT_SUFFIXES
+from piflow_cli.io.texts.names import user_path
 
 TRANSFORMER, TEXT_ENCODER = "transformer", "text_encoder"
 PREFIX = f"{TRANSFORMER}."
@@ -56,7 +57,7 @@ def read_lora(source: str | Path | Mapping[str, Tensor], options: Mapping[str, A
 
     if isinstance(source, Mapping):
         return dict(source), None
-    path, name = Path(source).expanduser(), str(source)
+    path, name = user_path(source), str(source)
     if not path.exists() and (not HUB_ID.fullmatch(name) or name.endswith(WEIGHT_SUFFIXES)):
         raise ModelError(f"{name!r} does not exist here and is no hub id (owner/name); pass a LoRA's file or folder")
     strict = options.get("use_safetensors") or path.suffix == ".safetensors"  # else a damaged one is called missing

@@ -11,7 +11,9 @@ from piflow_cli.errors import ModelError
 from piflow_cli.io.bounds import check_config
 from piflow_cli.io.hub import fetch_file, fetch_folder, list_files, locate
 from piflow_cli.io.weights import find_weights, read_json
-from piflow_cli.teachers.classes import check_entry
+from piflow_cli.teachers.classes import check_entry, library_class
+from piflow_cli.teachers.configs import check_kinds
+from piflow_cli.teachers.text.loading.configs import check_transformer_config
 from piflow_cli.teachers.text.settings import TextSettings
 
 INDEX, TRANSFORMER = "model_index.json", "transformer"
@@ -52,7 +54,9 @@ def read_index(settings: TextSettings) -> tuple[dict[str, Any], dict[str, Any]]:
     for part in settings.parts:
         if part in index and index[part] != [None, None]:
             check_entry(index[part], part=part, origin=path)
-    return index, _read_config(settings, TRANSFORMER)
+    config = _read_config(settings, TRANSFORMER)
+    check_transformer_config(settings, config, origin=f"the transformer's config of {settings.source}")
+    return index, config
 
 
 def encoder_parts(settings: TextSettings) -> list[str]:
@@ -122,7 +126,10 @@ def find_base(settings: TextSettings, wanted: Collection[str]) -> BaseFiles:
     for part in wanted:
         if part in settings.encoders or part == "vae":
             path = source / part / "config.json"
-            check_config(read_json(path), origin=path)
+            config = read_json(path)
+            check_config(config, origin=path)
+            if part == "vae":
+                check_kinds(config, library_class(index[part], part=part, origin=source / INDEX), origin=path)
     return BaseFiles(folder=source, variant=variant, warnings=warnings)
 
 

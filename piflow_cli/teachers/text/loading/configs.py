@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from piflow_cli.io.bounds import check_config
+from piflow_cli.teachers.configs import check_kinds
 from piflow_cli.teachers.text.settings import TextSettings
 
 if TYPE_CHECKING:
@@ -19,9 +20,17 @@ def build_transformer(settings: TextSettings, config: dict[str, Any]) -> nn.Modu
     from accelerate import init_empty_weights
 
     module_class = getattr(diffusers, settings.transformer_class)
-    check_config(config, origin=f"the transformer's config of {settings.source}")
+    check_transformer_config(settings, config, origin=f"the transformer's config of {settings.source}")
     with init_empty_weights(include_buffers=False):
         return module_class.from_config(plain_config(config))
+
+
+def check_transformer_config(settings: TextSettings, config: dict[str, Any], *, origin: object) -> None:
+    """Raise ModelError for a config with values that no transformer of these settings has."""
+    import diffusers
+
+    check_config(config, origin=origin)
+    check_kinds(config, getattr(diffusers, settings.transformer_class), origin=origin)
 
 
 def plain_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from piflow_cli.errors import ModelError
 from piflow_cli.io.hub import fetch_folder, locate
 from piflow_cli.io.tensors.slices import SlicedWeights
+from piflow_cli.io.texts.names import user_path
 from piflow_cli.io.weights import find_weights
 from piflow_cli.teachers.text.settings import TextSettings
 
@@ -27,7 +28,7 @@ def transformer_files(settings: TextSettings) -> SlicedWeights:
             f"teacher.quantization {settings.quantization}: a quantised base is not sharded; use --strategy ddp, or "
             "teacher.quantization none with --strategy fsdp2"
         )
-    if settings.transformer is not None and not Path(settings.transformer).expanduser().is_dir():
+    if settings.transformer is not None and not user_path(settings.transformer).is_dir():
         raise ModelError(
             f"teacher.transformer {settings.transformer} is one file, of which no slices are read; save it as a "
             "diffusers folder, or use --strategy ddp"
@@ -44,7 +45,7 @@ def transformer_files(settings: TextSettings) -> SlicedWeights:
 
 def _folder(settings: TextSettings) -> Path:
     if settings.transformer is not None:
-        return Path(settings.transformer).expanduser()
+        return user_path(settings.transformer)
     source = locate(settings.source)
     if isinstance(source, Path):
         return source / TRANSFORMER

@@ -12,6 +12,7 @@ import torch
 
 from piflow_cli.errors import DeviceError, MissingExtraError, ModelError
 from piflow_cli.io.hub import fetch_folder, list_files, locate
+from piflow_cli.io.texts.names import user_path
 from piflow_cli.io.weights import check_layers, check_values, find_weights, read_dtypes, read_json
 from piflow_cli.teachers.classes import library_class
 from piflow_cli.teachers.text.loading.base import (
@@ -157,7 +158,7 @@ def _load_transformer(
 
     own = settings.transformer
     if own is not None and own.endswith(SINGLE_FILES):
-        return _load_file(settings, Path(own).expanduser(), dtype=dtype, on_warning=on_warning)
+        return _load_file(settings, user_path(own), dtype=dtype, on_warning=on_warning)
     module_class = getattr(diffusers, settings.transformer_class)
     options: dict[str, Any] = OFFLINE | {"dtype": dtype}
     if settings.quantization != "none":
