@@ -69,6 +69,9 @@ class TrainingSettings(Settings):
         0, ge=0, le=64, description="processes that read pictures and embeddings ahead; 0 reads in the training process"
     )
     ema_gamma: float = Field(7.0, ge=0, le=1000, description="beta = (1 - 1/t)^(gamma + 1)")
+    init: str | None = Field(
+        None, description="student to begin with: a folder, run, RUN@STEP, name or hub id; unset: its teacher"
+    )
     seed: int = Field(0, ge=0, le=MAX_SEED, description="of every random draw")
     checkpoint_every: int = Field(500, ge=1, le=MAX_COUNT, description="steps between checkpoints")
     checkpoints_kept: int = Field(2, ge=1, le=MAX_COUNT, description="newest checkpoints kept")

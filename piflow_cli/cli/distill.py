@@ -41,6 +41,10 @@ EXAMPLES = console.examples(
         "piflow distill --preset dit-2nfe --teacher teacher.safetensors --set data.path=latents/ --out runs/mine",
     ),
     (
+        "go on from a student for another number of evaluations, as a run of its own",
+        "piflow distill --preset digits-2nfe --init runs/digits-1nfe --out runs/two",
+    ),
+    (
         "encode the prompts once; the training then needs no text encoder",
         "piflow distill --preset flux-4nfe-datafree --cache-only",
     ),
@@ -72,6 +76,10 @@ def command(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. training.steps=1000.")
     ] = None,
     teacher: Annotated[str | None, typer.Option(help="Teacher's folder, weight file or hub id.")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Begin with this student: a folder, run, RUN@STEP, name or hub id. [default: the teacher]"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/PRESET]", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples a step, over all devices.")] = None,
@@ -144,7 +152,7 @@ def command(
     if verify is not None:
         check_verify(plan=plan, cache_only=cache_only, num_machines=num_machines, started=is_one_of_many())
     options = {"teacher.source": teacher, "training.steps": steps, "training.batch_size": batch_size}
-    options["training.seed"] = seed
+    options |= {"training.seed": seed, "training.init": init}
     chosen = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
     recipe = load_preset(preset, [*(settings or []), *chosen])
     for doubt in recipe.doubts() if _reports() else ():

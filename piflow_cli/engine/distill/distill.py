@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from piflow_cli.engine.distill.events import DistillEvent, DistillResult
+from piflow_cli.engine.distill.initial import check_init
 from piflow_cli.engine.distill.network import resolve_strategy
 from piflow_cli.engine.distill.resume.run_folder import PRESET, RunFolder, Start
 from piflow_cli.engine.distill.resume.sources import digests_of_sources
@@ -86,6 +87,8 @@ def _noting_step(trainer: Trainer, stop_after: int | None) -> DistillResult:
 
 
 def _open(run: RunFolder, preset: Preset, *, resume: bool) -> Start:
+    if not run.checkpoints.newest_step():
+        check_init(preset)
     sources = digests_of_sources(preset)
     return run.open(preset, sources=sources, resume=resume, needed_bytes=run_bytes(preset))
 

@@ -16,6 +16,7 @@ from piflow_cli.data.loading import Loaded
 from piflow_cli.engine.distill.attention import training_attention
 from piflow_cli.engine.distill.embeddings import fill_cache, open_with_cache
 from piflow_cli.engine.distill.events import NUM_EXAMPLES, DistillEvent, DistillResult, Journal
+from piflow_cli.engine.distill.initial import begin
 from piflow_cli.engine.distill.network import build_network, open_teacher
 from piflow_cli.engine.distill.resume.checkpoints import CheckpointCard
 from piflow_cli.engine.distill.resume.processes import processes_note, resumed_micro_batches
@@ -157,19 +158,15 @@ class Trainer:
         for note in (*self.start.notes, *self.teacher.space.warnings, *self.data.doubts):
             self.journal.tell("warning", message=note)
         if card is None:
-            self.journal.tell("start")
+            self.journal.tell("start", message=begin(self.preset, self.snapshot))
             return
         folder = self.run.checkpoints.path(card.step)
         self.journal.busy(f"reading {folder}")
         self.snapshot.load(folder, card, group=self.together.group)
         self.saved_step = card.step
         self.journal.tell("start", message=f"resumed from step {card.step}")
-        note = processes_note(
-            card,
-            num_processes=self.together.num_processes,
-            sharded=self.network.sharded,
-            micro_batch_size=self.micro_batch,
-        )
+        shared = {"num_processes": self.together.num_processes, "sharded": self.network.sharded}
+        note = processes_note(card, micro_batch_size=self.micro_batch, **shared)
         if note:
             self.journal.tell("warning", message=note)
         if self.together.is_main and self.run.student_step() != card.step:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from piflow_cli.core.interfaces import TeacherFamily
 from piflow_cli.io.tensors.digests import WHOLE_BYTES, digest_content
 from piflow_cli.preset import Preset
 
@@ -24,7 +25,13 @@ def digests_of_sources(preset: Preset) -> dict[str, str]:
     for key, path in preset.data.source_paths().items():
         if path.exists():
             found[f"data.{key}"] = _digest_all(path, _files_below(path))
-    for key, path in preset.teacher.source_paths().items():
+    return found | digests_of_teacher(preset.teacher)
+
+
+def digests_of_teacher(family: TeacherFamily) -> dict[str, str]:
+    """A digest of each of a teacher's files on this machine."""
+    found = {}
+    for key, path in family.source_paths().items():
         for file in _files_below(path, MODEL_SUFFIXES):
             name = file.relative_to(path).as_posix() if path.is_dir() else ""
             found[f"teacher.{key}" + (f" ({name})" if name else "")] = digest_content(file)
