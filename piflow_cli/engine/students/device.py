@@ -4,6 +4,7 @@ import torch
 
 from piflow_cli.errors import DeviceError
 
+KINDS = ("cpu", "cuda", "mps")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -19,11 +20,17 @@ def resolve_device(device: str) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise DeviceError(f"unknown device {device!r}; use auto, cpu, cuda, cuda:N or mps") from None
+        chosen = None
+    if chosen is None or chosen.type not in KINDS or (chosen.type != "cuda" and chosen.index):
+        raise DeviceError(f"unknown device {device!r}; use auto, cpu, cuda, cuda:N or mps")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(f"device {device} was asked for, but this PyTorch finds no CUDA device; use --device auto")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"device {device} was asked for, but there are {torch.cuda.device_count()} CUDA devices")
+    count = torch.cuda.device_count() if chosen.type == "cuda" else 0
+    if chosen.type == "cuda" and (chosen.index or 0) >= count:
+        raise DeviceError(
+            f"device {device} was asked for, but this machine has {count} CUDA device{'s' * (count != 1)}, counted "
+            "from cuda:0"
+        )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("device mps was asked for, but this machine has none; use --device auto")
     return chosen

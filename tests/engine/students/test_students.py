@@ -196,6 +196,10 @@ def test_auto_takes_the_best_device_there_is(monkeypatch: pytest.MonkeyPatch) ->
         ("mps", "this machine has none"),
         ("gpu", "unknown device 'gpu'; use auto, cpu, cuda, cuda:N or mps"),
         ("", "unknown device ''"),
+        ("meta", "unknown device 'meta'"),
+        ("xpu", "unknown device 'xpu'"),
+        ("cpu:3", "unknown device 'cpu:3'"),
+        ("cuda:-1", "unknown device 'cuda:-1'"),
     ],
 )
 def test_device_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch, device: str, message: str) -> None:
@@ -209,7 +213,7 @@ def test_cuda_index_beyond_the_devices_is_an_error(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert resolve_device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(DeviceError, match="there are 2 CUDA devices"):
+    with pytest.raises(DeviceError, match="has 2 CUDA devices, counted from cuda:0"):
         resolve_device("cuda:2")
 
 
