@@ -16,7 +16,7 @@ from piflow_cli.teachers.configs import check_kinds
 from piflow_cli.teachers.text.loading.configs import check_transformer_config
 from piflow_cli.teachers.text.settings import TextSettings
 
-INDEX, TRANSFORMER = "model_index.json", "transformer"
+INDEX, TRANSFORMER, VAE = "model_index.json", "transformer", "vae"
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",), ("tokenizer.model",))
 """Files that hold a tokenizer's vocabulary, any of these groups; without one a tokenizer knows no word."""
 TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja")
@@ -124,11 +124,11 @@ def find_base(settings: TextSettings, wanted: Collection[str]) -> BaseFiles:
         files = _needed(names, wanted, variant)
         source = fetch_folder(source, files, revision=settings.revision, local_only=settings.local_files_only)
     for part in wanted:
-        if part in settings.encoders or part == "vae":
+        if part in settings.encoders or part == VAE:
             path = source / part / "config.json"
             config = read_json(path)
             check_config(config, origin=path)
-            if part == "vae":
+            if part == VAE:
                 check_kinds(config, library_class(index[part], part=part, origin=source / INDEX), origin=path)
     return BaseFiles(folder=source, variant=variant, warnings=warnings)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from piflow_cli.teachers.classes import library_class
 from piflow_cli.teachers.text.loading.base import (
     INDEX,
     TRANSFORMER,
+    VAE,
     BaseFiles,
     base_file,
     encoder_parts,
@@ -25,6 +27,7 @@ from piflow_cli.teachers.text.loading.base import (
     read_index,
 )
 from piflow_cli.teachers.text.loading.configs import build_transformer
+from piflow_cli.teachers.text.loading.encoders import check_whole, load_whole
 from piflow_cli.teachers.text.loading.float8 import UNSCALED
 from piflow_cli.teachers.text.loading.quantization import quantization_config, require, restore_projection
 from piflow_cli.teachers.text.loading.single_file import load_single_file
@@ -89,12 +92,26 @@ def load_pipeline_parts(
         options["device_map"] = settings.device_map
     pipeline_class = getattr(diffusers, settings.pipeline_class)
     with _quietly():
+        for part in (name for name in wanted if name in (*settings.encoders, VAE)):
+            parts |= _load_encoder(settings, base, part, index[part], dtype=dtype)
         pipeline = _guarded(
             settings, lambda: pipeline_class.from_pretrained(str(base.folder), dtype=dtype, **options, **parts)
         )
     _check_loaded(pipeline, settings)
     _freeze(pipeline, settings, device=device)
     return pipeline
+
+
+def _load_encoder(
+    settings: TextSettings, base: BaseFiles, part: str, entry: Any, *, dtype: torch.dtype
+) -> dict[str, Any]:
+    """A text encoder or the autoencoder by its name, whole; nothing, once it is checked, where a map places it."""
+    part_class = library_class(entry, part=part, origin=base.folder / INDEX)
+    where = {"folder": base.folder / part, "variant": base.variant}
+    if settings.device_map is not None:
+        _guarded(settings, partial(check_whole, part_class, **where))
+        return {}
+    return {part: _guarded(settings, partial(load_whole, part_class, dtype=dtype, **where))}
 
 
 @contextmanager
