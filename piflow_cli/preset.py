@@ -65,6 +65,7 @@ class TrainingSettings(Settings):
     offload_activations: bool = Field(
         False, description="keep in main memory what the student's forward pass leaves for the backward pass"
     )
+    compile: bool = Field(False, description="run the blocks of student and teacher through torch.compile")
     data_workers: int = Field(
         0, ge=0, le=64, description="processes that read pictures and embeddings ahead; 0 reads in the training process"
     )

@@ -16,6 +16,7 @@ from piflow_cli.core.student import Student, make_policy
 from piflow_cli.engine.distill.build import build_sharded, build_student
 from piflow_cli.engine.distill.offload import activations_on_host
 from piflow_cli.engine.plan.plan import plan
+from piflow_cli.engine.processes.compiling import compile_blocks
 from piflow_cli.engine.processes.precision import Precision
 from piflow_cli.engine.processes.world import Strategy
 from piflow_cli.engine.students.device import resolve_dtype
@@ -131,6 +132,9 @@ def build_network(
         )
     if preset.training.gradient_checkpointing:
         student.module.enable_gradient_checkpointing()
+    if preset.training.compile:
+        for module in {id(module): module for module in (student.module, teacher.module)}.values():
+            compile_blocks(module, sharded=files is not None)
     wrapped = student if files is not None else accelerator.prepare(student)
     return TrainedNetwork(student=student, wrapped=wrapped, precision=precision, sharded=files is not None)
 

@@ -14,6 +14,8 @@ FREE_TO_CHANGE = {
     "training.micro_batch_size": "how a batch is split; its draws are others",
     "training.gradient_checkpointing": "memory",
     "training.offload_activations": "memory",
+    "training.compile": "speed; sums are rounded otherwise",
+    "training.data_workers": "speed",
     "training.checkpoint_every": "interval",
     "training.checkpoints_kept": "disk",
     "training.preview_every": "interval",
