@@ -32,6 +32,10 @@ EXAMPLES = console.examples(
         "piflow benchmark --metric fid --metric diversity --model emoji-4nfe --h 0,0.4,0.8 --teacher-steps 4,32",
     ),
     (
+        "a model of your own, nothing downloaded: how far from the teacher's pictures of the same noise",
+        "piflow benchmark --metric fid --model runs/mine --prompts prompts.txt --samples 200 --teacher-steps 4,32",
+    ),
+    (
         "with the papers' detector and statistics",
         "piflow benchmark --metric fid --metric kid --model runs/dit-1nfe --reference imagenet256.npz "
         "--detector inception.pt",
@@ -67,10 +71,15 @@ def command(
         ),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="Statistics (.npz, .safetensors) or a folder of pictures.", show_default=False)
+        str | None,
+        typer.Option(help="Statistics (.npz, .safetensors), a folder of pictures, or `teacher`.", show_default=False),
     ] = None,
     detector: Annotated[
-        str | None, typer.Option(help="TorchScript Inception, file or URL.", show_default=False)
+        str | None,
+        typer.Option(
+            help="`pixels`, a vision model (folder or hub id), or TorchScript Inception, file or URL.",
+            show_default=False,
+        ),
     ] = None,
     teacher_steps: Annotated[
         str, typer.Option(metavar="N,N,...|none", help="Steps to sample the teacher with.")
@@ -158,6 +167,7 @@ def _print(result: BenchmarkResult) -> None:
         )
     if result.teacher_rows:
         typer.echo(f"ratio: to the score of {', '.join(result.teacher_rows)}; to teacher: FID to its pictures")
+        typer.echo("paired: distance to its picture from the same noise; 0 is the same, 1 as far as another of its own")
     if any(row.gap_closed is not None for row in result.rows):
         typer.echo("gap closed: 0% is the teacher's FID at as many Euler steps, 100% that of its row of most steps")
     asked = f" of {result.num_prompts} prompts ({result.prompts})" if result.prompts is not None else ""
@@ -196,6 +206,7 @@ def _columns(result: BenchmarkResult) -> list[tuple[str, list[str]]]:
         arrow = arrow if console.can_write(arrow) else f"({result.better[key]})"
         columns.append((f"{name}{'*' if title != name else ''} {arrow}", [f"{row.scores[key]:.4g}" for row in rows]))
         columns += _optional("ratio", ratios.get(key, ()), "{:.3g}")
+    columns += _optional("paired", [row.paired_error for row in rows], "{:.3g}")
     columns += _optional("to teacher", [row.fid_to_teacher for row in rows], "{:.3g}")
     columns += _optional("gap closed", [row.gap_closed for row in rows], "{:.0%}")
     totals = [row.network_s + row.policy_s for row in rows]

@@ -58,6 +58,17 @@ def check_manifest(folder: Path, *, names: Collection[str] | None = None) -> lis
     return [name for name, digest in zip(checked, found, strict=True) if digest != digests[name]]
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is none.
+    """
+    require_regular(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     """One digest of tensors: of their names in order, dtypes, shapes and bytes.
 
@@ -97,8 +108,6 @@ def _digests(folder: Path, names: Collection[str]) -> list[str | None]:
 
 def _digest(path: Path) -> str | None:
     try:
-        require_regular(path)
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except (OSError, ValueError):  # a name that no file can have
         return None

@@ -16,8 +16,8 @@ from piflow_cli.cli.app import app
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = typer.main.get_command(app)
-ELSEWHERE = re.compile(r"flux|qwen|dit-|runs/|Lakonik|/|\.(txt|toml|pt|npz|csv)\b|num-processes|latents")
-"""What needs models, files or machines that are not here."""
+ELSEWHERE = re.compile(r"diversity|flux|qwen|dit-|runs/|Lakonik|/|\.(txt|toml|pt|npz|csv)\b|num-processes|latents")
+"""What needs models, files or machines that are not here, or hundreds of pictures."""
 SHORT = {
     "distill": ["--steps", "1", "--batch-size", "4", "--set", "training.preview_every=0", "--device", "cpu"],
     "benchmark": ["--samples", "20", "--teacher-steps", "1,2"],

@@ -17,7 +17,6 @@ from piflow_cli.data.embeddings.cache import (
     CachePlan,
     ShardCard,
     check_same,
-    file_sha256,
     identity,
     is_whole,
     missing_shards,
@@ -27,6 +26,7 @@ from piflow_cli.data.embeddings.cache import (
 from piflow_cli.data.embeddings.codec import PackedRow, pack, shard_tensors
 from piflow_cli.data.shards.claims import POLL_S, claim, writing
 from piflow_cli.errors import DataError
+from piflow_cli.io.checksums import file_sha256
 from piflow_cli.io.files import atomic_file, remove_partials_of, write_atomic
 from piflow_cli.io.tensors.files import write_tensors
 

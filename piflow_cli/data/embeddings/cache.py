@@ -26,7 +26,8 @@ from piflow_cli.data.embeddings.codec import Storage, read_row
 from piflow_cli.data.files.prompts import PromptSet
 from piflow_cli.errors import DataError
 from piflow_cli.io.bounds import MAX_SHARDS, MAX_TEXT_BYTES, MAX_WIDTH
-from piflow_cli.io.regular import read_regular, require_regular
+from piflow_cli.io.checksums import file_sha256
+from piflow_cli.io.regular import read_regular
 
 SHARD_SIZE = 256
 """Prompts a shard: some hundred MB at FLUX's 512 tokens of width 4096 in fp8."""
@@ -125,13 +126,6 @@ def identity(of: CachePlan | CacheIndex) -> str:
 def shard_path(folder: Path, shard: int) -> Path:
     """The file of a shard; its card ends in .json."""
     return folder / f"shard-{shard:05d}.safetensors"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file."""
-    require_regular(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_index(folder: Path) -> CacheIndex | None:

@@ -25,12 +25,12 @@ from piflow_cli.data.shards.latents import (
     LatentIndex,
     LatentPlan,
     check_same,
-    file_sha256,
     read_card,
     read_index,
     shard_path,
 )
 from piflow_cli.errors import DataError
+from piflow_cli.io.checksums import file_sha256
 from piflow_cli.io.files import atomic_file, remove_partials_of, write_atomic
 from piflow_cli.io.tensors.files import write_tensors
 

@@ -17,8 +17,8 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from piflow_cli.core.settings import Settings
-from piflow_cli.data.embeddings.cache import file_sha256
 from piflow_cli.errors import DataError
+from piflow_cli.io.checksums import file_sha256
 from piflow_cli.io.tensors.digests import may_be_same
 
 SHARD_SIZE = 1024

@@ -21,7 +21,7 @@ from piflow_cli.engine.benchmark.check import check_request, check_rows
 from piflow_cli.engine.benchmark.doubts import fid_doubts
 from piflow_cli.engine.benchmark.gauge import BenchmarkRow, Gauge
 from piflow_cli.engine.benchmark.questions import Subjects
-from piflow_cli.engine.benchmark.rows import Progress, measure_all
+from piflow_cli.engine.benchmark.rows import Measured, Progress, measure_all
 from piflow_cli.engine.benchmark.samplers import Sampler, student_sampler, teacher_key, teacher_of, teacher_sampler
 from piflow_cli.engine.benchmark.yardsticks import choose_detector, choose_reference, choose_subjects
 from piflow_cli.engine.processes.together import Together
@@ -112,9 +112,10 @@ def benchmark(
         samples: pictures a row; picture i shows class i % num_classes, or prompt i % the number of prompts.
         prompts: of text-to-image students: a .txt, .jsonl (with a whole number `label`, for accuracy), .parquet, a
             folder of these or a data set of the hub; None is the embedded list for students of the embedded teacher.
-        reference: digits, emoji, an .npz or .safetensors with statistics, or a folder of pictures; None is the embedded
-            one for students of the embedded teacher.
-        detector: digits-cnn, emoji-cnn, or a TorchScript file or URL; None as for `reference`.
+        reference: digits, emoji, an .npz or .safetensors with statistics, a folder of pictures, or teacher, the row of
+            its most steps; None is the embedded one for students of an embedded teacher, else the teacher.
+        detector: digits-cnn, emoji-cnn, pixels, a folder or hub id of a vision model of transformers, or a TorchScript
+            file or URL; None is the embedded one likewise, else pixels.
         seed: of the noise, which is the same for every row.
         batch_size: pictures a forward pass; it does not change the noise. None is 500 small pictures, or one large one.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -153,7 +154,9 @@ def benchmark(
     gauge = Gauge(
         metrics=chosen,
         detector=own_detector,
-        reference=together.main_does(lambda: choose_reference(reference, students, own_detector)),
+        reference=together.main_does(
+            lambda: choose_reference(reference, students, own_detector, with_teacher=bool(teacher_steps))
+        ),
         subjects=subjects,
         samples=samples,
         batch_size=batch_size or _usual_batch(students[0].space),
@@ -168,31 +171,28 @@ def benchmark(
                 students, teacher_steps, solvers, bases=bases, device=target, dtype=DTYPES.get(dtype)
             )
         )
-    rows, anchors = measure_all(gauge, samplers, on_progress)
-    return together.main_does(lambda: _result(gauge, rows, anchors, warnings))
+    measured = measure_all(gauge, samplers, on_progress)
+    return together.main_does(lambda: _result(gauge, measured, warnings))
 
 
-def _result(
-    gauge: Gauge, rows: Sequence[BenchmarkRow], anchors: Sequence[BenchmarkRow], warnings: Sequence[str]
-) -> BenchmarkResult:
+def _result(gauge: Gauge, measured: Measured, warnings: Sequence[str]) -> BenchmarkResult:
     """The table of measured rows, with what they were measured by."""
+    reference = measured.reference
     columns = {column: metric for metric in gauge.metrics for column in metric.columns}
     listed = gauge.subjects.name is not None
     return BenchmarkResult(
-        rows=tuple(rows),
+        rows=tuple(measured.rows),
         titles={column: gauge.detector.title(heading(column)) for column in columns},
         better={column: metric.better for column, metric in columns.items()},
         samples=gauge.samples,
         seed=gauge.seed,
-        reference=gauge.reference.name,
-        reference_samples=gauge.reference.num_samples,
+        reference=reference.name,
+        reference_samples=reference.num_samples,
         detector=gauge.detector.name,
-        teacher_rows=tuple(f"{row.model} {row.method} {row.steps} steps" for row in anchors),
+        teacher_rows=tuple(f"{row.model} {row.method} {row.steps} steps" for row in measured.anchors),
         warnings=tuple(dict.fromkeys(warnings)),
         device=str(gauge.device),
-        doubts=tuple(
-            fid_doubts(gauge.metrics, samples=gauge.samples, detector=gauge.detector, reference=gauge.reference)
-        ),
+        doubts=tuple(fid_doubts(gauge.metrics, samples=gauge.samples, detector=gauge.detector, reference=reference)),
         prompts=gauge.subjects.name,
         num_prompts=min(len(gauge.subjects), gauge.samples) if listed else None,
         num_processes=gauge.together.num_processes,

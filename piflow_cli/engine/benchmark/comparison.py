@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from piflow_cli.metrics.detectors.features import FeatureSet, mean_and_cov
+from piflow_cli.metrics.detectors.features import FeatureSet, Reference
 from piflow_cli.metrics.fid import fid
+from piflow_cli.metrics.paired import paired_error
 
 if TYPE_CHECKING:
     from piflow_cli.engine.benchmark.gauge import BenchmarkRow
@@ -21,23 +20,22 @@ GAP_SOLVER = "euler"
 
 @dataclass(frozen=True)
 class Anchor:
-    """The teacher's longest row (of most steps), and the mean (D,) and covariance (D, D) of its features."""
+    """The teacher's longest row (of most steps), and its pictures as what others are compared to."""
 
     row: BenchmarkRow
-    mean: Tensor
-    cov: Tensor
+    pictures: Reference
 
     @classmethod
-    def of(cls, row: BenchmarkRow, features: FeatureSet) -> Anchor:
+    def of(cls, row: BenchmarkRow, features: FeatureSet, *, detector: str) -> Anchor:
         """The anchor of a measured row."""
-        mean, cov = mean_and_cov(features.features)
-        return cls(row, mean, cov)
+        return cls(row, Reference.of(features, name=f"{row.model} {row.method} {row.steps} steps", detector=detector))
 
     def compare(self, row: BenchmarkRow, features: FeatureSet) -> BenchmarkRow:
-        """A row with its distance and its ratios to the anchor."""
+        """A row with its distances and its ratios to the anchor."""
         return replace(
             row,
-            fid_to_teacher=fid(features.features, self.mean, self.cov),
+            fid_to_teacher=fid(features.features, self.pictures.mean, self.pictures.cov),
+            paired_error=paired_error(features.features, self.pictures.features),
             fid_ratio=self._ratio(row, "fid"),
             diversity_ratio=self._ratio(row, "diversity"),
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from piflow_cli.metrics.detectors.features import Detector, Reference
+from piflow_cli.metrics.detectors.pixels import PixelDetector
 from piflow_cli.metrics.metric import Metric
 
 ENOUGH, INCEPTION_DIM = 10_000, 2048
@@ -30,6 +31,11 @@ def fid_doubts(metrics: Sequence[Metric], *, samples: int, detector: Detector, r
     if not any("fid" in metric.columns for metric in metrics):
         return []
     dim = detector.feature_dim
+    if isinstance(detector, PixelDetector):
+        return [
+            "FID of averaged pixels says little of what people see: pass --detector with the folder or hub id of a "
+            "vision model (DINOv2, CLIP), or Inception"
+        ]
     return [
         doubt
         for doubt in (

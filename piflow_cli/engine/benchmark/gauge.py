@@ -20,6 +20,8 @@ from piflow_cli.metrics.detectors.features import Detector, FeatureSet, Referenc
 from piflow_cli.metrics.metric import Groups, Metric
 
 REHEARSAL_SAMPLES = 8
+TEACHER = "teacher"
+"""What the reference is called that is the teacher's own row."""
 
 
 def groups_seed(seed: int) -> int:
@@ -43,6 +45,7 @@ class BenchmarkRow:
             that draws it.
         scores: by column of the metrics asked for.
         fid_to_teacher: FID to the pictures of the teacher's row of most steps; None for that row, and without one.
+        paired_error: distance to that row's pictures of the same noise, see `metrics.paired`; None likewise.
         fid_ratio: FID divided by the FID of that row, None likewise.
         diversity_ratio: diversity divided by that of that row, None likewise, and where it was not measured.
         gap_closed: of students, where FID was measured, the part of the way from the teacher's Euler row of as many
@@ -61,6 +64,7 @@ class BenchmarkRow:
     policy_s: float
     scores: dict[str, float]
     fid_to_teacher: float | None = None
+    paired_error: float | None = None
     fid_ratio: float | None = None
     diversity_ratio: float | None = None
     gap_closed: float | None = None
@@ -69,11 +73,14 @@ class BenchmarkRow:
 
 @dataclass(frozen=True)
 class Gauge:
-    """What every row of a benchmark is asked and measured with, and how much of it."""
+    """What every row of a benchmark is asked and measured with, and how much of it.
+
+    Without a reference the first row that is measured becomes it: the teacher's of most steps.
+    """
 
     metrics: Sequence[Metric]
     detector: Detector
-    reference: Reference
+    reference: Reference | None
     subjects: Subjects
     samples: int
     batch_size: int
@@ -169,9 +176,10 @@ class Gauge:
     def _scores(self, features: FeatureSet, labels: Tensor | None, *, groups: Groups | None = None) -> dict[str, float]:
         """Scores by the metrics of these groups, or by those of a row's own pictures."""
         scores: dict[str, float] = {}
+        reference = self.reference or Reference.of(features, name=TEACHER, detector=self.detector.name)
         for metric in self.metrics:
             if metric.groups == groups:
-                scores |= metric.compute(features, self.reference, labels=labels, seed=self.seed)
+                scores |= metric.compute(features, reference, labels=labels, seed=self.seed)
         return scores
 
 

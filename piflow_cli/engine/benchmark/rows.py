@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from piflow_cli.engine.benchmark.comparison import Anchor, with_gaps
 from piflow_cli.engine.benchmark.gauge import BenchmarkRow, Gauge
 from piflow_cli.engine.benchmark.samplers import Sampler
+from piflow_cli.metrics.detectors.features import Reference
 
 Progress = Callable[[int, int, str], None]
 """(done, total, what): both in pictures times evaluations, so that they grow evenly with time."""
 
 
-def measure_all(
-    gauge: Gauge, samplers: Sequence[Sampler], on_progress: Progress | None
-) -> tuple[list[BenchmarkRow], list[BenchmarkRow]]:
-    """Measure everything.
+class Measured(NamedTuple):
+    """What came of it.
 
-    Returns:
-        Rows in the order of the samplers, and those that the others are compared to: each teacher's of most steps. Both
-        are empty in processes that only draw.
+    Args:
+        rows: in the order of the samplers.
+        anchors: those that the others are compared to: each teacher's of most steps.
+        reference: what all were scored against.
     """
+
+    rows: list[BenchmarkRow]
+    anchors: list[BenchmarkRow]
+    reference: Reference | None
+
+
+def measure_all(gauge: Gauge, samplers: Sequence[Sampler], on_progress: Progress | None) -> Measured:
+    """Measure everything; what is measured is there in the main process alone, others only draw."""
     done, total = 0, gauge.pictures_a_row * sum(sampler.nfe for sampler in samplers)
     longest: dict[str, Sampler] = {}
     for sampler in samplers:
@@ -41,9 +51,13 @@ def measure_all(
             continue
         row, features = measured
         if sampler in longest.values():
-            anchors[sampler.teacher] = Anchor.of(row, features)
+            anchor = Anchor.of(row, features, detector=gauge.detector.name)
+            anchors[sampler.teacher] = anchor
+            if gauge.reference is None:
+                gauge = replace(gauge, reference=anchor.pictures)
         elif sampler.teacher in anchors:
             row = anchors[sampler.teacher].compare(row, features)
         rows[sampler] = row
     rows = with_gaps(rows, longest)
-    return [rows[sampler] for sampler in samplers if sampler in rows], [anchor.row for anchor in anchors.values()]
+    in_order = [rows[sampler] for sampler in samplers if sampler in rows]
+    return Measured(in_order, [anchor.row for anchor in anchors.values()], gauge.reference)

@@ -9,13 +9,17 @@ from pathlib import Path
 import torch
 
 from piflow_cli.data.prompt_lists import PromptList, read_prompt_list
+from piflow_cli.engine.benchmark.gauge import TEACHER
 from piflow_cli.engine.benchmark.questions import Classes, Prompts, Subjects
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.errors import DataError
 from piflow_cli.io.zoo import ZOO
 from piflow_cli.metrics.detectors.features import Detector, Reference
 from piflow_cli.metrics.detectors.load import load_detector
+from piflow_cli.metrics.detectors.pixels import PIXELS_NAME, PixelDetector
 from piflow_cli.metrics.detectors.reference import load_reference
+from piflow_cli.metrics.detectors.torchscript import INCEPTION_URL
+from piflow_cli.metrics.detectors.vision import VisionDetector
 from piflow_cli.metrics.metric import Metric
 
 
@@ -72,32 +76,41 @@ def choose_subjects(listed: PromptList | None, students: Sequence[LoadedStudent]
 def choose_detector(
     detector: str | None, students: Sequence[LoadedStudent], metrics: Sequence[Metric], *, device: torch.device
 ) -> Detector:
-    """The detector named, or the one that ships.
+    """The detector named, or the one that ships, or else pixels.
 
     Raises:
-        DataError: neither.
+        DataError: a metric needs a classifier, and the detector is none.
         ModelError: it cannot be loaded.
     """
     yardstick = embedded(students)
-    if detector is None and yardstick is None:
+    needing = [metric.name for metric in metrics if metric.needs_logits]
+    name = detector or (PIXELS_NAME if yardstick is None else yardstick.detector)
+    found = load_detector(name, device=device, with_logits=bool(needing))
+    if needing and isinstance(found, PixelDetector | VisionDetector):
         raise DataError(
-            "these students need a detector: pass --detector with the TorchScript Inception network of the papers "
-            "(inception-2015-12-05.pt), as a file or URL"
+            f"{', '.join(needing)} needs a classifier, and detector {found.name} is none: pass --detector with the "
+            f"TorchScript Inception network of the papers, as a file or by its URL {INCEPTION_URL}"
         )
-    name = detector if detector is not None else yardstick.detector
-    return load_detector(name, device=device, with_logits=any(metric.needs_logits for metric in metrics))
+    return found
 
 
-def choose_reference(reference: str | None, students: Sequence[LoadedStudent], detector: Detector) -> Reference:
-    """The reference named, or the one that ships.
+def choose_reference(
+    reference: str | None, students: Sequence[LoadedStudent], detector: Detector, *, with_teacher: bool
+) -> Reference | None:
+    """The reference named, or the one that ships; None for the teacher's own row of most steps, still to be measured.
 
     Raises:
-        DataError: neither, or one that does not fit the detector.
+        DataError: neither, or one that does not fit the detector; the teacher, which is not measured.
     """
     yardstick = embedded(students)
-    if reference is None and yardstick is None:
+    if reference is None and yardstick is not None and detector.name == yardstick.detector:
+        reference = yardstick.reference
+    if reference not in (None, TEACHER):
+        return load_reference(reference, detector=detector)
+    if not with_teacher:
         raise DataError(
-            "these students need a reference: pass --reference with a folder of real pictures, or statistics as .npz "
-            "(mu and sigma, as ADM publishes them for ImageNet) or .safetensors"
+            "these students are compared to their teacher where no --reference is given, and --teacher-steps none "
+            "leaves it out: name steps, or pass --reference with a folder of real pictures, or statistics as .npz (mu "
+            "and sigma, as ADM publishes them for ImageNet) or .safetensors"
         )
-    return load_reference(reference if reference is not None else yardstick.reference, detector=detector)
+    return None

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -41,6 +41,12 @@ class Reference:
     cov: Tensor
     features: Tensor | None
     num_samples: int
+
+    @classmethod
+    def of(cls, generated: FeatureSet, *, name: str, detector: str) -> Self:
+        """The pictures of a row as what others are compared to."""
+        mean, cov = mean_and_cov(generated.features)
+        return cls(name, detector, mean, cov, generated.features, len(generated))
 
 
 class Detector(Protocol):

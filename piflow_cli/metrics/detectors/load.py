@@ -1,4 +1,4 @@
-"""Which network gives the features: an embedded classifier of digits or emoji, or Inception from a file."""
+"""Which network gives the features: an embedded classifier, Inception from a file, a vision model, or none."""
 # B pictures, C, H, W picture.
 
 import torch
@@ -8,7 +8,9 @@ from piflow_cli.io.zoo import ZOO
 from piflow_cli.metrics.detectors import digits_net, emoji_net
 from piflow_cli.metrics.detectors.embedded import EmbeddedDetector
 from piflow_cli.metrics.detectors.features import Detector
+from piflow_cli.metrics.detectors.pixels import PIXELS_NAME, PixelDetector
 from piflow_cli.metrics.detectors.torchscript import load_torchscript
+from piflow_cli.metrics.detectors.vision import is_vision_model, load_vision
 
 DIGITS_NAME = "digits-cnn"
 DIGITS_FOLDER = ZOO / "digits" / "features"
@@ -67,8 +69,8 @@ def load_detector(spec: str, *, device: str | torch.device = "cpu", with_logits:
     """The detector that `spec` names.
 
     Args:
-        spec: "digits-cnn", "emoji-cnn", or a path or URL of StyleGAN's `inception-2015-12-05.pt` (`#sha256=HEX` for
-            another file).
+        spec: "digits-cnn", "emoji-cnn", "pixels", a folder or hub id of a vision model of transformers, or a path
+            or URL of StyleGAN's `inception-2015-12-05.pt` (`#sha256=HEX` for another file).
         device: where it runs; features come back on the CPU.
         with_logits: also give class logits where they cost a second pass (Inception).
 
@@ -77,4 +79,8 @@ def load_detector(spec: str, *, device: str | torch.device = "cpu", with_logits:
     """
     if spec in EMBEDDED:
         return EMBEDDED[spec].from_folder(device=device)
+    if spec == PIXELS_NAME:
+        return PixelDetector()
+    if is_vision_model(spec):
+        return load_vision(spec, device=device)
     return load_torchscript(spec, device=device, with_logits=with_logits)

@@ -229,6 +229,22 @@ def test_embedded_students_need_neither_reference_nor_detector() -> None:
     assert result.rows[0].scores["accuracy"] > 0.5
 
 
+def test_a_model_of_ones_own_is_measured_against_its_teacher_with_nothing_at_hand(student: LoadedStudent) -> None:
+    """Neither detector nor reference: averaged pixels, and the teacher's row of most steps."""
+    result = measure(student, reference=None, detector=None, metrics=["fid", "kid"], teacher_steps=[1, 8])
+    assert (result.detector, result.reference) == ("pixels", f"{result.rows[-1].model} euler 8 steps")
+    assert result.reference_samples == result.samples
+    own, short, longest = result.rows
+    assert longest.scores["fid"] == pytest.approx(0, abs=1e-3)
+    assert longest.paired_error is None
+    assert own.scores["fid"] == pytest.approx(own.fid_to_teacher)
+    assert 0 < short.paired_error < 2
+    assert own.paired_error > 0
+    assert "averaged pixels says little" in " ".join(result.doubts)
+    named = measure(student, reference="teacher", teacher_steps=[1, 8])
+    assert named.rows[0].scores["fid"] == pytest.approx(named.rows[0].fid_to_teacher)
+
+
 def test_teacher_is_loaded_only_for_rows_of_its_own(student: LoadedStudent) -> None:
     lost = student.card.teacher.model_copy(update={"source": "./nowhere"})
     card = student.card.model_copy(update={"teacher": lost})
@@ -263,8 +279,12 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "many rows": ({"nfe": range(1, 101), "h": range(100)}, DataError, "100 nfe, 100 h make 10000 rows; .* at most 1,0"),
     "teacher steps": ({"teacher_steps": [4, 0]}, DataError, "teacher_steps is 0; it must be at least 1"),
     "nfe": ({"nfe": [0]}, PolicyError, "nfe.*greater than or equal to 1.*got 0"),
-    "no reference": ({"reference": None}, DataError, "need a reference: pass --reference"),
-    "no detector": ({"detector": None}, DataError, r"need a detector: pass --detector .*inception-2015-12-05\.pt"),
+    "no reference": ({"reference": None}, DataError, "compared to their teacher where no --reference is given, and"),
+    "no classifier": (
+        {"detector": "pixels", "metrics": ["is"]},
+        DataError,
+        r"is needs a classifier, and detector pixels is none: .*inception-2015-12-05\.pt",
+    ),
     "reference": ({"reference": "nowhere.npz"}, DataError, "nowhere.npz' does not exist"),
     "detector": ({"detector": "nowhere.pt"}, ModelError, "nowhere.pt"),
     "model": ({"models": ["digits-3nfe"]}, ModelError, "unknown student 'digits-3nfe'"),

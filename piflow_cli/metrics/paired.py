@@ -1,0 +1,31 @@
+"""Paired error: how far pictures are from the teacher's own of the same noise and prompts."""
+# N pictures, D features.
+
+from torch import Tensor
+
+from piflow_cli.errors import DataError
+
+
+def paired_error(features: Tensor, teacher: Tensor) -> float:
+    """Root mean square distance of pairs, as a share of that of two of the teacher's pictures drawn at random.
+
+        sqrt( mean_i |f_i - g_i|^2 / (2 tr cov(g)) )
+
+    0 is the teacher's own pictures; 1 is as far from them as pictures that have nothing to do with each other, but for
+    being of the teacher. It needs no reference and few pictures, and is blind to what is wrong with the teacher.
+
+    Args:
+        features: (N, D) of pictures.
+        teacher: (N, D) of the teacher's from the same noise and prompts, in the same order.
+
+    Raises:
+        DataError: other numbers of either, or teacher's pictures that are all the same.
+
+    Source: ours; the error of imitation that students are trained to lower, in the space that scores are taken in.
+    """
+    if features.shape != teacher.shape:
+        raise DataError(f"features {tuple(features.shape)} are no pairs of {tuple(teacher.shape)}")
+    spread = 2 * teacher.double().var(dim=0).sum()
+    if not spread > 0:
+        raise DataError("the teacher's pictures are all the same; there is no error relative to how they differ")
+    return ((features.double() - teacher.double()).square().sum(dim=1).mean() / spread).sqrt().item()
