@@ -8,11 +8,11 @@ from torch.nn import functional
 from piflow_cli.metrics.detectors.features import FeatureSet
 
 PIXELS_NAME = "pixels"
-SIZE_PX = 32
+SIZE_PX = 16
 
 
 class PixelDetector:
-    """Features (B, 3 * 32 * 32): each picture averaged to 32x32. Pictures of other proportions are stretched.
+    """Features (B, 3 * 16 * 16): each picture averaged to 16x16. Pictures of other proportions are stretched.
 
     Good for paired differences, which ask whether two pictures show the same; a Fréchet distance of pixels says little.
     """
