@@ -21,7 +21,6 @@ from piflow_cli.engine.sample import sample
 from piflow_cli.engine.sample.open import open_student
 from piflow_cli.errors import ModelError
 from piflow_cli.preset import Preset, load_preset
-from piflow_cli.teachers.text.loading.quantization import frozen_bytes
 
 TEACHERS = {"flux": tiny_flux, "qwen": tiny_qwen}
 PROMPTS = ("a red cat", "blue dog on the house")
@@ -77,7 +76,7 @@ def stored_bytes(module: nn.Module) -> int:
 def test_a_base_takes_the_bytes_that_are_planned_and_keeps_its_projection(family: str, quantization: str) -> None:
     settings = TEACHERS[family](quantization=quantization)
     whole, quantised = TEACHERS[family]().load().module, settings.load().module
-    assert stored_bytes(quantised) == frozen_bytes(settings.describe()[0], quantization, 4) < stored_bytes(whole)
+    assert stored_bytes(quantised) == settings.frozen_bytes(settings.describe()[0], 4) < stored_bytes(whole)
     assert type(quantised.proj_out) is nn.Linear
     assert torch.equal(quantised.proj_out.weight, whole.proj_out.weight)
     assert torch.equal(quantised.norm_out.linear.weight, whole.norm_out.linear.weight)
