@@ -13,6 +13,10 @@ class ModelError(PiflowError):
     """A teacher or student cannot be loaded: missing, of another family, truncated, of wrong shapes, or unsafe."""
 
 
+class NoWalkError(ModelError):
+    """A base has no pipeline whose steps a teacher's could be held against."""
+
+
 class PolicyError(PiflowError):
     """A policy was asked for something outside what it was trained for, such as another segment size."""
 

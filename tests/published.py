@@ -11,7 +11,7 @@ from piflow_cli.policies.dx import DX
 from piflow_cli.policies.gmflow.family import GMFlow
 from piflow_cli.teachers.dit.backbone import DiTBackbone
 from piflow_cli.teachers.dit.config import FREQ_SHIFT, to_diffusers
-from piflow_cli.teachers.dit.weights import build, load_weights
+from piflow_cli.teachers.dit.loading.weights import build, load_weights
 
 DIT_XL_2: dict[str, Any] = {
     "num_attention_heads": 16,

@@ -31,6 +31,7 @@ ROOMS = {
     "processes": set(),
     "pipelines": {"students"},
     "plan": set(),
+    "check": {"students"},
     "convert": {"students"},
     "sample": {"students", "pipelines", "processes"},
     "benchmark": {"students", "sample", "processes"},

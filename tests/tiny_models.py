@@ -26,7 +26,7 @@ from piflow_cli.policies.dx import DX
 from piflow_cli.policies.gmflow.family import GMFlow
 from piflow_cli.teachers.dit.config import FREQ_SHIFT, to_released
 from piflow_cli.teachers.dit.family import DiT
-from piflow_cli.teachers.dit.weights import build
+from piflow_cli.teachers.dit.loading.weights import build
 from piflow_cli.teachers.flux import Flux
 from piflow_cli.teachers.qwen_image import QwenImage
 

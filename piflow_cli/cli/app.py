@@ -11,6 +11,7 @@ import typer
 from piflow_cli import __version__
 from piflow_cli.cli import benchmark, console, convert, distill, presets, sample
 from piflow_cli.cli.processes import partner_is_gone, who_says
+from piflow_cli.cli.teacher import check
 from piflow_cli.errors import PARTNER_ENDED, PartnerError, PiflowError
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
 for command in (distill, sample, benchmark, convert):
     app.command(name=command.__name__.rsplit(".", 1)[1], epilog=command.EXAMPLES)(command.command)
 app.add_typer(presets.app, name="presets")
+app.add_typer(check.app, name="teacher")
 
 EXIT_KNOWN_ERROR = 1
 EXIT_INTERRUPTED = 130

@@ -37,6 +37,7 @@ def guided_velocity(
     scale: float,
     interval: tuple[float, float] = (0.0, 1.0),
     orthogonal: float = 0.0,
+    normed: tuple[int, ...] = (),
 ) -> Tensor:
     """Return the guided velocity (B, C, *S) of one evaluation: all rows with their condition, guided ones without too.
 
@@ -47,7 +48,7 @@ def guided_velocity(
         x: the state, (B, C, *S), at noise levels sigma (B,).
         condition: of the B rows.
         with_null: (condition, n) -> the condition with n rows of the null condition after its own.
-        scale, interval, orthogonal: as `guide`.
+        scale, interval, orthogonal, normed: as `guide`.
     """
     rows = guided_rows(sigma, interval) if scale != 1 else []
     sigma = beside(sigma, x)
@@ -59,7 +60,7 @@ def guided_velocity(
     u = evaluate(torch.cat([x, some_x]), torch.cat([sigma, some_sigma]), both)
     u_cond, u_uncond = u.split([len(x), len(rows)])
     chosen = u_cond if index is None else u_cond[index]
-    guided = guide(chosen, u_uncond, some_sigma, scale=scale, orthogonal=orthogonal, x_t=some_x)
+    guided = guide(chosen, u_uncond, some_sigma, scale=scale, orthogonal=orthogonal, normed=normed, x_t=some_x)
     return guided if index is None else u_cond.index_copy(0, index, guided)
 
 
@@ -71,6 +72,7 @@ def guide(
     scale: float,
     interval: tuple[float, float] = (0.0, 1.0),
     orthogonal: float = 0.0,
+    normed: tuple[int, ...] = (),
     x_t: Tensor | None = None,
 ) -> Tensor:
     """Return u_cond + (scale - 1) (u_cond - u_uncond) where sigma is inside the closed interval, u_cond elsewhere.
@@ -82,6 +84,7 @@ def guide(
         scale: guidance scale; 1 gives u_cond.
         interval: noise levels where guidance acts, both ends inclusive.
         orthogonal: fraction in [0, 1] of the bias parallel to the x_0 estimate that is removed; 0 is plain guidance.
+        normed: sides of the patches whose guided velocity is rescaled to the norm that u_cond has in them; () is none.
         x_t: state the velocities were taken at, needed where orthogonal > 0.
 
     Raises:
@@ -95,7 +98,20 @@ def guide(
         dims = tuple(range(1, bias.ndim))
         along = (bias * x_0).sum(dims, keepdim=True) / x_0.square().sum(dims, keepdim=True).clamp(min=1e-12)
         bias = bias - orthogonal * along * x_0
-    return torch.where(match_dims(_inside(sigma, interval), u_cond), u_cond + bias, u_cond)
+    guided = u_cond + bias
+    if normed:
+        guided = guided * (_norms(u_cond, normed) / _norms(guided, normed).clamp(min=1e-12))
+    return torch.where(match_dims(_inside(sigma, interval), u_cond), guided, u_cond)
+
+
+def _norms(u: Tensor, sides: tuple[int, ...]) -> Tensor:
+    """At every place of u (B, C, *S) the norm of its patch, over channels and positions."""
+    shape, summed = [*u.shape[:2]], [1]
+    for size, side in zip(u.shape[2:], sides, strict=True):
+        shape += [size // side, side]
+        summed.append(len(shape) - 1)
+    patches = u.reshape(shape)  # (B, C, S / side, side, ...)
+    return patches.square().sum(summed, keepdim=True).sqrt().expand(shape).reshape(u.shape)
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,10 @@ class DX(Settings):
         """The grid spans the longest segment, at the shift that the student is sampled with."""
         return {"segment_size": sampling.segments.longest, "shift": sampling.shift}
 
+    def still(self) -> Self:
+        """The settings themselves: the copies of the teacher's projection are the same anyway."""
+        return self
+
     def output_channels(self, latent_channels: int) -> int:
         """N C channels."""
         return self.num_points * latent_channels

@@ -89,6 +89,16 @@ class FluxSpace(TextSpace):
         )
         return TextCondition(embeds=embeds, pooled=pooled)
 
+    def base_arguments(self, condition: TextCondition) -> dict[str, Any]:
+        """Embeddings and pooled embeddings."""
+        return {"prompt_embeds": condition.embeds, "pooled_prompt_embeds": condition.pooled}
+
+    def base_guidance(self, scale: float) -> dict[str, Any]:
+        """The scale that the network embeds, or that of two passes."""
+        if self.embedded_guidance:
+            return {"guidance_scale": self.settings.guidance_scale}
+        return {"true_cfg_scale": scale}
+
 
 class Flux(TextFamily):
     """A FLUX.1 pipeline."""

@@ -94,6 +94,14 @@ class QwenImageSpace(TextSpace):
         posterior = self.pipeline.vae.encode(pixels.unsqueeze(2)).latent_dist
         return ((posterior.sample(generator).float() - mean) / std)[:, :, 0]
 
+    def base_arguments(self, condition: TextCondition) -> dict[str, Any]:
+        """Embeddings and their mask."""
+        return {"prompt_embeds": condition.embeds, "prompt_embeds_mask": condition.mask}
+
+    def base_guidance(self, scale: float) -> dict[str, Any]:
+        """The scale of two passes."""
+        return {"true_cfg_scale": scale}
+
 
 class QwenImage(TextFamily):
     """A Qwen-Image pipeline."""
@@ -102,6 +110,7 @@ class QwenImage(TextFamily):
     source: str = Field("Qwen/Qwen-Image", description="pipeline's folder or hub id")
     guidance_scale: float = Field(4.0, ge=0, le=100, description="by two passes, with the negative prompt")
 
+    base_normalizes: ClassVar[bool] = True
     pipeline_class: ClassVar[str] = "QwenImagePipeline"
     transformer_class: ClassVar[str] = "QwenImageTransformer2DModel"
     backbone_class: ClassVar[BackboneClass] = QwenImageBackbone

@@ -79,3 +79,19 @@ def test_only_samples_inside_the_interval_take_a_second_row(
     assert rows == [4 + sum(low <= value <= high for value in (0.2, 0.3, 0.5, 0.8))]
     u_cond, u_uncond = (evaluate(x, sigma.float(), c) for c in (condition, torch.zeros(4)))
     assert_close(found, guide(u_cond, u_uncond, sigma.float(), x_t=x, **options))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 6), (2, 3, 2, 4, 6)])
+def test_normed_guidance_keeps_the_norm_of_every_patch(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    u_cond, u_uncond = (torch.randn(shape, generator=generator) for _ in range(2))
+    sides = (1, 2, 2)[-(len(shape) - 2) :]
+    sigma = torch.full((2,), 0.5)
+    plain = guide(u_cond, u_uncond, sigma, scale=4.0)
+    normed = guide(u_cond, u_uncond, sigma, scale=4.0, normed=sides)
+    for corner in ((0, 0), (2, 4)):
+        patch = (slice(None), slice(None), *(0,) * (len(shape) - 4), *(slice(start, start + 2) for start in corner))
+        norms = [u[patch].flatten(1).norm(dim=1) for u in (u_cond, normed, plain)]
+        torch.testing.assert_close(norms[1], norms[0])
+        ratio = (norms[0] / norms[2]).view(2, *[1] * (u_cond[patch].ndim - 1))
+        torch.testing.assert_close(normed[patch], plain[patch] * ratio)

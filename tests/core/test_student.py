@@ -14,7 +14,7 @@ from piflow_cli.policies.dx import DX
 from piflow_cli.policies.gmflow.family import GMFlow
 from piflow_cli.teachers.dit.backbone import DiTBackbone
 from piflow_cli.teachers.dit.config import to_diffusers
-from piflow_cli.teachers.dit.weights import build, load_weights
+from piflow_cli.teachers.dit.loading.weights import build, load_weights
 
 BACKBONE = DiTBackbone(latent_channels=4, patch_size=2, timestep_scale=1.0)
 

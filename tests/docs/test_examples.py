@@ -24,6 +24,7 @@ SHORT = {
     "sample": [],
     "convert": [],
     "presets": [],
+    "teacher": [],
 }
 """What makes a command short enough for a test."""
 

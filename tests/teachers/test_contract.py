@@ -11,6 +11,7 @@ from torch import Tensor
 from piflow_cli import registry
 from piflow_cli.core.interfaces import Teacher, TeacherFamily
 from piflow_cli.core.student import Student
+from piflow_cli.engine.check.check import check_teacher
 from piflow_cli.errors import ModelError
 
 pytestmark = pytest.mark.parametrize("family", registry.names("teacher"))
@@ -113,6 +114,14 @@ def test_space_encodes_prompts_and_decodes_latents(teacher: Teacher) -> None:
     assert len(pictures) == len(x)
     assert pictures.shape[1] in (1, 3)
     assert 0 <= pictures.min() <= pictures.max() <= 1
+
+
+def test_nothing_is_wrong_with_it(settings: TeacherFamily) -> None:
+    result = check_teacher(settings)
+    assert result.failures == []
+    assert {"projection", "time", "velocity", "walk", "student (gmflow)", "card"} <= {
+        finding.name for finding in result.findings if finding.passed
+    }
 
 
 def test_a_missing_source_is_a_model_error(settings: TeacherFamily) -> None:

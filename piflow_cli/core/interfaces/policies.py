@@ -90,6 +90,10 @@ class PolicyFamily(Protocol):
         """Keys of the settings that the sampling table says already, so that no preset says them twice."""
         ...
 
+    def still(self) -> Self:
+        """The settings without the noise that tells the parts of a new head apart: it starts as the teacher exactly."""
+        ...
+
     def output_channels(self, latent_channels: int) -> int:
         """Channels a latent position that the head asks of the network."""
         ...

@@ -1,4 +1,4 @@
-"""What a family of teachers implements: how its network is called, its space, and the settings that are the family.
+"""What a family of teachers implements: how its network is called, and the settings that are the family.
 
 Shapes: B batch, C latent channels, S spatial dims (H, W or T, H, W), D width of the network, P positions in a patch.
 """
@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
+from piflow_cli.core.interfaces.checking import BaseWalk
 from piflow_cli.core.interfaces.planning import Advice, CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.core.interfaces.policies import PatchLayout
+from piflow_cli.core.interfaces.spaces import Condition, Space
 from piflow_cli.io.tensors.slices import SlicedWeights
 
-Condition = Any
-"""What a network is conditioned on, as its teacher family made it: labels (B,), or a dataclass of embeddings."""
 TeacherVelocity = Callable[[Tensor, Tensor], Tensor]
 """(x (B, C, *S), sigma (B,), best on the host) -> guided teacher velocity (B, C, *S), without gradient."""
 
@@ -29,6 +29,8 @@ class Backbone(Protocol):
     layout: PatchLayout
     projection_name: str
     """Name of the final projection inside the module."""
+    time_argument: str
+    """Name of the module's argument that says the time."""
     trained_modules: tuple[str, ...]
     """Modules that a student with an adapter trains in full, besides its head."""
 
@@ -62,78 +64,6 @@ class Backbone(Protocol):
         ...
 
 
-class Space(Protocol):
-    """The conditions and the latent space that a teacher and its students share."""
-
-    latent_shape: tuple[int, ...]
-    """(C, *S) at the size the model is for."""
-    size_px: tuple[int, int]
-    """Width and height of its pictures at that size."""
-    device: torch.device
-    image_channels: int
-    """1 or 3."""
-    num_classes: int | None
-    """Classes without the null class; None where conditions are prompts."""
-    max_tokens: int | None
-    """Tokens a prompt is cut to; None where conditions are classes."""
-    classes_are_named: bool
-    """Whether classes have names, and not only numbers."""
-    embedded_guidance: bool
-    """Whether the network embeds the guidance scale."""
-    warnings: Sequence[str]
-    """What a user should know of how it was loaded, such as rounded weights."""
-    own_vae: nn.Module | None
-    """The autoencoder that belongs into a student's folder; None where there is none, or where the base keeps it."""
-
-    def latent_shape_of(self, width: int, height: int) -> tuple[int, ...]:
-        """(C, *S) of pictures of width x height pixels; DataError where there are none of that size."""
-        ...
-
-    def identity(self) -> tuple[str, tuple[object, ...]]:
-        """What decides the noise and the conditions, in words and in values: students of equal ones can be compared."""
-        ...
-
-    def find_class(self, name: str) -> int | None:
-        """The class of a name or a number; None where there is none."""
-        ...
-
-    def examples(self, count: int) -> list[str]:
-        """Up to `count` prompts that the model can be asked for: names of classes, spread evenly over all."""
-        ...
-
-    def dropped_tokens(self, prompts: Sequence[str]) -> list[int]:
-        """Tokens of each prompt beyond what the encoder takes."""
-        ...
-
-    def unknown_tokens(self, prompts: Sequence[str]) -> list[int]:
-        """Tokens of each prompt that stand for what the encoder has no token for, such as another script."""
-        ...
-
-    def encode_images(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Latents (B, C, *S) of pictures (B, 1 or 3, H, W) in [0, 1]."""
-        ...
-
-    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
-        """The condition of a batch of prompts; for class models a prompt is a class name or index."""
-        ...
-
-    def conditions(self, drawn: Condition) -> Condition:
-        """What a data source drew, as the network takes it."""
-        ...
-
-    def encoded(self, drawn: Sequence[Condition]) -> list[Condition]:
-        """What a data source drew for several batches, each for `conditions`; prompts are encoded, all at one go."""
-        ...
-
-    def preview_conditions(self, count: int) -> Condition:
-        """Conditions that show what the model can do."""
-        ...
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 1 or 3, H, W) in [0, 1] of latents (B, C, *S)."""
-        ...
-
-
 class Teacher(Protocol):
     """A loaded teacher: a velocity field with its conditions and its latent space."""
 
@@ -146,6 +76,10 @@ class Teacher(Protocol):
 
     def name_classes(self, names: Mapping[int, str]) -> None:
         """Give classes that have no name of their own these; students know them by the same."""
+        ...
+
+    def as_base(self, scale: float) -> Self:
+        """The same teacher, guided as the base's own pipeline does it at another scale; an embedded one stays."""
         ...
 
     def velocity(
@@ -173,6 +107,8 @@ class TeacherFamily(Protocol):
     """Of the frozen weights while they load; "none" keeps them whole."""
     offload_encoders: bool
     """Whether text encoders and autoencoder are on the device only while they work."""
+    pipeline_class: ClassVar[str]
+    """The base's pipeline of diffusers, by the name in its index."""
     students_need_base: ClassVar[bool]
     """Whether a student needs parts of the teacher to be sampled: text encoders, an autoencoder, frozen weights."""
 
@@ -225,6 +161,30 @@ class TeacherFamily(Protocol):
 
     def autoencoder_fingerprint(self) -> str:
         """What decides the latents of a picture, as `io.tensors.digests.fingerprint` names it."""
+        ...
+
+    def base_walk(
+        self,
+        teacher: Teacher,
+        condition: Condition,
+        *,
+        size_px: tuple[int, int],
+        seed: int,
+        num_steps: int,
+        scale: float,
+    ) -> BaseWalk:
+        """The walk of the base's own diffusers pipeline, with the module and the space of a loaded teacher.
+
+        Args:
+            condition: of B pictures.
+            size_px: width and height of them.
+            seed: of the noise.
+            num_steps: of its sampler.
+            scale: guidance by two passes; 1 is none.
+
+        Raises:
+            NoWalkError: there is no such pipeline, or it goes no Euler steps; the message says which.
+        """
         ...
 
     def check_base(self, network: dict[str, Any], teacher: Teacher) -> None:

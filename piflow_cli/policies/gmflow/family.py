@@ -3,7 +3,7 @@
 Shapes: B batch, K components, C latent channels, S spatial dims.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -33,6 +33,10 @@ class GMFlow(Settings):
     def derived_keys(cls, sampling: SamplingSettings) -> dict[str, float]:  # noqa: ARG003
         """None: a mixture serves any segments and any shift."""
         return {}
+
+    def still(self) -> Self:
+        """The settings without bias noise."""
+        return self.model_copy(update={"bias_noise": 0.0})
 
     def output_channels(self, latent_channels: int) -> int:
         """K C channels of means and K of log-weights."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from piflow_cli.core.interfaces import Advice
 from piflow_cli.teachers.dit.config import prediction_of
-from piflow_cli.teachers.dit.source import SCHEDULER, VAE, Description
+from piflow_cli.teachers.dit.loading.source import SCHEDULER, VAE, Description
 
 if TYPE_CHECKING:
     from piflow_cli.teachers.dit.settings import DiTSettings

@@ -30,6 +30,7 @@ class DiTBackbone:
     diffusion: VariancePreserving | None = None
 
     projection_name = "proj_out_2"
+    time_argument = "timestep"
     trained_modules = ()
 
     @property

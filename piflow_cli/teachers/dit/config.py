@@ -13,7 +13,7 @@ from torch import Tensor
 
 from piflow_cli.errors import ModelError
 from piflow_cli.io.bounds import MAX_LAYERS, MAX_STEPS, MAX_WIDTH, check_config
-from piflow_cli.teachers.dit.embedding import FIRST, PER_BLOCK
+from piflow_cli.teachers.dit.loading.embedding import FIRST, PER_BLOCK
 
 if TYPE_CHECKING:
     from piflow_cli.teachers.dit.settings import DiTSettings

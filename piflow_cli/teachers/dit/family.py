@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from piflow_cli.core.interfaces import Advice, CacheCase, Conditioning, MemoryCase, Part
+from piflow_cli.core.interfaces import Advice, BaseWalk, CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.errors import DataError, ModelError
 from piflow_cli.io.tensors.slices import SlicedWeights
 from piflow_cli.teachers.dit import config as dit_config
-from piflow_cli.teachers.dit import source as dit_source
-from piflow_cli.teachers.dit import weights as dit_weights
 from piflow_cli.teachers.dit.advice import advice
 from piflow_cli.teachers.dit.backbone import DiTBackbone
+from piflow_cli.teachers.dit.loading import source as dit_source
+from piflow_cli.teachers.dit.loading import weights as dit_weights
+from piflow_cli.teachers.dit.reference import base_walk
 from piflow_cli.teachers.dit.settings import DiTSettings
 from piflow_cli.teachers.dit.space import DiTSpace
 from piflow_cli.teachers.dit.teacher import DiTTeacher
@@ -170,6 +171,19 @@ class DiT(DiTSettings):
             ModelError: the source or the config cannot be had.
         """
         return dit_weights.autoencoder_fingerprint(self, kind=self.type)
+
+    def base_walk(
+        self,
+        teacher: DiTTeacher,
+        condition: Tensor,
+        *,
+        size_px: tuple[int, int],  # noqa: ARG002
+        seed: int,
+        num_steps: int,
+        scale: float,
+    ) -> BaseWalk:
+        """The walk of DiTPipeline; arguments as `TeacherFamily.base_walk`, there is one size."""
+        return base_walk(teacher, condition, seed=seed, num_steps=num_steps, scale=scale)
 
     def check_base(self, network: dict[str, Any], teacher: DiTTeacher) -> None:  # noqa: ARG002
         """Raise ModelError: no DiT student is an adapter."""

@@ -48,6 +48,11 @@ class DiTSpace:
         """The autoencoder: a student's folder holds it too."""
         return self.vae
 
+    @property
+    def autoencoder(self) -> AutoencoderKL | None:
+        """The same."""
+        return self.vae
+
     def latent_shape_of(self, width: int, height: int) -> tuple[int, int, int]:
         """(C, H, W): there is one size.
 

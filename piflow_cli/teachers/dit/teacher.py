@@ -6,8 +6,8 @@ Shapes: B batch, C latent channels, H, W latent size.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,10 @@ class DiTTeacher:
         if unnamed:
             self.space.labels |= unnamed
             self.network |= {"labels": {str(i): name for i, name in sorted(self.space.labels.items())}}
+
+    def as_base(self, scale: float) -> Self:
+        """The same teacher with another guidance."""
+        return replace(self, settings=self.settings.model_copy(update={"guidance_scale": scale}))
 
     @torch.no_grad()
     def velocity(

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from piflow_cli.core.interfaces import Backbone
+from piflow_cli.core.conditions import TextCondition
+from piflow_cli.core.interfaces import Backbone, BaseWalk
 from piflow_cli.errors import ModelError
 from piflow_cli.io.hub import local_path
 from piflow_cli.io.tensors.digests import digest_models, fingerprint
@@ -28,6 +29,7 @@ from piflow_cli.teachers.text.loading.base import (
 from piflow_cli.teachers.text.loading.configs import config_differences, config_hash, plain_config
 from piflow_cli.teachers.text.loading.outline import transformer_files
 from piflow_cli.teachers.text.loading.parts import load_pipeline_parts
+from piflow_cli.teachers.text.reference import base_walk
 from piflow_cli.teachers.text.space import TextSpace
 from piflow_cli.teachers.text.teacher import TextTeacher
 
@@ -148,6 +150,19 @@ class TextFamily(DescribedText, ABC):
         )
         config = self.base_config(plain_config(read_index(self)[1]))
         return self.build_space(pipeline, config, device=torch.device(device), dtype=dtype, warnings=warnings)
+
+    def base_walk(
+        self,
+        teacher: TextTeacher,
+        condition: TextCondition,
+        *,
+        size_px: tuple[int, int],
+        seed: int,
+        num_steps: int,
+        scale: float,
+    ) -> BaseWalk:
+        """The walk of the base's own pipeline; arguments as `TeacherFamily.base_walk`."""
+        return base_walk(teacher, condition, size_px=size_px, seed=seed, num_steps=num_steps, scale=scale)
 
     def encoder_fingerprint(self) -> str:
         """What decides the embeddings of a prompt: length, the encoders' configs, and weights where they are here.

@@ -28,6 +28,9 @@ class TextSettings(Settings):
     offload_encoders: bool = Field(False, description="keep text encoders and autoencoder off the device while unused")
     guidance_scale: float = Field(ge=0, le=100, description="embedded where the network takes it, else by two passes")
     guidance_interval: NoiseInterval = Field((0.0, 1.0), description="noise levels where two-pass guidance acts")
+    normalized_guidance: bool = Field(
+        False, description="rescale two-pass guidance, patch by patch, to the norm of the velocity without it"
+    )
     negative_prompt: str = Field("", description="of two-pass guidance")
     width: int = Field(1024, ge=16, le=16_384, description="pixels")
     height: int = Field(1024, ge=16, le=16_384, description="pixels")
@@ -35,6 +38,8 @@ class TextSettings(Settings):
     architecture: str | None = Field(None, description="lets --plan reckon while the source is not on this machine")
 
     students_need_base: ClassVar[bool] = True
+    base_normalizes: ClassVar[bool] = False
+    """Whether the base's own pipeline normalises guidance."""
     pipeline_class: ClassVar[str]
     transformer_class: ClassVar[str]
     backbone_class: ClassVar[BackboneClass]

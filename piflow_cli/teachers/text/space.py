@@ -74,6 +74,11 @@ class TextSpace(ABC):
         """Latents and text encoders."""
         return "latents, text encoders", (tuple(self.latent_shape), self.settings.encoder_fingerprint())
 
+    @property
+    def autoencoder(self) -> nn.Module:
+        """The pipeline's."""
+        return self.pipeline.vae
+
     def find_class(self, name: str) -> None:  # noqa: ARG002
         """None: conditions are prompts."""
         return
@@ -215,6 +220,14 @@ class TextSpace(ABC):
         vae = self.pipeline.vae
         scaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
         return vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
+
+    @abstractmethod
+    def base_arguments(self, condition: TextCondition) -> dict[str, Any]:
+        """A condition as arguments of the base's own pipeline; those of a negative one are called negative_ and so."""
+
+    def base_guidance(self, scale: float) -> dict[str, Any]:
+        """The arguments of the base's own pipeline that ask for guidance u_n + scale (u_c - u_n)."""
+        return {"guidance_scale": scale}
 
     def base_result(self, latents: Tensor) -> Tensor:
         """Latents (B, C, H, W) as the base's own pipeline returns them with output_type "latent"."""

@@ -6,8 +6,8 @@ Shapes: B batch, C latent channels, H, W latent size.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,11 @@ class TextTeacher:
     def name_classes(self, names: Mapping[int, str]) -> None:
         """Nothing: there are no classes."""
 
+    def as_base(self, scale: float) -> Self:
+        """The same teacher, guided by two passes as the base's own pipeline does it at another scale."""
+        changes = {"guidance_scale": scale, "normalized_guidance": self.settings.base_normalizes}
+        return replace(self, settings=self.settings.model_copy(update=changes))
+
     @torch.no_grad()
     def velocity(self, x: Tensor, sigma: Tensor, condition: TextCondition, *, network: Network | None = None) -> Tensor:
         """Guided velocity (B, C, H, W) in float32 at x (B, C, H, W), sigma (B,).
@@ -56,6 +61,7 @@ class TextTeacher:
             with_null=self._with_null,
             scale=1.0 if condition.guidance is not None else self.settings.guidance_scale,
             interval=self.settings.guidance_interval,
+            normed=self.backbone.layout.sides if self.settings.normalized_guidance else (),
         )
 
     def _with_null(self, condition: TextCondition, count: int) -> TextCondition:

@@ -26,6 +26,7 @@ class TextBackbone:
     latent_channels: int
 
     projection_name = "proj_out"
+    time_argument = "timestep"
     trained_modules = ("norm_out",)
     embedding_name = "time_text_embed"
     """The part of the module whose output `embed` returns."""

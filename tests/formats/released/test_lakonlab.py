@@ -24,7 +24,7 @@ from piflow_cli.policies.dx import DX
 from piflow_cli.policies.gmflow.family import GMFlow
 from piflow_cli.teachers.dit.config import FREQ_SHIFT
 from piflow_cli.teachers.dit.family import DiT
-from piflow_cli.teachers.dit.weights import build
+from piflow_cli.teachers.dit.loading.weights import build
 
 PUBLISHED_TEACHER = DiT(source="none", prediction="flow", timestep_scale=1.0, sample_size=8, num_attention_heads=2)
 ONE_STEP = SamplingSettings(nfe=1)

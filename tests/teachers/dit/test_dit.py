@@ -17,9 +17,9 @@ from piflow_cli.errors import DataError, ModelError
 from piflow_cli.teachers.dit.backbone import DiTBackbone
 from piflow_cli.teachers.dit.config import FREQ_SHIFT, to_diffusers
 from piflow_cli.teachers.dit.family import DiT
+from piflow_cli.teachers.dit.loading.weights import build, load_weights
 from piflow_cli.teachers.dit.space import DiTSpace
 from piflow_cli.teachers.dit.teacher import DiTTeacher
-from piflow_cli.teachers.dit.weights import build, load_weights
 
 
 @pytest.fixture

@@ -21,10 +21,10 @@ from piflow_cli.io.weights import (
     read_json,
     read_weights,
 )
-from piflow_cli.teachers.dit import embedding
-from piflow_cli.teachers.dit.autoencoder import WEIGHT_FILES, find_vae, load_vae
 from piflow_cli.teachers.dit.config import FREQ_SHIFT, to_diffusers
-from piflow_cli.teachers.dit.source import (
+from piflow_cli.teachers.dit.loading import embedding
+from piflow_cli.teachers.dit.loading.autoencoder import WEIGHT_FILES, find_vae, load_vae
+from piflow_cli.teachers.dit.loading.source import (
     CONFIG_FILES,
     VAE,
     Description,

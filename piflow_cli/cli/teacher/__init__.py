@@ -1,0 +1,1 @@
+"""`piflow teacher`: what is done with teachers themselves."""

@@ -1,0 +1,57 @@
+"""Which family a source is of, by the class of pipeline that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from piflow_cli import registry
+from piflow_cli.core.interfaces import TeacherFamily
+from piflow_cli.core.problems import explain
+from piflow_cli.errors import ModelError, PresetError
+from piflow_cli.io.hub import fetch_file, locate
+from piflow_cli.io.presets import parse_overrides
+from piflow_cli.io.weights import read_json
+
+INDEX = "model_index.json"
+
+
+def teacher_settings(source: str, *, family: str | None = None, settings: Sequence[str] = ()) -> TeacherFamily:
+    """The settings of a teacher by its source.
+
+    Args:
+        source: folder, weight file, hub id or zoo:NAME.
+        family: a registered one; None takes that of the pipeline's class.
+        settings: `key=value` of the family's own.
+
+    Raises:
+        ModelError: nothing says which family it is of, or it cannot be reached.
+        PresetError: a setting that the family does not know, or not this value.
+    """
+    kind = registry.resolve("teacher", family or family_of(source))
+    table = {"type": family or kind.model_fields["type"].default, "source": source} | parse_overrides(settings)
+    try:
+        return kind.model_validate(table)
+    except ValidationError as error:
+        problems = "\n".join(f"  {explain(item, kind, ('teacher',))}" for item in error.errors())
+        raise PresetError(f"these are no settings of a {table['type']} teacher:\n{problems}") from None
+
+
+def family_of(source: str) -> str:
+    """The family whose pipeline's class a source names.
+
+    Raises:
+        ModelError: it has no index, or one of another pipeline.
+    """
+    place = locate(source)
+    path = fetch_file(place, INDEX) if isinstance(place, str) else Path(place) / INDEX
+    known = {registry.resolve("teacher", name).pipeline_class: name for name in registry.names("teacher")}
+    if not path.is_file():
+        names = ", ".join(known.values())
+        raise ModelError(f"{source} has no {INDEX}, which would say whose it is; name its family (--family): {names}")
+    found = read_json(path).get("_class_name")
+    if found not in known:
+        raise ModelError(f"{source} holds a {found}; teachers are made of {', '.join(known)}")
+    return known[found]
