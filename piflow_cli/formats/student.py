@@ -157,7 +157,9 @@ class StudentCard(Settings):
             raise ModelError(f"{origin} is no student card this version can read: {error}") from None
         check_config(card.network, origin=origin)
         card.teacher.check_network(card.network, origin=origin)
-        return card
+        fields = type(card.policy).model_fields
+        own = {key: fields[key].default for key in card.policy.local_keys}  # no file starts a compiler here
+        return card.model_copy(update={"policy": card.policy.model_copy(update=own)})
 
 
 @dataclass

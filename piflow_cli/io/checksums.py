@@ -9,9 +9,11 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
+from piflow_cli.errors import PiflowError
 from piflow_cli.io.bounds import bounded_json
 from piflow_cli.io.files import write_atomic
 from piflow_cli.io.regular import read_regular, require_regular
+from piflow_cli.io.texts.names import check_path
 
 MANIFEST = "checksums.json"
 """Name of a folder's manifest: the SHA-256 of each file below it, by the file's name relative to it."""
@@ -97,6 +99,10 @@ def _read_manifest(path: Path) -> dict[str, str] | None:
 
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
+    try:
+        check_path(Path(name))
+    except PiflowError:
+        return False
     return not path.is_absolute() and ".." not in path.parts
 
 

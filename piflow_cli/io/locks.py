@@ -106,7 +106,8 @@ class FolderLock:
     def release(self) -> None:
         """Give the lock back where it is still this process's."""
         if self.is_held():
-            self.path.unlink(missing_ok=True)
+            with suppress(OSError):  # in a folder that is read-only by now it stays, and is a dead owner's
+                self.path.unlink(missing_ok=True)
         self.text = None
 
     def is_held(self) -> bool:

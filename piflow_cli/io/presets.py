@@ -8,10 +8,12 @@ from typing import Any
 
 from piflow_cli import registry
 from piflow_cli.errors import PresetError
-from piflow_cli.io.bounds import bounded_toml
+from piflow_cli.io.bounds import MAX_DEPTH, bounded_toml
 from piflow_cli.io.regular import read_text
 from piflow_cli.io.texts.names import user_path
 
+MAX_SHOWN = 160
+"""Characters of a setting that a message repeats."""
 TOML_HINT = "Quote strings with commas, spaces or brackets twice, for the shell and for TOML: --set 'key=\"a, b\"'."
 
 
@@ -126,8 +128,9 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         key, separator, text = override.partition("=")
         parts = key.strip().split(".")
-        if not separator or not all(parts):
-            raise PresetError(f"--set takes key.path=value, such as training.steps=1000; got {override!r}")
+        if not separator or not all(parts) or len(parts) > MAX_DEPTH:
+            shown = repr(override[:MAX_SHOWN]) + "..." * (len(override) > MAX_SHOWN)
+            raise PresetError(f"--set takes key.path=value, such as training.steps=1000; got {shown}")
         table = changes
         for parent in parts[:-1]:
             table = table.setdefault(parent, {})

@@ -143,6 +143,7 @@ class DX(Settings):
     """x_0 as a function of time on N points; `segment_size` and `shift` belong to the trained weights."""
 
     type: Literal["dx"] = "dx"
+    local_keys: ClassVar[tuple[str, ...]] = ()
     num_points: int = Field(10, ge=1, le=256, description="N, grid points (or polynomial coefficients)")
     segment_size: float = Field(gt=0, le=1, description="raw time that the grid spans: the student's longest segment")
     shift: float = Field(gt=0, description="shift that the grid was trained with")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,8 @@ class PolicyFamily(Protocol):
     type: str
     dropout: float
     """Strength of `Policy.perturb` in training; 0 where the family has none."""
+    local_keys: ClassVar[tuple[str, ...]]
+    """Keys that say how a machine computes, and nothing of the weights: a card that was read has their defaults."""
 
     @classmethod
     def derived_keys(cls, sampling: SamplingSettings) -> dict[str, float]:

@@ -112,7 +112,10 @@ class ParquetPictures:
         group, row = self._place(index)
         path, number = self.groups[group]
         with open_parquet(path) as file:
-            value = file.read_row_group(number, columns=[self.column], use_threads=False).column(0)[row].as_py()
+            rows = file.read_row_group(number, columns=[self.column], use_threads=False).column(0)
+            if row >= len(rows):
+                raise DataError(f"{path} row group {number} has {len(rows)} rows, fewer than the file says")
+            value = rows[row].as_py()
         if isinstance(value, dict):
             value = value.get("bytes")
         if not isinstance(value, bytes):

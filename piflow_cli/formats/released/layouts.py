@@ -56,7 +56,7 @@ class Layout:
     def policy_of(self, class_name: str | None) -> str | None:
         """The policy behind a `_class_name`, None where it is not one of this layout's."""
         named = {name: policy for policy, name in (*self.class_names.items(), *self.aliases.items())}
-        return named.get(class_name)
+        return named.get(class_name) if isinstance(class_name, str) else None  # a file may say anything
 
     def usual_preset(self, policy: str | None, path: Path) -> str | None:
         """The preset that published students of a policy were trained by, as the name tells their NFE.

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from piflow_cli.io.regular import require_regular
 from piflow_cli.io.weights import find_weights
 
 CHUNK_BYTES = 1 << 16
@@ -18,6 +19,7 @@ WHOLE_BYTES = 1 << 26
 
 def digest_content(file: Path) -> str:
     """Size, and a digest of a file whole, or of its start and of pieces spread over it."""
+    require_regular(file)
     size = file.stat().st_size
     digest = hashlib.sha256()
     with file.open("rb") as content:

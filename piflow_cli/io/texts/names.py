@@ -25,11 +25,11 @@ def user_path(typed: str | Path) -> Path:
         path = Path(typed).expanduser()
     except RuntimeError:
         path = Path(typed)
-    _check_askable(path)
+    check_path(path)
     return path
 
 
-def _check_askable(path: Path) -> None:
+def check_path(path: Path) -> None:
     """Raise PiflowError for a path that no system can be asked about: asking would end in errors of its own."""
     shown = repr(str(path)[:40]) + "..." * (len(str(path)) > 40)
     if "\0" in str(path):

@@ -3,7 +3,7 @@
 Shapes: B batch, K components, C latent channels, S spatial dims.
 """
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ class GMFlow(Settings):
     """A mixture of K Gaussians over x_0 at every latent position; sampling sharpens it with a temperature."""
 
     type: Literal["gmflow"] = "gmflow"
+    local_keys: ClassVar[tuple[str, ...]] = ("compiled",)
     num_components: int = Field(8, ge=1, le=256, description="K, Gaussian components at every latent position")
     dropout: float = Field(0.05, ge=0, lt=1, description="probability of dropping a component of the detached policy")
     eps: float = Field(1e-6, gt=0, le=1e-2, description="floor of sigma inside the policy")

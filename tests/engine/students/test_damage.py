@@ -15,6 +15,7 @@ from piflow_cli.engine.students.find import embedded_students
 from piflow_cli.engine.students.load import load_student, read_student
 from piflow_cli.engine.students.save import save_student
 from piflow_cli.errors import ModelError
+from piflow_cli.formats.native import read_card
 from piflow_cli.io.checksums import MANIFEST, check_manifest, has_manifest
 from piflow_cli.io.weights import read_header
 
@@ -166,3 +167,10 @@ def test_a_card_of_another_rank_than_its_weights_builds_nothing(tmp_path: Path) 
         path.write_text(json.dumps(card | {"adapter": card["adapter"] | adapter}))
         with pytest.raises(ModelError, match=message):
             load_student(str(tmp_path / "student"))
+
+
+def test_a_card_does_not_decide_that_this_machine_compiles(tmp_path: Path) -> None:
+    """`compiled` starts a compiler: it is the machine's matter, and no file's."""
+    save_student(stored_student(gmflow(compiled=True)), tmp_path / "student")
+    assert json.loads((tmp_path / "student" / "student.json").read_text())["policy"]["compiled"] is True
+    assert not read_card(tmp_path / "student").policy.compiled

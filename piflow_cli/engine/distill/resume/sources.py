@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from piflow_cli.core.interfaces import TeacherFamily
+from piflow_cli.io.folders import list_files
 from piflow_cli.io.tensors.digests import WHOLE_BYTES, digest_content
 from piflow_cli.preset import Preset
 
@@ -39,14 +39,10 @@ def digests_of_teacher(family: TeacherFamily) -> dict[str, str]:
 
 
 def _files_below(path: Path, suffixes: Sequence[str] = ("",)) -> list[Path]:
-    """A file itself, or the files below a folder in sorted order, hidden ones left out."""
-    if path.is_file():
-        return [path]
-    found = []
-    for parent, folders, names in os.walk(path, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in sorted(names) if name.endswith(tuple(suffixes)) and name[0] != "."]
-    return found
+    """A file itself, or the regular files below a folder in sorted order, hidden ones left out."""
+    if not path.is_dir():
+        return [path] if path.is_file() else []
+    return [file for file in list_files(path).files if file.name.endswith(tuple(suffixes))]
 
 
 def _digest_all(path: Path, files: Sequence[Path]) -> str:
