@@ -17,6 +17,7 @@ from piflow_cli.core.settings import (
     SamplingSettings,
     Settings,
     TeacherSettings,
+    ValidationSettings,
 )
 from piflow_cli.errors import PiflowError, PresetError
 from piflow_cli.io.presets import merge_tables, parse_overrides, read_table
@@ -106,6 +107,7 @@ class Preset(Settings):
     objective: ObjectiveSettings = Field(default_factory=dict, validate_default=True)
     optimizer: OptimizerSettings = OptimizerSettings()
     training: TrainingSettings
+    validation: ValidationSettings = ValidationSettings()
     data: DataSettings
 
     @model_validator(mode="after")
@@ -157,6 +159,8 @@ class Preset(Settings):
     def _policy_fits_sampling(self) -> Self:
         try:
             self.policy.check_sampling(segments=self.sampling.segments, shift=self.sampling.shift)
+            for settings in self.validation.samplings(self.sampling):
+                self.policy.check_sampling(segments=settings.segments, shift=settings.shift)
         except PiflowError as error:
             raise ValueError(str(error)) from None
         return self

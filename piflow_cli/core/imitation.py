@@ -7,7 +7,7 @@ float64; student and teacher are given noise levels there, in the precision of t
 Shapes: B batch, M intermediates, C latent channels, S spatial dims.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -217,6 +217,7 @@ def imitate_segment(
     teacher_ratio: float = 0.0,
     dropout: float = 0.0,
     generator: torch.Generator,
+    on_losses: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Return the imitation loss of one segment, a scalar with gradient to the policy's network.
 
@@ -229,13 +230,24 @@ def imitate_segment(
         teacher_ratio: share of the segment that the teacher walks, in [0, 1] (trajectory mixing).
         dropout: strength of the noise on the detached policy.
         generator: source of all draws: the student's times, the teacher's, then the policy's noise.
+        on_losses: called with the loss of each sample, (B,), of which the result is the mean.
     """
     partition = draw_partition(segment, settings=settings, teacher_ratio=teacher_ratio, generator=generator)
     detached = policy.detach().perturb(dropout, generator=generator)
     visits = visit_states(
         detached, teacher, x_src, tau_src, partition, shift=settings.shift, total_substeps=settings.total_substeps
     )
-    return imitation_loss(policy, visits, settings=settings)[0]
+    loss, u_policy = imitation_loss(policy, visits, settings=settings)
+    if on_losses is not None:
+        on_losses(settings.loss_scale * 0.5 * _sample_errors(visits, u_policy))
+    return loss
+
+
+@torch.no_grad()
+def _sample_errors(visits: list[Visit], u_policy: list[Tensor]) -> Tensor:
+    """Mean square error of each sample over its visited states, (B,)."""
+    pairs = zip(visits, u_policy, strict=True)
+    return torch.stack([(visit.u_teacher - u).square().flatten(1).mean(dim=1) for visit, u in pairs]).mean(dim=0)
 
 
 def data_free_losses(

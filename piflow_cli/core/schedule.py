@@ -97,6 +97,11 @@ class Segments:
         """The nfe source times followed by 0, falling from 1."""
         return (*(1 - i * self.base for i in range(self.nfe)), 0.0)
 
+    def index(self, tau: Tensor) -> Tensor:
+        """Which segment holds each raw time in [0, 1], from 0 at noise, (B,), int64."""
+        exact = torch.floor((1 - float64(tau)) / self.base + BOUNDARY_SLACK)
+        return exact.clamp(0, self.nfe - 1).long()
+
     def locate(self, tau: Tensor) -> tuple[Tensor, Tensor]:
         """Round raw times up to the source of the segment that holds them.
 
@@ -106,8 +111,7 @@ class Segments:
         Returns:
             The source time and the length of the segment of each sample, (B,) both.
         """
-        index = torch.floor((1 - float64(tau)) / self.base + BOUNDARY_SLACK).clamp(0, self.nfe - 1)
-        tau_src = 1 - index * self.base
+        tau_src = 1 - float64(self.index(tau)) * self.base
         length = torch.minimum(tau_src, torch.full_like(tau_src, self.base))
         return as_like(tau_src, tau), as_like(length, tau)
 

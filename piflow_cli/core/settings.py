@@ -1,8 +1,8 @@
-"""Settings that more than one floor shares: families by their `type`, and how a student is sampled."""
+"""Settings that more than one floor shares: families by their `type`, how a student is sampled, and validated."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 
 from piflow_cli import registry
 from piflow_cli.core.schedule import Segments, Shift
@@ -95,3 +95,61 @@ class SamplingSettings(Settings):
         if self.temperature == "auto":
             return min(max(AUTO_TEMPERATURE_SLOPE * (self.nfe - 1), 0.0), 1.0)
         return float(self.temperature)
+
+
+MAX_PICTURES = 256
+"""Prompts times seeds: more are no longer looked at."""
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Evaluations = Annotated[int, Field(ge=1, le=128)]
+
+
+def _check_metric(name: str) -> str:
+    if name not in registry.names("metric"):
+        raise ValueError(f"one of {', '.join(registry.names('metric'))}")
+    return name
+
+
+MetricName = Annotated[str, AfterValidator(_check_metric)]
+
+
+class ValidationSettings(Settings):
+    """Pictures of a student beside its teacher's, from the same noise, and how far they are apart, over the steps."""
+
+    every: int = Field(0, ge=0, le=10**9, description="steps between validations, and after the last; 0 is none")
+    prompts: tuple[str, ...] = Field(
+        (), max_length=MAX_PICTURES, description="prompts, or classes by name or number; none takes those of previews"
+    )
+    seeds: tuple[Seed, ...] = Field(
+        (0,), min_length=1, max_length=MAX_PICTURES, description="of the noise: a picture of each prompt from each"
+    )
+    nfe: tuple[Evaluations, ...] = Field(
+        (), max_length=8, description="numbers of evaluations, the one that counts for the best first; none: its own"
+    )
+    width: int | None = Field(None, ge=1, le=16384, description="of pictures in pixels; unset: the teacher's")
+    height: int | None = Field(None, ge=1, le=16384, description="of pictures in pixels; unset: the teacher's")
+    teacher_steps: int = Field(32, ge=1, le=1000, description="Euler steps of the teacher, drawn once")
+    samples: int = Field(
+        0, ge=0, le=10**6, description="pictures that metrics are measured on, of the data's first conditions; 0: none"
+    )
+    metrics: tuple[MetricName, ...] = Field(("fid",), description="what to measure, as `piflow benchmark --metric`")
+    detector: str | None = Field(None, description="network of the features; unset: what ships for the teacher")
+    reference: str | None = Field(None, description="real pictures or statistics; unset: what ships for the teacher")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if (self.width is None) != (self.height is None):
+            raise ValueError("set width and height, or neither for the teacher's own size")
+        if len(self.prompts) * len(self.seeds) > MAX_PICTURES:
+            count = len(self.prompts) * len(self.seeds)
+            raise ValueError(f"{MAX_PICTURES} pictures at most; prompts times seeds makes {count}")
+        return self
+
+    @property
+    def size_px(self) -> tuple[int, int] | None:
+        """Width and height of the pictures, None for the teacher's own."""
+        return None if self.width is None or self.height is None else (self.width, self.height)
+
+    def samplings(self, trained: SamplingSettings) -> list[SamplingSettings]:
+        """How students are sampled, by the ODE, so that the noise alone decides a picture; the first counts."""
+        return [trained.model_copy(update={"nfe": nfe, "h": 0.0}) for nfe in self.nfe or (trained.nfe,)]

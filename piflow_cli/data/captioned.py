@@ -145,6 +145,10 @@ class CaptionedLatents(DataSource):
         """The first `count` prompts, from the start again where there are fewer."""
         return self.texts.first(count)
 
+    def preview_prompts(self, count: int) -> list[str]:
+        """The same as they are written."""
+        return self.texts.first_texts(count)
+
     def with_cache(self, cache: CacheReader, *, dtype: torch.dtype = torch.float32) -> "CaptionedLatents":
         """The same source, its prompts drawn as the embeddings of a cache."""
         return replace(self, reader=replace(self.reader, rows=TextRows(self.prompts, cache, dtype)))

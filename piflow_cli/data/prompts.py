@@ -79,6 +79,10 @@ class TextRows:
         """The first `count` prompts, from the start again where there are fewer."""
         return self.take([i % len(self.prompts) for i in range(count)])
 
+    def first_texts(self, count: int) -> list[str]:
+        """The same as they are written."""
+        return [self.prompts[i % len(self.prompts)] for i in range(count)]
+
 
 def draw_size(sizes: Sequence[tuple[int, int]], generator: torch.Generator) -> tuple[int, int] | None:
     """Width and height in pixels of the next batch, drawn uniformly; None, and nothing drawn, where there are none."""
@@ -136,6 +140,10 @@ class PromptSource(DataSource):
     def preview(self, count: int) -> list[str] | TextCondition:
         """The first `count` prompts, from the start again where there are fewer."""
         return self.texts.first(count)
+
+    def preview_prompts(self, count: int) -> list[str]:
+        """The same as they are written."""
+        return self.texts.first_texts(count)
 
     def with_cache(self, cache: CacheReader, *, dtype: torch.dtype = torch.float32) -> "PromptSource":
         """The same source, its prompts drawn as the embeddings of a cache."""

@@ -1,5 +1,5 @@
-"""Paired error: how far pictures are from the teacher's own of the same noise and prompts."""
-# N pictures, D features.
+"""Paired errors: how far pictures are from the teacher's own of the same noise and prompts."""
+# N pictures, D features, C, H, W picture.
 
 from torch import Tensor
 
@@ -29,3 +29,20 @@ def paired_error(features: Tensor, teacher: Tensor) -> float:
     if not spread > 0:
         raise DataError("the teacher's pictures are all the same; there is no error relative to how they differ")
     return ((features.double() - teacher.double()).square().sum(dim=1).mean() / spread).sqrt().item()
+
+
+def picture_errors(pictures: Tensor, reference: Tensor) -> Tensor:
+    """Root mean square difference of each picture to its own reference, (N,), in [0, 1].
+
+    Taken over the pixels and channels of decoded pictures in [0, 1]; 0 is the same picture, and pictures that have
+    nothing to do with each other are about 0.3 apart. It sees a student that draws something else than its teacher, and
+    one that is blurred; it does not see which of two is the better picture. A run's paired error is the mean over its
+    pictures; a benchmark's, of many and in features, is `paired_error`.
+
+    Args:
+        pictures: (N, C, H, W) in [0, 1].
+        reference: the same from the same noise and conditions.
+
+    Source: ours: of what can be computed from a few pictures, it needs no reference set and no network.
+    """
+    return (pictures - reference).square().flatten(1).mean(dim=1).sqrt()

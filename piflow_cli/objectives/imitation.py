@@ -90,7 +90,13 @@ class Imitation(Settings):
         }
         if batch.latents is None:
             noise = randn_like_seeded(batch.shape, batch.generator, batch.device)
-            yield from data_free_losses(batch.make_policy, batch.teacher, noise, segments=sampling.segments, **options)
+            walk = data_free_losses(batch.make_policy, batch.teacher, noise, segments=sampling.segments, **options)
+            lengths = [start - end for start, end in pairwise(sampling.segments.boundaries())]
+            for i, length in enumerate(lengths):
+                loss = next(walk)
+                batch.segments.add(torch.tensor([i]), loss.detach()[None] / length)
+                yield loss
+                del loss  # nothing of a segment outlives its backward
             return
         latents = send(batch.latents, batch.device)
         tau = on_host(1 - torch.rand(len(latents), generator=batch.generator))  # (B,) in (0, 1]
@@ -98,7 +104,16 @@ class Imitation(Settings):
         sigma_src = sampling.time_shift.sigma(tau_src).to(latents.dtype)
         x_src = diffuse(latents, randn_like_seeded(batch.shape, batch.generator, batch.device), sigma_src)
         policy = batch.make_policy(x_src, sigma_src)
-        yield imitate_segment(policy, batch.teacher, x_src, tau_src, length, **options)
+        index = sampling.segments.index(tau)
+        yield imitate_segment(
+            policy,
+            batch.teacher,
+            x_src,
+            tau_src,
+            length,
+            on_losses=lambda losses: batch.segments.add(index, losses),
+            **options,
+        )
 
     def settings(self, sampling: SamplingSettings) -> ImitationSettings:
         """What one step does, for students that are sampled so."""

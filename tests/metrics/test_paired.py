@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from piflow_cli.errors import DataError
-from piflow_cli.metrics.paired import paired_error
+from piflow_cli.metrics.paired import paired_error, picture_errors
 
 
 def draw(seed: int) -> torch.Tensor:
@@ -32,3 +32,17 @@ def test_what_has_no_pairs_is_refused() -> None:
         paired_error(draw(0)[:5], draw(0))
     with pytest.raises(DataError, match="all the same"):
         paired_error(draw(0), torch.ones(4000, 12))
+
+
+def test_it_is_the_root_of_the_mean_square_of_each_picture() -> None:
+    a = torch.rand((3, 3, 5, 4), generator=torch.Generator().manual_seed(0))
+    b = a.clone()
+    b[1] += 0.25
+    b[2, 0] += 0.3  # one of three channels
+    assert picture_errors(a, a).tolist() == [0, 0, 0]
+    assert picture_errors(b, a).tolist() == pytest.approx([0, 0.25, 0.3 / 3**0.5])
+
+
+def test_unrelated_pictures_are_far_apart() -> None:
+    a, b = torch.rand((2, 50, 1, 16, 16), generator=torch.Generator().manual_seed(1))
+    assert float(picture_errors(a, b).mean()) == pytest.approx((1 / 6) ** 0.5, rel=0.02)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from piflow_cli import registry
 from piflow_cli.core.interfaces import Objective, TrainingBatch
+from piflow_cli.core.interfaces.segment_losses import SegmentLosses
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.policies.gmflow.family import GMFlow
 
@@ -37,6 +38,7 @@ def run(objective: Objective, *, has_images: bool, seed: int = 0) -> tuple[list[
         teacher=teacher,
         generator=generator,
         device=torch.device("cpu"),
+        segments=SegmentLosses(SAMPLING.nfe),
     )
     losses = []
     for loss in objective.losses(batch, sampling=SAMPLING, dropout=FAMILY.dropout, step=0):

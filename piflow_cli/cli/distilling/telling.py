@@ -31,6 +31,8 @@ def show(event: DistillEvent, line: console.ProgressLine) -> None:
             line.say(f"reached    {event.message}")
     elif event.kind in FILES:
         line.say(f"{event.kind:<10} {event.path}")
+    elif event.kind == "validation":
+        line.say(f"validation {event.path}: {event.message}")
     elif event.kind == "setting":
         line.say(event.message)
     elif event.kind == "warning":

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from piflow_cli.core.interfaces.planning import PromptFacts
 from piflow_cli.core.interfaces.policies import MakePolicy
+from piflow_cli.core.interfaces.segment_losses import SegmentLosses
 from piflow_cli.core.interfaces.teachers import Condition, Space, TeacherVelocity
 from piflow_cli.core.settings import SamplingSettings
 
@@ -31,6 +32,7 @@ class TrainingBatch:
         teacher: the teacher's velocity.
         generator: source of all draws.
         device: where the states are.
+        segments: told of the loss of each segment by itself.
     """
 
     latents: Tensor | None
@@ -39,6 +41,7 @@ class TrainingBatch:
     teacher: TeacherVelocity
     generator: torch.Generator
     device: torch.device
+    segments: SegmentLosses
 
 
 class Objective(Protocol):
@@ -176,4 +179,8 @@ class DataSource(Protocol):
 
     def preview(self, count: int) -> Condition | None:  # noqa: ARG002
         """Conditions that show what is trained; None, where not overridden, leaves the choice to the space."""
+        return None
+
+    def preview_prompts(self, count: int) -> list[str] | None:  # noqa: ARG002
+        """The prompts of `preview`; None, where not overridden, for conditions that are the space's choice."""
         return None

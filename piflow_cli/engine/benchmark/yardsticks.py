@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -12,8 +10,8 @@ from piflow_cli.data.prompt_lists import PromptList, read_prompt_list
 from piflow_cli.engine.benchmark.gauge import TEACHER
 from piflow_cli.engine.benchmark.questions import Classes, Prompts, Subjects
 from piflow_cli.engine.students.load import LoadedStudent
+from piflow_cli.engine.students.yardstick import EMBEDDED_TEACHERS, Yardstick
 from piflow_cli.errors import DataError
-from piflow_cli.io.zoo import ZOO
 from piflow_cli.metrics.detectors.features import Detector, Reference
 from piflow_cli.metrics.detectors.load import load_detector
 from piflow_cli.metrics.detectors.pixels import PIXELS_NAME, PixelDetector
@@ -21,22 +19,6 @@ from piflow_cli.metrics.detectors.reference import load_reference
 from piflow_cli.metrics.detectors.torchscript import INCEPTION_URL
 from piflow_cli.metrics.detectors.vision import VisionDetector
 from piflow_cli.metrics.metric import Metric
-
-
-@dataclass(frozen=True)
-class Yardstick:
-    """What ships for an embedded teacher: names of a reference and a detector, and prompts for text-to-image ones."""
-
-    reference: str
-    detector: str
-    prompts: Path | None = None
-
-
-EMBEDDED_TEACHERS = {
-    "zoo:digits": Yardstick("digits", "digits-cnn"),
-    "zoo:emoji": Yardstick("emoji", "emoji-cnn", ZOO / "emoji" / "prompts.jsonl"),
-}
-"""By the source of the teacher."""
 
 
 def embedded(students: Sequence[LoadedStudent]) -> Yardstick | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from piflow_cli.core.conditions import join_conditions
 from piflow_cli.core.interfaces import DataSource, PromptSpace
 from piflow_cli.data.embeddings.building import CacheReport, build_shards
 from piflow_cli.data.embeddings.cache import CachePlan, check_same, missing_shards, open_cache, read_index
@@ -151,11 +152,25 @@ def open_with_cache(preset: Preset, space: PromptSpace) -> DataSource:
     return source.with_cache(reader)
 
 
+def encode_asked(preset: Preset, space: Any, prompts: Sequence[str]) -> Any:
+    """The condition of prompts, or names of classes: from the preset's cache where it names one.
+
+    Raises:
+        DataError: no class of such a name, or the cache does not hold a prompt.
+    """
+    folder = cache_folder(preset)
+    if folder is None:
+        return space.encode_prompts(prompts)
+    reader = open_cache(folder)
+    return space.conditions(join_conditions([reader.special(text) for text in prompts]))
+
+
 def _plan(preset: Preset, source: Any) -> CachePlan:
-    """What the preset's cache holds: its prompts, and the negative one.
+    """What the preset's cache holds: its prompts, the negative one, and those of its validation.
 
     A cache whose encoder may be this one, as far as its weights are known here and were known there, goes by its name.
     """
+    asked = preset.validation.prompts if preset.validation.every else ()
     encoder, index = preset.teacher.encoder_fingerprint(), read_index(cache_folder(preset))
     if index is not None and may_be_same(index.fingerprint, encoder):
         encoder = index.fingerprint
@@ -163,5 +178,5 @@ def _plan(preset: Preset, source: Any) -> CachePlan:
         source.prompts,
         encoder,
         storage=preset.data.cache_storage,
-        specials=(preset.teacher.negative_prompt,),
+        specials=tuple(dict.fromkeys((preset.teacher.negative_prompt, *asked))),
     )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from piflow_cli.engine.distill.resume.run_folder import RunFolder
 from piflow_cli.engine.distill.showing.pace import Pace
+from piflow_cli.engine.distill.showing.trackers import Trackers
 from piflow_cli.engine.distill.showing.utilisation import Work
 from piflow_cli.engine.distill.state import Progress
 from piflow_cli.errors import StorageError
@@ -29,7 +30,7 @@ class DistillEvent:
 
     kind: Literal[
         *("busy", "caching", "start", "setting", "estimate", "step", "checkpoint", "preview", "skipped"),
-        *("left out", "warning", "done"),
+        *("validation", "left out", "warning", "done"),
     ]
     step: int
     steps: int
@@ -71,7 +72,7 @@ class Journal:
         run: where metrics are kept.
         settings: of the training.
         progress: of the run.
-        track: gives a row and its step to the trackers.
+        trackers: get what is written down.
         on_event: is told; None in processes that say nothing.
         speaks: whether this process writes and tells.
         work: what a step asks of the GPUs, where their peak is known.
@@ -83,12 +84,12 @@ class Journal:
         settings: TrainingSettings,
         progress: Progress,
         *,
-        track: Callable[..., None],
+        trackers: Trackers,
         on_event: Callable[[DistillEvent], None] | None,
         speaks: bool,
         work: Work | None = None,
     ) -> None:
-        self.run, self.settings, self.progress, self.track = run, settings, progress, track
+        self.run, self.settings, self.progress, self.trackers = run, settings, progress, trackers
         self.on_event, self.speaks = on_event if speaks else None, speaks
         self.work = work
         self.failure: StorageError | None = None
@@ -115,10 +116,15 @@ class Journal:
         if self.on_event is not None:
             self.on_event(DistillEvent(kind="caching", step=done, steps=total, message=what))
 
-    def log(self, *, loss: float, gradient_norm: float, learning_rate: float) -> None:
+    def log(
+        self, *, loss: float, by_segment: Sequence[float | None], gradient_norm: float, learning_rate: float
+    ) -> None:
         """Write down and tell a step that was taken; a failure to write is kept in `failure`.
 
         Args:
+            loss: of the step.
+            by_segment: of each segment by itself, from noise to data; None where none was drawn.
+            gradient_norm: before clipping.
             learning_rate: with which the step was taken.
         """
         if not self.speaks:
@@ -136,18 +142,36 @@ class Journal:
         }
         if self.work is not None:
             row["utilisation"] = self.work.share(step_s)
+        if len(by_segment) > 1:
+            row |= {f"loss_segment_{i}": part for i, part in enumerate(by_segment, start=1) if part is not None}
         try:
             self.run.append_metrics(row)
         except StorageError as error:
             self.failure = error
-        if self.settings.trackers:
-            self.track(row, step=step)
+        self.trackers.log(row, step=step)
         told = {key: row.get(key) for key in ("loss", "learning_rate", "images_per_s", "utilisation")}
         left = self.pace.remaining_s(step)
         if self.pace.taken == ESTIMATED_AFTER and step < self.settings.steps:
             reached = "" if self.work is None else self.work.words(step_s)
             self.tell("estimate", remaining_s=left, images_per_s=row["images_per_s"], message=reached)
         self.tell("step", remaining_s=left, **told)
+
+    def log_validation(self, row: dict[str, Any], *, path: Path, message: str) -> None:
+        """Write down and tell what a validation found, as a row of its own.
+
+        Args:
+            row: its step and numbers.
+            path: of its sheet.
+            message: the same in words.
+        """
+        if not self.speaks:
+            return
+        try:
+            self.run.append_metrics(row)
+        except StorageError as error:
+            self.failure = error
+        self.trackers.log(row, step=row["step"])
+        self.tell("validation", path=path, message=message)
 
     def name_left_out(self, skipped: Sequence[str]) -> None:
         """Name what the data source has left out since this was last asked."""

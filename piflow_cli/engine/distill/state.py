@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from piflow_cli.core.interfaces import DataSource
 from piflow_cli.data.loading import Loader
-from piflow_cli.errors import MissingExtraError
+from piflow_cli.errors import MissingExtraError, TrainingError
 from piflow_cli.preset import OptimizerSettings, TrainingSettings
 
 COUNTERS = ("step", "updates", "skipped", "bad_in_a_row")
@@ -68,6 +68,21 @@ class Progress:
         """Restore what `state_dict` gave."""
         for name in COUNTERS:
             setattr(self, name, int(state[name]))
+
+
+def diverged(progress: Progress, loss: float, gradient_norm: float, *, kept: int) -> TrainingError:
+    """The error that ends a run after too many non-finite steps in a row.
+
+    Args:
+        progress: of the run.
+        loss, gradient_norm: of the last step.
+        kept: step of the newest checkpoint.
+    """
+    return TrainingError(
+        f"{progress.bad_in_a_row} steps in a row had a non-finite loss or gradient (last: loss {loss}, "
+        f"gradient norm {gradient_norm}, step {progress.step}). The checkpoint of step {kept} is kept. "
+        "Lower optimizer.learning_rate, or raise objective.window_substeps or optimizer.warmup_steps."
+    )
 
 
 def read_ahead(

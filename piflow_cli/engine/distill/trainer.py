@@ -12,6 +12,7 @@ from torch import Tensor
 
 from piflow_cli.core.ema import EMA
 from piflow_cli.core.interfaces import DataSource, TrainingBatch
+from piflow_cli.core.interfaces.segment_losses import SegmentLosses, unpacked
 from piflow_cli.data.loading import Loaded
 from piflow_cli.engine.distill.attention import training_attention
 from piflow_cli.engine.distill.embeddings import fill_cache, open_with_cache
@@ -23,18 +24,19 @@ from piflow_cli.engine.distill.resume.processes import processes_note, resumed_m
 from piflow_cli.engine.distill.resume.run_folder import RunFolder, Start
 from piflow_cli.engine.distill.resume.snapshot import Snapshot, read_average
 from piflow_cli.engine.distill.resume.writer import CheckpointWriter
+from piflow_cli.engine.distill.showing.drawing import Drawer
 from piflow_cli.engine.distill.showing.looks import Looks
 from piflow_cli.engine.distill.showing.opening import first_lines
+from piflow_cli.engine.distill.showing.trackers import Trackers
 from piflow_cli.engine.distill.showing.utilisation import work_of
 from piflow_cli.engine.distill.signals import StopRequest
-from piflow_cli.engine.distill.state import Progress, build_optimizers, build_scheduler, read_ahead
+from piflow_cli.engine.distill.state import Progress, build_optimizers, build_scheduler, diverged, read_ahead
 from piflow_cli.engine.processes.precision import Precision
 from piflow_cli.engine.processes.sharded import check_sharding, whole
 from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.processes.watch import Watch
 from piflow_cli.engine.students.device import resolve_precision
 from piflow_cli.engine.students.save import card_of, save_student
-from piflow_cli.errors import TrainingError
 from piflow_cli.formats.student import StoredStudent
 from piflow_cli.preset import Preset
 
@@ -68,8 +70,9 @@ class Trainer:
         check_sharding(preset, sharded=sharded)
         self.micro_batch, self.accumulation = resumed_micro_batches(preset, together.num_processes, start.card)
         self.progress, self.saved_step = Progress(seed=settings.seed), 0
+        self.trackers = Trackers(self.accelerator, settings.trackers)
         work = work_of(preset, self.device, num_processes=together.num_processes) if together.is_main else None
-        told = {"track": self.accelerator.log, "on_event": on_event, "speaks": together.is_main, "work": work}
+        told = {"trackers": self.trackers, "on_event": on_event, "speaks": together.is_main, "work": work}
         self.journal = Journal(run, settings, self.progress, **told)
         cached = fill_cache(preset, device=self.device, on_progress=self.journal.show_caching)
         self.accelerator.wait_for_everyone()
@@ -95,8 +98,8 @@ class Trainer:
         self.watch = Watch(together.world, limit_s=settings.hang_timeout_s)
         sizes = {"batch_size": self.micro_batch, "micro_batches": self.accumulation, "process": together.index}
         self.loader = read_ahead(self.data, self.progress, settings, on_read=self.watch.touch, **sizes)
-        told = {"network": self.network, "ema": self.ema, "journal": self.journal, "together": together}
-        self.looks = Looks(preset, self.teacher, run, self.data, **told)
+        drawer = Drawer(preset, self.teacher, self.network, batch_size=self.micro_batch, together=together)
+        self.looks = Looks(preset, run, self.data, drawer=drawer, ema=self.ema, journal=self.journal)
 
     def train(self, *, stop_after: int | None = None) -> DistillResult:
         """Train from where the run starts to the end, or until asked to stop.
@@ -105,14 +108,12 @@ class Trainer:
             stop_after: step at which to stop as if asked to.
         """
         settings = self.preset.training
-        if settings.trackers:
-            self.accelerator.init_trackers("piflow", config={"preset": self.preset.model_dump_json()})
+        self.trackers.begin({"preset": self.preset.model_dump_json()})
         shares = (self.together.num_processes, self.micro_batch, self.accumulation)
         for line in (self.network.describe(*shares), *first_lines(self.preset, self.run, self.data)):
             self.journal.tell("setting", message=line)
         self._restore()
         self.journal.busy("taking the first step")
-        self.journal.pace.begin()
         loss, last = None, math.inf if stop_after is None else stop_after
         try:
             with (
@@ -121,6 +122,8 @@ class Trainer:
                 self.watch,
                 training_attention(self.device, self.teacher.space.latent_shape),
             ):
+                self.looks.resume(self.progress.step)
+                self.journal.pace.begin()
                 while self.progress.step < settings.steps:
                     if self._agree(stop.requested or self.progress.step >= last):
                         break
@@ -136,8 +139,7 @@ class Trainer:
             self.writer.close()
             self._tell_checkpoints()
         student = self.run / "student" if self.progress.step else None
-        if settings.trackers:
-            self.accelerator.end_training()
+        self.trackers.end()
         self.journal.tell("done", path=student)
         return DistillResult(
             student=student,
@@ -165,9 +167,8 @@ class Trainer:
         self.snapshot.load(folder, card, group=self.together.group)
         self.saved_step = card.step
         self.journal.tell("start", message=f"resumed from step {card.step}")
-        shared = {"num_processes": self.together.num_processes, "sharded": self.network.sharded}
-        note = processes_note(card, micro_batch_size=self.micro_batch, **shared)
-        if note:
+        spread = {"num_processes": self.together.num_processes, "sharded": self.network.sharded}
+        if note := processes_note(card, micro_batch_size=self.micro_batch, **spread):
             self.journal.tell("warning", message=note)
         if self.together.is_main and self.run.student_step() != card.step:
             self._write_student(folder, card)
@@ -197,17 +198,19 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
+        self.segments = SegmentLosses(self.preset.sampling.nfe, self.device)
         with self.watch.busy("reading the data", self.progress.step + 1):
             batches = self.loader.step(self.progress.step, self.teacher.space)
         for micro, loaded in enumerate(batches):
             self.progress.begin_micro_batch(self.together.index * self.accumulation + micro)
             loss += self._accumulate(loaded, sync=micro == self.accumulation - 1)
-        loss = self.accelerator.reduce(loss, reduction="mean")
+        loss, *parts = self.accelerator.reduce(torch.cat([loss[None], self.segments.packed()]), reduction="mean")
         warm = self.progress.step < self.preset.optimizer.warmup_steps
         limit, own = math.inf if warm else self.preset.optimizer.clip_norm, list(self.student.own_parameters().values())
         self.precision.unscale(own)
         norm = whole(torch.nn.utils.clip_grad_norm_(own, limit))
-        value, gradient_norm = torch.stack([loss, norm.to(loss)]).tolist()  # the one wait of a step for its device
+        told = torch.stack([loss, norm.to(loss), *parts])
+        value, gradient_norm, *parts = told.tolist()  # the one wait of a step for its device
         learning_rate = self.schedulers[0].get_last_lr()[0]
         self.progress.step += 1
         finite = math.isfinite(value) and math.isfinite(gradient_norm)
@@ -222,7 +225,8 @@ class Trainer:
             self._skip(value, gradient_norm, overflow=overflow)
         for scheduler in self.schedulers:
             scheduler.step()
-        self.journal.log(loss=value, gradient_norm=gradient_norm, learning_rate=learning_rate)
+        found = {"gradient_norm": gradient_norm, "learning_rate": learning_rate}
+        self.journal.log(loss=value, by_segment=unpacked(parts), **found)
         self.journal.name_left_out(self.data.skipped)
         return value
 
@@ -254,6 +258,7 @@ class Trainer:
             teacher=lambda x, sigma: self.teacher.velocity(x, sigma, condition, network=self.teacher_network),
             generator=generator,
             device=self.device,
+            segments=self.segments,
         )
         objective, step = self.preset.objective, self.progress.step
         return objective.losses(batch, sampling=self.preset.sampling, dropout=family.dropout, step=step)
@@ -268,12 +273,7 @@ class Trainer:
         self.journal.tell("skipped", message=f"skipped: loss {loss}, gradient norm {gradient_norm}{scale}")
         if self.progress.bad_in_a_row >= self.preset.optimizer.max_bad_steps:
             self.writer.wait()
-            kept = self.run.checkpoints.newest_step()
-            raise TrainingError(
-                f"{self.progress.bad_in_a_row} steps in a row had a non-finite loss or gradient (last: loss {loss}, "
-                f"gradient norm {gradient_norm}, step {self.progress.step}). The checkpoint of step {kept} is kept. "
-                "Lower optimizer.learning_rate, or raise objective.window_substeps or optimizer.warmup_steps."
-            )
+            raise diverged(self.progress, loss, gradient_norm, kept=self.run.checkpoints.newest_step())
 
     def _checkpoint(self) -> None:
         """Save everything that training depends on, whole or not at all, beside the next steps."""

@@ -148,9 +148,9 @@ def plan(preset: Preset, *, gpus: Sequence[int] = ()) -> Plan:
 
 
 def run_bytes(preset: Preset) -> int:
-    """Disk that a run needs at its fullest: kept checkpoints, the one being written, and two students."""
-    facts = model_facts(preset)
-    return _checkpoint_bytes(facts) * (preset.training.checkpoints_kept + 1) + 2 * facts.trainable * FP32
+    """Disk that a run needs at its fullest: kept checkpoints, the one being written, two students, two of the best."""
+    facts, students = model_facts(preset), 4 if preset.validation.every else 2
+    return _checkpoint_bytes(facts) * (preset.training.checkpoints_kept + 1) + students * facts.trainable * FP32
 
 
 def _checkpoint_bytes(facts: ModelFacts) -> int:

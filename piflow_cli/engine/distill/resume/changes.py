@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from piflow_cli.core.settings import ValidationSettings
 from piflow_cli.errors import PresetError, StorageError
 from piflow_cli.preset import Preset, parse_preset
 
@@ -23,6 +24,7 @@ FREE_TO_CHANGE = {
     "training.trackers": "where it is logged",
     "training.hang_timeout_s": "when to give up",
     "training.exchange_timeout_s": "when to give up",
+    **{f"validation.{key}": "pictures to look at, and what is measured" for key in ValidationSettings.model_fields},
     "optimizer.learning_rate": "from this step on",
     "optimizer.decay": "from this step on",
     "optimizer.max_bad_steps": "when to give up",

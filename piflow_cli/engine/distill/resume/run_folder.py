@@ -115,6 +115,12 @@ class RunFolder:
         except ModelError:
             return None
 
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl that can be read."""
+        path = self / METRICS
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if _step_of(line) is not None]
+
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
         self._append(METRICS, row)

@@ -151,7 +151,7 @@ def _losses(straight: Path, resumed: Path, *, after: int) -> Difference:
 
 def _losses_of(run: Path, after: int) -> dict[int, float]:
     rows = [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
-    return {row["step"]: row["loss"] for row in rows if row["step"] > after}
+    return {row["step"]: row["loss"] for row in rows if row["step"] > after and "loss" in row}  # not of validations
 
 
 def _largest(a: Iterable[float], b: Iterable[float]) -> float:

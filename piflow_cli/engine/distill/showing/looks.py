@@ -1,61 +1,67 @@
-"""What is drawn of a run's student between its steps, by all processes or by the main one while the others wait."""
+"""What is drawn of a run's student between its steps, with the average in the place of the weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from piflow_cli.core.ema import EMA
-from piflow_cli.core.interfaces import DataSource, Teacher
+from piflow_cli.core.interfaces import DataSource
 from piflow_cli.engine.distill.events import Journal
-from piflow_cli.engine.distill.network import TrainedNetwork
 from piflow_cli.engine.distill.resume.run_folder import RunFolder
+from piflow_cli.engine.distill.showing.drawing import Drawer
 from piflow_cli.engine.distill.showing.preview import Preview
-from piflow_cli.engine.processes.together import Together
+from piflow_cli.engine.distill.showing.validation import Validation, validated_steps
 from piflow_cli.preset import Preset
 
 
 class Looks:
-    """Decides when to draw, and draws with the average in the place of the weights.
+    """Decides when previews and validations are due, and sees to them.
 
     Args:
         preset: the recipe.
-        teacher: beside which the student is drawn.
         run: where pictures go.
         data: whose prompts or classes are drawn.
-        network: what is trained.
-        ema: its average.
+        drawer: of the run.
+        ema: the average.
         journal: is told.
-        together: the processes.
     """
 
     def __init__(
-        self,
-        preset: Preset,
-        teacher: Teacher,
-        run: RunFolder,
-        data: DataSource,
-        *,
-        network: TrainedNetwork,
-        ema: EMA,
-        journal: Journal,
-        together: Together,
+        self, preset: Preset, run: RunFolder, data: DataSource, *, drawer: Drawer, ema: EMA, journal: Journal
     ) -> None:
-        self.preset, self.run, self.network, self.ema = preset, run, network, ema
-        self.journal, self.together = journal, together
-        self.every = preset.training.preview_every
-        told = {"network": network, "journal": journal}
-        self.preview = Preview(preset, teacher, run, data, **told) if self.every else None
+        self.run, self.drawer, self.ema, self.journal = run, drawer, ema, journal
+        self.steps = preset.training.steps
+        self.preview_every, self.validate_every = preset.training.preview_every, preset.validation.every
+        told = {"drawer": drawer, "journal": journal}
+        self.preview = Preview(preset, run, data, **told) if self.preview_every else None
+        self.validation = Validation(preset, run, data, ema=ema, **told) if self.validate_every else None
 
     def after(self, step: int) -> None:
         """Draw what is due after a step.
 
         Raises:
-            StorageError: the run's folder is gone.
+            StorageError: the run's folder is gone, or cannot be written.
         """
-        if self.preview is None or not (step == self.preset.training.steps or step % self.every == 0):
+        if self.preview is not None and self._is_due(step, self.preview_every):
+            self._do("preview", self.preview_every, lambda: self.preview.write(step=step), step)
+        if self.validation is not None and self._is_due(step, self.validate_every):
+            self._do("validation", self.validate_every, lambda: self.validation.validate(step), step)
+
+    def resume(self, step: int) -> None:
+        """Make good a validation that was due when the run was stopped."""
+        if self.validation is None or not step or not self._is_due(step, self.validate_every):
             return
-        self.together.main_does(self.run.check_there)
-        self.journal.busy(f"drawing the preview of step {step}")
-        with self.journal.pace.pause("preview", every=self.every), self.ema.applied():
-            self.network.student.eval()
-            if self.together.is_main or self.network.sharded:  # sharded weights are whole only together
-                self.preview.write(step=step, keep=self.together.is_main)
-            self.together.meet()
+        if not self.drawer.together.main_does(lambda: step in validated_steps(self.run)):
+            self._do("validation", self.validate_every, lambda: self.validation.validate(step), step)
+
+    def _is_due(self, step: int, every: int) -> bool:
+        return step == self.steps or step % every == 0
+
+    def _do(self, name: str, every: int, action: Callable[[], None], step: int) -> None:
+        """By all processes: those that are done sooner wait."""
+        self.drawer.together.main_does(self.run.check_there)
+        self.journal.busy(f"drawing the {name} of step {step}")
+        with self.journal.pace.pause(name, every=every), self.ema.applied():
+            self.drawer.network.student.eval()
+            action()
+            self.drawer.together.meet()

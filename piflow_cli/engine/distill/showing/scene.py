@@ -1,0 +1,85 @@
+"""Pictures that are asked for again and again while a student is trained: what they show, and the noise they start at.
+
+Shapes: N pictures, C latent channels, S spatial dims.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+
+import torch
+from torch import Tensor
+
+from piflow_cli.core.flow import generators_of, randn_like_seeded
+from piflow_cli.core.interfaces import Condition, DataSource, Space
+from piflow_cli.engine.distill.embeddings import encode_asked
+from piflow_cli.preset import Preset
+
+
+@dataclass(frozen=True)
+class Scene:
+    """N pictures: their prompts or classes, the seeds of their noise, as `piflow sample` draws it, and conditions.
+
+    Args:
+        labels: what each shows.
+        seeds: of its noise.
+        condition: of all.
+        shape: (C, *S) of the latents.
+    """
+
+    labels: tuple[str, ...]
+    seeds: tuple[int, ...]
+    condition: Condition
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def part(self, index: list[int]) -> Scene:
+        """Some of the pictures."""
+        labels, seeds = (tuple(values[i] for i in index) for values in (self.labels, self.seeds))
+        return replace(self, labels=labels, seeds=seeds, condition=self.condition[torch.tensor(index)])
+
+    def noise(self, device: torch.device) -> Tensor:
+        """(N, C, *S): the same whatever the device."""
+        return randn_like_seeded((len(self), *self.shape), generators_of(self.seeds), device)
+
+
+def usual_scene(data: DataSource, space: Space, count: int) -> Scene:
+    """Pictures of the data's first prompts, or of classes spread over all, each from noise of its own."""
+    prompts, drawn = data.preview_prompts(count), data.preview(count)
+    if prompts is None or drawn is None:
+        prompts = list(islice(cycle(space.examples(count)), count))
+        condition = space.encode_prompts(prompts)
+    else:
+        condition = space.conditions(drawn)
+    return Scene(tuple(prompts), tuple(range(count)), condition, tuple(space.latent_shape))
+
+
+def asked_scene(preset: Preset, data: DataSource, space: Space) -> Scene:
+    """What the preset's validation asks for: every prompt from every seed.
+
+    Raises:
+        DataError: no such class, or no pictures of that size.
+    """
+    asked = preset.validation
+    shape = space.latent_shape if asked.size_px is None else space.latent_shape_of(*asked.size_px)
+    prompts = list(asked.prompts)
+    count = len(prompts) or max(1, preset.training.preview_images // len(asked.seeds))
+    usual = None if prompts else usual_scene(data, space, count)
+    condition = encode_asked(preset, space, prompts) if usual is None else usual.condition
+    index = [i for i in range(count) for _ in asked.seeds]
+    labels = prompts if usual is None else list(usual.labels)
+    one = Scene(tuple(labels), (0,) * count, condition, tuple(shape)).part(index)
+    return replace(one, seeds=asked.seeds * count)
+
+
+def measured_scene(data: DataSource, space: Space, count: int) -> tuple[Scene, Tensor | None]:
+    """Pictures to measure, of the data's first prompts or of the classes in turn, and which class each is of, (N,)."""
+    seeds, shape = tuple(range(count)), tuple(space.latent_shape)
+    if space.num_classes is None:
+        prompts, drawn = data.preview_prompts(count), data.preview(count)
+        return Scene(tuple(prompts or ("",) * count), seeds, space.conditions(drawn), shape), None
+    labels = torch.arange(count) % space.num_classes
+    return Scene(tuple(map(str, labels.tolist())), seeds, space.conditions(labels), shape), labels
