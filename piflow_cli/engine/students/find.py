@@ -13,6 +13,8 @@ from piflow_cli.io.locks import in_use
 from piflow_cli.io.texts.names import user_path
 from piflow_cli.io.zoo import ZOO
 
+AT_BEST = "@best"
+"""What a run's name goes on with where its best student is meant."""
 DEFAULT_ENTRIES = ("emoji", "digits")
 """Whose students draw and are measured where none is named: the first of what ships that has some."""
 
@@ -65,6 +67,8 @@ def find_student(source: str, *, access: HubAccess | None = None) -> Path:
     checkpoint, path = find_checkpoint(source), user_path(source)
     if checkpoint is not None:
         return checkpoint
+    if source.endswith(AT_BEST) and not path.exists():
+        return _find_best(Path(source.removesuffix(AT_BEST)).expanduser())
     for folder in (path, path / "student"):
         if not in_use(folder.parent):  # by a run, which replaces its student itself
             restore_replaced(folder)
@@ -80,6 +84,19 @@ def find_student(source: str, *, access: HubAccess | None = None) -> Path:
     if repository is not None:
         return _download(repository, subfolder, access or HubAccess())
     raise ModelError(registry.unknown_name("student", source, list(embedded)) + " Or pass a student folder or hub id.")
+
+
+def _find_best(run: Path) -> Path:
+    """The student of a run that its validation found to be the best."""
+    best = run / "best"
+    if not in_use(run):
+        restore_replaced(best)
+    if not (best / "student.json").is_file():
+        raise ModelError(
+            f"{run} keeps no best student: it is kept by runs that validate (validation.every), once they have. Leave "
+            f"{AT_BEST} out for the last one."
+        )
+    return best
 
 
 def _wait_for_student(run: Path) -> None:

@@ -209,3 +209,22 @@ def worker(launcher: int, *, rank: int) -> int:
         if child.environ().get("RANK") == str(rank):
             return child.pid
     raise AssertionError(f"no process of rank {rank}")
+
+
+@pytest.mark.slow
+def test_processes_share_previews_and_validation_and_find_what_one_finds(tmp_path: Path) -> None:
+    asked = {
+        **{"training.preview_every": 2, "training.preview_images": 3, "training.teacher_dtype": "float32"},
+        **{"validation.every": 2, "validation.prompts": '["3","4","5"]', "validation.samples": 21},
+    }
+    alone = train(tmp_path, "dit", steps=2, out="alone", **asked)
+    (expected,) = [row for row in metrics(alone) if "loss" not in row]
+    for strategy in ("ddp", "fsdp2"):
+        how = ("--num-processes", "2", "--strategy", strategy)
+        spread = train(tmp_path, "dit", *how, steps=2, out=strategy, **asked)
+        (found,) = [row for row in metrics(spread) if "loss" not in row]
+        for key in ("validation/paired_error_1nfe", "validation/fid_1nfe"):
+            assert found[key] == pytest.approx(expected[key], rel=1e-3), (strategy, key)
+        assert len(list((spread / "previews").iterdir())) == len(list((spread / "validation").iterdir())) == 1
+        kept = load_file(spread / "best" / "student.safetensors")
+        assert largest_difference(kept, student(spread)) == 0

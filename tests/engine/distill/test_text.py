@@ -76,6 +76,12 @@ def save_pictures(folder: Path) -> None:
     (folder / "broken.txt").write_text("a house")
 
 
+def validation_of(run: Path) -> dict[str, float]:
+    """The last row of a validation."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if "loss" not in row][-1]
+
+
 def own_weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "student" / "student.safetensors")
 
@@ -201,7 +207,8 @@ def test_cached_embeddings_train_without_a_text_encoder(tmp_path: Path, family: 
     base = tmp_path / "base"
     shutil.copytree(TEACHERS[family]().source, base)
     cache = (f"data.cache='{tmp_path / 'cache'}'", "data.cache_storage='bf16'", f"teacher.source='{base}'")
-    preset = tiny(family, tmp_path, *cache, "training.preview_every=2", "training.preview_images=2", steps=2)
+    asked = ("validation.every=2", "validation.prompts=['a blue house', 'dog']", "training.preview_every=2")
+    preset = tiny(family, tmp_path, *cache, *asked, "training.preview_images=2", steps=2)
     report = cache_embeddings(preset, device="cpu")
     assert (report.num_prompts, report.built, report.kept) == (4, 1, 0)
     assert cache_embeddings(preset, device="cpu").kept == 1
@@ -209,8 +216,10 @@ def test_cached_embeddings_train_without_a_text_encoder(tmp_path: Path, family: 
     for weights in base.glob("text_encoder*/*.safetensors"):
         weights.unlink()  # what is not there cannot be loaded
     distill(preset, out=tmp_path / "run", device="cpu")
-    plain = tiny(family, tmp_path, steps=2)
+    plain = tiny(family, tmp_path, *asked, steps=2)
     distill(plain, out=tmp_path / "plain", device="cpu")
+    errors = [validation_of(tmp_path / run)["validation/paired_error_4nfe"] for run in ("run", "plain")]
+    assert errors[0] == pytest.approx(errors[1], rel=0.05)  # bfloat16 embeddings
     cached, direct = own_weights(tmp_path / "run"), own_weights(tmp_path / "plain")
     name = "proj_out.means.bias"
     torch.testing.assert_close(cached[name], direct[name], rtol=1e-2, atol=1e-3)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from piflow_cli.cli.distilling.telling import words
 from piflow_cli.engine.distill import distill
 from piflow_cli.engine.distill.events import DistillEvent, Journal
 from piflow_cli.engine.distill.resume.run_folder import RunFolder
+from piflow_cli.engine.distill.showing.trackers import Trackers
 from piflow_cli.engine.distill.showing.utilisation import Work, work_of
 from piflow_cli.engine.distill.state import Progress
 from piflow_cli.engine.plan.work import Gpu, step_flops
@@ -43,11 +45,11 @@ def test_a_run_keeps_and_tells_it_where_the_peak_is_known(tmp_path: Path) -> Non
     preset, events = recipe(), []
     run, progress = RunFolder(tmp_path), Progress(seed=0)
     work = Work(flops=step_flops(preset), gpu=Gpu("X", tflops=1e-3, watts=0), count=1)
-    told = {"track": lambda *_, **__: None, "on_event": events.append, "speaks": True, "work": work}
+    told = {"trackers": Trackers(Accelerator(cpu=True), ()), "on_event": events.append, "speaks": True, "work": work}
     journal = Journal(run, preset.training, progress, **told)
     for _ in range(preset.training.steps):
         progress.step += 1
-        journal.log(loss=1.0, gradient_norm=1.0, learning_rate=1.0)
+        journal.log(loss=1.0, by_segment=[1.0], gradient_norm=1.0, learning_rate=1.0)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     steps = [event for event in events if event.kind == "step"]
     assert [event.utilisation for event in steps] == [row["utilisation"] for row in rows]

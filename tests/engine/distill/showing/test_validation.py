@@ -15,7 +15,7 @@ from piflow_cli.engine.distill.events import DistillEvent
 from piflow_cli.engine.distill.resume.snapshot import read_tensors
 from piflow_cli.engine.sample import sample
 from piflow_cli.engine.students.load import load_student
-from piflow_cli.errors import DataError, PresetError
+from piflow_cli.errors import DataError, ModelError, PresetError
 from piflow_cli.preset import Preset, load_preset
 
 TINY = (
@@ -92,8 +92,8 @@ def test_the_best_student_is_one_by_itself(whole: tuple[Path, list[DistillEvent]
     best = min(rows(run), key=lambda row: row["validation/paired_error_1nfe"])
     record = json.loads((run / "best" / "validation.json").read_text())
     assert (record["step"], record["paired_error"]) == (best["step"], best["validation/paired_error_1nfe"])
-    student = load_student(str(run / "best"))
-    assert student.card.steps == best["step"]
+    for name in (f"{run}@best", str(run / "best")):
+        assert load_student(name).card.steps == best["step"]
     checkpoint = read_tensors(run / "checkpoints" / f"step-{best['step']:07d}", "average.")
     kept = load_file(run / "best" / "student.safetensors")
     assert_same(kept, {name.removeprefix("average."): tensor for name, tensor in checkpoint.items()})
@@ -103,7 +103,8 @@ def test_it_changes_nothing_of_the_training(whole: tuple[Path, list[DistillEvent
     distill(tiny("validation.every=0"), out=tmp_path / "without", device="cpu")
     assert losses(tmp_path / "without") == losses(whole[0])
     assert_same(*(read_tensors(run / "checkpoints" / "step-0000006") for run in (tmp_path / "without", whole[0])))
-    assert not (tmp_path / "without" / "best").exists()
+    with pytest.raises(ModelError, match=r"keeps no best student.*validation\.every"):
+        load_student(f"{tmp_path / 'without'}@best")
 
 
 @pytest.mark.parametrize("step", [3, 4])
