@@ -167,6 +167,7 @@ def _print(result: BenchmarkResult) -> None:
         )
     if result.teacher_rows:
         typer.echo(f"ratio: to the score of {', '.join(result.teacher_rows)}; to teacher: FID to its pictures")
+    if any(row.paired_error is not None for row in result.rows):
         typer.echo("paired: distance to its picture from the same noise; 0 is the same, 1 as far as another of its own")
     if any(row.gap_closed is not None for row in result.rows):
         typer.echo("gap closed: 0% is the teacher's FID at as many Euler steps, 100% that of its row of most steps")

@@ -16,7 +16,9 @@ from piflow_cli.cli.app import app
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = typer.main.get_command(app)
-ELSEWHERE = re.compile(r"diversity|flux|qwen|dit-|runs/|Lakonik|/|\.(txt|toml|pt|npz|csv)\b|num-processes|latents")
+ELSEWHERE = re.compile(
+    r"diversity|\.pth|flux|qwen|dit-|runs/|Lakonik|/|\.(txt|toml|pt|npz|csv)\b|num-processes|latents"
+)
 """What needs models, files or machines that are not here, or hundreds of pictures."""
 SHORT = {
     "distill": ["--steps", "1", "--batch-size", "4", "--set", "training.preview_every=0", "--device", "cpu"],

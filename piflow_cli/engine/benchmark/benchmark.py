@@ -155,7 +155,9 @@ def benchmark(
         metrics=chosen,
         detector=own_detector,
         reference=together.main_does(
-            lambda: choose_reference(reference, students, own_detector, with_teacher=bool(teacher_steps))
+            lambda: choose_reference(
+                reference, students, own_detector, asked_detector=detector, with_teacher=bool(teacher_steps)
+            )
         ),
         subjects=subjects,
         samples=samples,

@@ -77,15 +77,20 @@ def choose_detector(
 
 
 def choose_reference(
-    reference: str | None, students: Sequence[LoadedStudent], detector: Detector, *, with_teacher: bool
+    reference: str | None,
+    students: Sequence[LoadedStudent],
+    detector: Detector,
+    *,
+    asked_detector: str | None,
+    with_teacher: bool,
 ) -> Reference | None:
-    """The reference named, or the one that ships; None for the teacher's own row of most steps, still to be measured.
+    """The reference named, or the one that ships for the detector that ships; None for the teacher's own longest row.
 
     Raises:
         DataError: neither, or one that does not fit the detector; the teacher, which is not measured.
     """
     yardstick = embedded(students)
-    if reference is None and yardstick is not None and detector.name == yardstick.detector:
+    if reference is None and yardstick is not None and asked_detector in (None, yardstick.detector):
         reference = yardstick.reference
     if reference not in (None, TEACHER):
         return load_reference(reference, detector=detector)

@@ -66,11 +66,12 @@ def test_no_gap_without_fid_without_a_longer_row_or_with_another_teacher() -> No
 
 def test_ratios_to_the_anchor() -> None:
     features = FeatureSet(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)))
-    anchor = Anchor.of(made("teacher", "euler", 8, fid=2.0, diversity=4.0)[1], features)
+    anchor = Anchor.of(made("teacher", "euler", 8, fid=2.0, diversity=4.0)[1], features, detector="a")
     row = anchor.compare(made("student", "dx", 1, fid=3.0, diversity=3.0)[1], features)
     assert (row.fid_ratio, row.diversity_ratio) == (1.5, 0.75)
     assert row.fid_to_teacher == pytest.approx(0, abs=1e-6)
+    assert row.paired_error == 0
     without = anchor.compare(made("student", "dx", 1, kid=3.0)[1], features)
     assert (without.fid_ratio, without.diversity_ratio) == (None, None)
-    flat = Anchor.of(made("teacher", "euler", 8, fid=0.0, diversity=0.0)[1], features)
+    flat = Anchor.of(made("teacher", "euler", 8, fid=0.0, diversity=0.0)[1], features, detector="a")
     assert flat.compare(row, features).diversity_ratio is None

@@ -240,7 +240,6 @@ def unsampled(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"prompts": "none.txt"}, r"prompts none\.txt does not exist"),
         ({"prompts": "none.csv"}, r"prompts none\.csv does not exist"),
         ({"reference": None}, "pass --reference"),
-        ({"detector": None}, "pass --detector"),
     ],
 )
 def test_what_is_missing_is_said_before_the_first_sample(

@@ -28,6 +28,9 @@ from piflow_cli.engine.pipelines.student import StudentPipeline
 from piflow_cli.errors import DataError, DeviceError, ModelError, PolicyError
 from piflow_cli.teachers.text.tokens import pack, unpack
 
+BATCH_ATOL = 5e-5
+"""Of latents after a whole run in float32: sums are in another order in another batch; up to 2.1e-5 here."""
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*was trained on black-forest-labs", "ignore:.*was trained on Qwen/")
 
 PUBLISHED_ATOL = 1e-4
@@ -169,8 +172,8 @@ def test_a_generator_a_picture_makes_it_independent_of_the_batch(pipes: Pipes, f
 
     both = draw([1, 2, 3, 4], slice(None), num_images_per_prompt=2)
     second = draw([3, 4], slice(1, 2), num_images_per_prompt=2)  # pictures of a prompt lie together
-    torch.testing.assert_close(both[2:], second, rtol=0, atol=1e-5)
-    torch.testing.assert_close(draw([2], slice(1)), both[1:2], rtol=0, atol=1e-5)
+    torch.testing.assert_close(both[2:], second, rtol=0, atol=BATCH_ATOL)
+    torch.testing.assert_close(draw([2], slice(1)), both[1:2], rtol=0, atol=BATCH_ATOL)
     assert torch.equal(draw([1, 2], slice(None)), draw([1, 2], slice(None)))
     with pytest.raises(ValueError, match="list of generators of length 3"):
         draw([1, 2, 3], slice(None))
