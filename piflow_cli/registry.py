@@ -15,6 +15,7 @@ ENTRIES: dict[str, dict[str, str]] = {
         "dit": "piflow_cli.teachers.dit.family:DiT",
         "flux": "piflow_cli.teachers.flux:Flux",
         "qwen_image": "piflow_cli.teachers.qwen_image:QwenImage",
+        "sd3": "piflow_cli.teachers.sd3:SD3",
     },
     "objective": {
         "imitation": "piflow_cli.objectives.imitation:Imitation",

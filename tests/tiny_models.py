@@ -16,6 +16,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 from safetensors.torch import save_file
+from tiny_bases import tiny_sd3
 from torch import Tensor, nn
 
 from piflow_cli.core.settings import SamplingSettings
@@ -202,7 +203,12 @@ def tiny_qwen(**settings: Any) -> QwenImage:
     return QwenImage(**{"source": str(PARITY / "e2e_qwen" / "pipeline")} | options)
 
 
-TEACHERS = {"dit": _tiny_dit, "flux": lambda _: tiny_flux(), "qwen_image": lambda _: tiny_qwen()}
+TEACHERS = {
+    "dit": _tiny_dit,
+    "flux": lambda _: tiny_flux(),
+    "qwen_image": lambda _: tiny_qwen(),
+    "sd3": tiny_sd3,
+}
 """A small teacher of every registered family, written into an empty folder; its settings are returned."""
 POLICIES = {"gmflow": gmflow(bias_noise=0.0), "dx": dx()}
 """A small policy of every registered family, without the noise that tells a new student's components apart."""

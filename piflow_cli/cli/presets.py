@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -20,16 +21,18 @@ HEADER = ("expected", "needs", "source")
 def list_presets(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """List the named presets with what they expect and need."""
+    """List the named presets by the family of their teacher, with what they expect and need."""
     from piflow_cli.io.presets import preset_headers
 
     headers = preset_headers()
     if as_json:
         console.print_json([asdict(header) for header in headers])
         return
-    console.print_facts(
-        [(f"{header.name}: {header.summary}", [(key, getattr(header, key)) for key in HEADER]) for header in headers]
-    )
+    for family, group in groupby(headers, key=lambda header: header.family):
+        typer.echo(f"Teachers of type {family or 'unknown'}\n")
+        console.print_facts(
+            [(f"{header.name}: {header.summary}", [(key, getattr(header, key)) for key in HEADER]) for header in group]
+        )
 
 
 @app.command(

@@ -99,9 +99,10 @@ def presets_page() -> str:
         "| `piflow presets check FILE` | names every problem with its full key path, and what is allowed |",
         "",
     ]
-    lines += ["| preset | what | expected | needs |", "|---|---|---|---|"]
+    lines += ["| preset | teacher | what | expected | needs |", "|---|---|---|---|---|"]
     for header in preset_headers():
-        lines.append(f"| `{header.name}` | {header.summary} | {header.expected} | {header.needs} |")
+        words = (header.summary, header.expected, header.needs)
+        lines.append(f"| `{header.name}` | `{header.family}` | {' | '.join(words)} |")
     lines += ["", "## Keys", "", *_key_rows(Preset, "")]
     for key, field in Preset.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) and key not in FAMILIES:

@@ -17,11 +17,16 @@ MAX_SHOWN = 160
 TOML_HINT = "Quote strings with commas, spaces or brackets twice, for the shell and for TOML: --set 'key=\"a, b\"'."
 
 
+MAX_PARENTS = 16
+"""Presets that one may extend, one over the other."""
+
+
 @dataclass(frozen=True)
 class PresetHeader:
-    """What a preset says of itself."""
+    """What a preset says of itself, and the family of its teacher."""
 
     name: str
+    family: str
     path: Path
     summary: str
     source: str
@@ -42,12 +47,13 @@ def preset_paths() -> dict[str, Path]:
 
 
 def preset_headers() -> list[PresetHeader]:
-    """The headers of all named presets, by name.
+    """The headers of all named presets, by family and by name.
 
     Raises:
         PresetError: one of them is not TOML.
     """
-    return [read_header(path) for path in preset_paths().values()]
+    headers, order = [read_header(path) for path in preset_paths().values()], registry.names("teacher")
+    return sorted(headers, key=lambda header: order.index(header.family) if header.family in order else len(order))
 
 
 def read_header(path: Path) -> PresetHeader:
@@ -61,7 +67,19 @@ def read_header(path: Path) -> PresetHeader:
     except (ValueError, OSError) as error:  # what is no UTF-8 text too
         raise PresetError(f"{path} is not TOML that can be read: {error}") from None
     texts = {key: str(table.get(key, "")) for key in ("summary", "source", "expected", "needs")}
-    return PresetHeader(name=str(table.get("name", path.stem)), path=path, **texts)
+    return PresetHeader(name=str(table.get("name", path.stem)), family=_family(table, path), path=path, **texts)
+
+
+def _family(table: Mapping[str, Any], path: Path, *, depth: int = 0) -> str:
+    """The family of a preset's teacher: its own, or that of the preset that it extends; empty where neither says it."""
+    teacher = table.get("teacher")
+    if isinstance(teacher, Mapping) and "type" in teacher:
+        return str(teacher["type"])
+    parent = table.get("extends")
+    if not isinstance(parent, str) or depth > MAX_PARENTS:
+        return ""
+    found = read_table(parent, beside=path)
+    return _family(found.values, found.path, depth=depth + 1)
 
 
 def words_of(path: Path) -> list[str]:

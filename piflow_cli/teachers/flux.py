@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.interfaces import CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.teachers.text.family import TextFamily
-from piflow_cli.teachers.text.space import TextSpace
+from piflow_cli.teachers.text.space import TextSpace, together
 from piflow_cli.teachers.text.tokens import BackboneClass, TokenBackbone, block_targets, pack, unpack
 
 DOUBLE_TARGETS = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
@@ -80,6 +80,8 @@ def _text_ids(length: int, device: torch.device) -> Tensor:
 class FluxSpace(TextSpace):
     """T5 embeddings, CLIP's pooled embedding, and AutoencoderKL latents with a scale and a shift."""
 
+    embedding_arguments: ClassVar[tuple[str, ...]] = ("prompt_embeds", "pooled_prompt_embeds")
+
     def embed(
         self, prompts: list[str], *, length: int, others: Mapping[str, list[str]] = MappingProxyType({})
     ) -> TextCondition:
@@ -92,6 +94,11 @@ class FluxSpace(TextSpace):
     def base_arguments(self, condition: TextCondition) -> dict[str, Any]:
         """Embeddings and pooled embeddings."""
         return {"prompt_embeds": condition.embeds, "pooled_prompt_embeds": condition.pooled}
+
+    def condition_of(self, arguments: Mapping[str, Any]) -> TextCondition:
+        """Of both."""
+        embeds, pooled = together(arguments, *self.embedding_arguments)
+        return TextCondition(embeds, pooled=pooled)
 
     def base_guidance(self, scale: float) -> dict[str, Any]:
         """The scale that the network embeds, or that of two passes."""

@@ -58,6 +58,8 @@ class QwenImageBackbone(TokenBackbone):
 class QwenImageSpace(TextSpace):
     """Embeddings of a vision-language model under the pipeline's template, and latents of a video autoencoder."""
 
+    embedding_arguments: ClassVar[tuple[str, ...]] = ("prompt_embeds", "prompt_embeds_mask")
+
     def embed(
         self,
         prompts: list[str],
@@ -97,6 +99,10 @@ class QwenImageSpace(TextSpace):
     def base_arguments(self, condition: TextCondition) -> dict[str, Any]:
         """Embeddings and their mask."""
         return {"prompt_embeds": condition.embeds, "prompt_embeds_mask": condition.mask}
+
+    def condition_of(self, arguments: Mapping[str, Any]) -> TextCondition:
+        """Of both."""
+        return TextCondition(arguments["prompt_embeds"], mask=arguments.get("prompt_embeds_mask"))
 
     def base_guidance(self, scale: float) -> dict[str, Any]:
         """The scale of two passes."""

@@ -29,7 +29,7 @@ def teacher() -> None:
         ("one that is bundled", "piflow teacher check zoo:emoji"),
         (
             "a weight file, with what it does not say",
-            "piflow teacher check dit.pth --family dit --set prediction=flow --set timestep_scale=1000",
+            "piflow teacher check models/dit.pth --family dit --set prediction=flow --set timestep_scale=1000",
         ),
     ),
 )

@@ -94,6 +94,8 @@ class PromptSpace(Space, Protocol):
 
     pipeline: Any
     """Of the base's class; its transformer may be None."""
+    embedding_arguments: Sequence[str]
+    """Arguments of the base's own pipeline that take embeddings of prompts."""
     settings: Any
     """The family's settings: size, lengths, guidance, and where the base is."""
 
@@ -121,6 +123,14 @@ class PromptSpace(Space, Protocol):
 
     def base_arguments(self, condition: Condition) -> dict[str, Any]:
         """A condition as arguments of the base's own pipeline; those of a negative one are called negative_ and so."""
+        ...
+
+    def condition_of(self, arguments: Mapping[str, Any]) -> Condition:
+        """The inverse: a condition, without guidance, of embeddings that are given by the base's arguments.
+
+        Raises:
+            ValueError: embeddings that belong together and are not all there.
+        """
         ...
 
     def base_guidance(self, scale: float) -> dict[str, Any]:

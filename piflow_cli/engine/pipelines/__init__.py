@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Unpack
 
 from piflow_cli.engine.pipelines.loading import LoadOptions, load_for_pipeline
 from piflow_cli.engine.students.load import LoadedStudent
-from piflow_cli.errors import ModelError
 
 if TYPE_CHECKING:
     from piflow_cli.engine.pipelines.student import StudentPipeline
@@ -18,7 +17,7 @@ PIPELINES = {
     "qwen_image": "piflow_cli.engine.pipelines.qwen_image:PiQwenImagePipeline",
     "dit": "piflow_cli.engine.pipelines.dit:PiDiTPipeline",
 }
-"""By `type` of the teacher; imported when used."""
+"""Those that are written out, by `type` of the teacher, imported when used; all others are called as their base is."""
 
 
 def load_pipeline(student: str | Path, **options: Unpack[LoadOptions]) -> StudentPipeline:
@@ -38,13 +37,11 @@ def load_pipeline(student: str | Path, **options: Unpack[LoadOptions]) -> Studen
 
 
 def pipeline_of(student: LoadedStudent) -> StudentPipeline:
-    """The pipeline of a student that is loaded already; it shares the student's module and the parts of its base.
+    """The pipeline of a student that is loaded already; it shares the student's module and the parts of its base."""
+    teacher = student.card.teacher
+    if teacher.type in PIPELINES:
+        module, name = PIPELINES[teacher.type].split(":")
+        return getattr(import_module(module), name).of(student)
+    from piflow_cli.engine.pipelines.called import pipeline_class
 
-    Raises:
-        ModelError: there is no pipeline for students of its teacher's family.
-    """
-    family = student.card.teacher.type
-    if family not in PIPELINES:
-        raise ModelError(f"there are pipelines for students of {', '.join(PIPELINES)}, not of {family} teachers")
-    module, name = PIPELINES[family].split(":")
-    return getattr(import_module(module), name).of(student)
+    return pipeline_class(type(teacher)).of(student)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
+from diffusers import CacheMixin
 from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor
 
@@ -177,7 +179,7 @@ class TextPipeline(StudentPipeline, StyleLoras):
         arguments = {self.attention_argument: arguments} if arguments else {}
 
         def one(context: str, *at: Any) -> Policy:
-            with self.transformer.cache_context(context):
+            with self._cached_as(context):
                 network, name = self.student.network, self._backbone.embedding_name
                 return evaluate(network, self.transformer, *at, arguments=arguments, embedding_name=name)
 
@@ -197,6 +199,10 @@ class TextPipeline(StudentPipeline, StyleLoras):
                 generator=draw.generator,
                 on_step_end=self._reporting(callback, names) if callback is not None else None,
             )
+
+    def _cached_as(self, context: str) -> AbstractContextManager[None]:
+        """Whose evaluation it is, for transformers that diffusers' caches know."""
+        return self.transformer.cache_context(context) if isinstance(self._module, CacheMixin) else nullcontext()
 
     def _noise(self, draw: Draw) -> Tensor:
         """Noise (B, C, H, W), drawn as the base draws it but in float32, or given: packed, or as it is.

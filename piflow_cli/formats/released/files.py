@@ -133,7 +133,8 @@ def _describe(file: ReleasedFile, recipe: Recipe) -> StudentCard:
     network = recipe.teacher.describe_released(body, config or None)
     sizes = head_layout.settings(file.config, said)
     if adapted and not file.config:
-        sizes |= head_layout.sizes(head, token_channels=network["config"]["in_channels"])
+        backbone = recipe.teacher.backbone(network["config"])
+        sizes |= head_layout.sizes(head, token_channels=backbone.latent_channels * backbone.layout.positions)
     policy = _policy(recipe, head_layout, sizes, file.path)
     if not adapted and recipe.adapter is None:
         return StudentCard.of(recipe, network, policy=policy)

@@ -115,7 +115,7 @@ LAYOUTS = {
         foreign={"gmflow": ("patch_size", "guidance_embeds")},
     ),
 }
-"""By `type` of the teacher; a family with a row here is a `ReleasedFamily`."""
+"""Of families whose students were published, by `type` of the teacher; each is a `ReleasedFamily`."""
 
 
 class ReleasedNetwork(Protocol):
@@ -128,6 +128,11 @@ class ReleasedNetwork(Protocol):
 
 class ReleasedFamily(Protocol):
     """What the settings of a teacher family do for these files."""
+
+    transformer_class: str
+    """Of diffusers; families with adapters only."""
+    backbone_class: type[Backbone]
+    """Families with adapters only."""
 
     def to_released(self, weights: dict[str, Tensor], network: dict[str, Any]) -> ReleasedNetwork:
         """Weights, by the module's names, and description of a network in released form."""
@@ -195,16 +200,16 @@ def own_names(card: StudentCard, weights: dict[str, Tensor], said: dict[str, Any
 
 
 def layout_of(teacher: Any) -> Layout:
-    """The layout of a teacher family's students.
-
-    Raises:
-        ModelError: none is known.
-    """
-    if teacher.type not in LAYOUTS:
-        raise ModelError(
-            f"the released layout is known for {', '.join(LAYOUTS)} students, not for {teacher.type}; use native"
-        )
-    return LAYOUTS[teacher.type]
+    """The layout of a teacher family's students: as published, else by the rule that the published ones follow."""
+    if teacher.type in LAYOUTS:
+        return LAYOUTS[teacher.type]
+    backbone, whole = teacher.backbone_class, teacher.transformer_class
+    return Layout(
+        {"gmflow": f"GM{whole}", "dx": whole},
+        projection=backbone.projection_name,
+        aliases={"dx": f"DX{whole}"},
+        extra={"gmflow": {"logweights_channels": backbone.layout.positions}},
+    )
 
 
 def head_of(policy: PolicyFamily) -> HeadLayout:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,7 @@ class TextSpace(ABC):
     warnings: tuple[str, ...] = ()
     _null: TextCondition | None = field(default=None, init=False)
 
+    embedding_arguments: ClassVar[tuple[str, ...]] = ("prompt_embeds",)
     image_channels = 3
     num_classes = None
     classes_are_named = False
@@ -225,6 +226,14 @@ class TextSpace(ABC):
     def base_arguments(self, condition: TextCondition) -> dict[str, Any]:
         """A condition as arguments of the base's own pipeline; those of a negative one are called negative_ and so."""
 
+    @abstractmethod
+    def condition_of(self, arguments: Mapping[str, Any]) -> TextCondition:
+        """The inverse: a condition of embeddings that are given by the base's arguments.
+
+        Raises:
+            ValueError: embeddings that belong together and are not all there.
+        """
+
     def base_guidance(self, scale: float) -> dict[str, Any]:
         """The arguments of the base's own pipeline that ask for guidance u_n + scale (u_c - u_n)."""
         return {"guidance_scale": scale}
@@ -258,6 +267,14 @@ class TextSpace(ABC):
         finally:
             for module, home in zip(moved, homes, strict=True):
                 module.to(home)
+
+
+def together(arguments: Mapping[str, Any], *names: str) -> list[Any]:
+    """Arguments that are given together. Raises ValueError where some are and others are not."""
+    if missing := [name for name in names if arguments.get(name) is None]:
+        given = [name for name in names if name not in missing]
+        raise ValueError(f"{' and '.join(given) or 'embeddings'} need {' and '.join(missing)} too")
+    return [arguments[name] for name in names]
 
 
 def _home(module: nn.Module) -> torch.device:

@@ -35,7 +35,7 @@ def test_a_family_says_what_its_loaded_teacher_has(family: str, tmp_path: Path) 
     teacher, (module, _) = settings.load(), settings.describe()
     takes, (width, height) = settings.conditioning(module), settings.latent_size(module, None)
     assert teacher.space.latent_shape[-2:] == (height, width)
-    assert teacher.space.max_tokens == (takes.text_tokens or None)
+    assert (teacher.space.max_tokens or 0) <= takes.text_tokens  # of several encoders in a row one is cut
     assert teacher.space.embedded_guidance == takes.embeds_guidance
     condition = teacher.space.preview_conditions(2)
     dummy = settings.dummy_condition(module, 2)

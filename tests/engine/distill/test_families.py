@@ -1,0 +1,158 @@
+"""Every family of text-to-image teachers, from distillation to reloading, on a small pipeline of random weights."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import assert_same, stop_at
+from safetensors.torch import load_file
+from tiny_models import TEACHERS
+
+from piflow_cli import load_pipeline, registry
+from piflow_cli.core.sampling import sample_student
+from piflow_cli.engine.convert import convert
+from piflow_cli.engine.distill import distill
+from piflow_cli.engine.distill.embeddings import cache_embeddings
+from piflow_cli.engine.plan.plan import plan
+from piflow_cli.engine.sample import sample
+from piflow_cli.engine.sample.open import open_student
+from piflow_cli.engine.sample.sample import SampleResult
+from piflow_cli.engine.students.load import load_student
+from piflow_cli.io.presets import preset_headers
+from piflow_cli.preset import Preset, load_preset
+
+PROMPTS = ("a red cat", "blue dog on the house", "the cat", "a photo of a house")
+FAMILIES = [name for name in registry.names("teacher") if name != "dit"]
+SMALL = (
+    "adapter.rank=4",
+    "policy.num_components=3",
+    "policy.logstd_inner_dim=16",
+    "sampling.total_substeps=16",
+    "objective.num_intermediates=2",
+    "objective.window_substeps=1",
+    "optimizer.warmup_steps=1",
+    "training.batch_size=2",
+    "training.micro_batch_size=2",
+    "training.mixed_precision='no'",
+    "training.teacher_dtype='float32'",
+    "training.checkpoint_every=2",
+    "training.preview_every=0",
+    "training.steps=3",
+)
+
+
+def published(family: str) -> str:
+    """A preset of a family, with pictures, of 4 evaluations."""
+    names = [header.name for header in preset_headers() if header.family == family]
+    assert names, f"there is no preset of a {family} teacher"
+    return [name for name in names if name.endswith("-4nfe")][-1]
+
+
+def tiny(family: str, folder: Path, *overrides: str, images: bool = False) -> Preset:
+    """The recipe of a family's preset at the size of a random pipeline."""
+    settings = TEACHERS[family](folder / "teacher")
+    kept = {"source", "width", "height", "max_sequence_length"}
+    changes = settings.model_dump(include=kept) | {"offload_encoders": False, "guidance_scale": 2.0}
+    (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
+    data = (
+        f"type='captioned', path='{pictures(folder)}'" if images else f"type='prompts', path='{folder / 'prompts.txt'}'"
+    )
+    table = [f"teacher.{key}={json.dumps(value)}" for key, value in changes.items()]
+    return load_preset(published(family), [*table, *SMALL, f"data={{{data}}}", *overrides])
+
+
+def pictures(folder: Path) -> Path:
+    """Pictures of noise with captions."""
+    place = folder / "pictures"
+    place.mkdir(exist_ok=True)
+    draw = np.random.default_rng(0)
+    for i, prompt in enumerate(PROMPTS):
+        Image.fromarray(draw.integers(0, 255, (80, 70, 3), dtype=np.uint8)).save(place / f"{i}.png")
+        (place / f"{i}.txt").write_text(prompt)
+    return place
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_its_presets_are_planned(family: str) -> None:
+    for header in preset_headers():
+        if header.family == family and not header.name.startswith("emoji"):
+            planned = plan(load_preset(header.name), gpus=(1, 8))
+            assert planned.facts.frozen > 1e9, header.name
+            assert planned.memory_bytes("one GPU", 1) > planned.memory_bytes("FSDP2", 8) > 1e9, header.name
+
+
+@pytest.mark.parametrize("images", [False, True], ids=["data-free", "pictures"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_distil_resume_sample_convert_and_reload(tmp_path: Path, family: str, images: bool) -> None:
+    changes = ("training.gradient_checkpointing=true", "training.preview_every=3", "training.preview_images=1")
+    preset = tiny(family, tmp_path, *changes, images=images)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert distill(preset, out=whole, device="cpu").step == 3
+    assert distill(preset, out=parts, device="cpu", on_event=stop_at(2)).interrupted
+    assert distill(preset, out=parts, device="cpu").step == 3
+    weights = [load_file(run / "student" / "student.safetensors") for run in (whole, parts)]
+    assert_same(*weights)
+
+    def draw(folder: Path) -> SampleResult:
+        return sample(["a red cat", "blue dog"], model=open_student(str(folder), device="cpu", dtype="float32"))
+
+    drawn = draw(whole)
+    assert [image.size for image in drawn.images] == [(preset.teacher.width, preset.teacher.height)] * 2
+    for target in ("native", "lakonlab", "merged"):
+        result = convert(whole, tmp_path / target, to=target, verify=True)
+        assert result.proof == ("outputs" if target != "native" else result.proof)
+        assert result.max_difference is None or result.max_difference < (1e-4 if target == "merged" else 1e-9)
+        torch.testing.assert_close(draw(tmp_path / target).latents, drawn.latents, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_its_students_are_pipelines_that_are_called_as_the_base_is(tmp_path: Path, family: str) -> None:
+    preset = tiny(family, tmp_path)
+    distill(preset, out=tmp_path / "run", device="cpu")
+    loaded = load_student(str(tmp_path / "run"))
+    space, condition = loaded.space, loaded.space.encode_prompts(["a red cat", "blue dog"])
+    noise = torch.randn((2, *space.latent_shape), generator=torch.Generator().manual_seed(1))
+    expected = space.base_result(
+        sample_student(loaded.network, loaded.card.policy, noise, condition, settings=loaded.card.sampling)
+    )
+    pipe = load_pipeline(tmp_path / "run")
+    pipe.set_progress_bar_config(disable=True)
+    given = pipe(prompt=["a red cat", "blue dog"], latents=noise, output_type="latent").images
+    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-4)
+    embedded = space.base_arguments(condition)
+    torch.testing.assert_close(
+        pipe(**embedded, latents=noise, output_type="latent").images, given, rtol=1e-5, atol=1e-5
+    )
+    size = (preset.teacher.width, preset.teacher.height)
+    assert [image.size for image in pipe(prompt="a red cat", num_images_per_prompt=2).images] == [size] * 2
+
+    seen = []
+
+    def note(
+        _pipe: object, i: int, _timestep: torch.Tensor, tensors: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        seen.append((i, sorted(tensors)))
+        return tensors
+
+    pipe(prompt="a red cat", callback_on_step_end=note, callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"])
+    assert seen == [(i, ["latents", "prompt_embeds"]) for i in range(4)]
+    pipe.save_pretrained(tmp_path / "saved")
+    again = load_pipeline(tmp_path / "saved")
+    again.set_progress_bar_config(disable=True)
+    assert torch.equal(again(**embedded, latents=noise, output_type="latent").images, given)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cached_embeddings_are_those_that_are_encoded(tmp_path: Path, family: str) -> None:
+    cache = (f"data.cache='{tmp_path / 'cache'}'", "data.cache_storage='bf16'")
+    preset = tiny(family, tmp_path, *cache)
+    assert cache_embeddings(preset, device="cpu").num_prompts == len(PROMPTS)
+    cached, direct = tmp_path / "cached", tmp_path / "direct"
+    distill(preset, out=cached, device="cpu")
+    distill(tiny(family, tmp_path), out=direct, device="cpu")
+    weights = [load_file(run / "student" / "student.safetensors") for run in (cached, direct)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-2, atol=2e-3)

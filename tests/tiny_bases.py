@@ -1,0 +1,100 @@
+"""Diffusers pipelines of random weights, one of each family without published fixtures, written into a folder.
+
+They are ordinary folders of the families' own classes, small enough to be made where they are needed; tokenizers know a
+few words.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from torch import nn
+from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+from piflow_cli.teachers.sd3 import SD3
+
+PARITY = Path(__file__).parent / "fixtures" / "parity"
+WORDS = PARITY / "e2e_flux" / "pipeline"
+"""Whose tokenizers are used: tokenizer is CLIP's, tokenizer_2 is T5's."""
+SIZE = {"width": 48, "height": 64}
+
+
+def randomised(module: nn.Module, *, seed: int, std: float = 0.1) -> nn.Module:
+    """Every parameter drawn anew, biases and norms too: nothing is zero or one by initialisation."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+    return module.eval()
+
+
+def tiny_autoencoder(*, latent_channels: int, seed: int = 7) -> AutoencoderKL:
+    """An autoencoder that makes latents of an eighth of the sides, with a scale and a shift."""
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=4,
+        latent_channels=latent_channels,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+        sample_size=64,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    return randomised(vae, seed=seed, std=0.2)
+
+
+def clip(width: int, *, seed: int) -> CLIPTextModelWithProjection:
+    config = CLIPTextConfig(
+        vocab_size=525,
+        hidden_size=width,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        projection_dim=width,
+        bos_token_id=523,
+        eos_token_id=524,
+        pad_token_id=524,
+    )
+    return randomised(CLIPTextModelWithProjection(config), seed=seed)
+
+
+def t5(width: int, *, seed: int) -> T5EncoderModel:
+    config = T5Config(
+        vocab_size=108, d_model=width, d_ff=24, d_kv=8, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
+    )
+    return randomised(T5EncoderModel(config), seed=seed, std=0.3)
+
+
+def tiny_sd3(folder: Path, **settings: Any) -> SD3:
+    """Stable Diffusion 3.5: two CLIP encoders of widths 8 and 12, T5 of 24, 4 latent channels."""
+    if not folder.exists():
+        transformer = SD3Transformer2DModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            joint_attention_dim=24,
+            caption_projection_dim=32,
+            pooled_projection_dim=20,
+            pos_embed_max_size=16,
+            dual_attention_layers=(0,),
+            qk_norm="rms_norm",
+        )
+        StableDiffusion3Pipeline(
+            transformer=randomised(transformer, seed=1),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            vae=tiny_autoencoder(latent_channels=4),
+            text_encoder=clip(8, seed=2),
+            tokenizer=AutoTokenizer.from_pretrained(WORDS / "tokenizer"),
+            text_encoder_2=clip(12, seed=3),
+            tokenizer_2=AutoTokenizer.from_pretrained(WORDS / "tokenizer"),
+            text_encoder_3=t5(24, seed=4),
+            tokenizer_3=AutoTokenizer.from_pretrained(WORDS / "tokenizer_2"),
+        ).save_pretrained(folder)
+    return SD3(**{"source": str(folder), "max_sequence_length": 12} | SIZE | settings)
