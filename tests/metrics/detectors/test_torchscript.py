@@ -104,7 +104,7 @@ def test_module_of_another_signature(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"), [("none.pt", "cannot read"), ("x.pt#md5=0", "64 hex"), (".", "cannot read")]
+    ("spec", "message"), [("none.pt", "cannot read"), ("x.pt#md5=0", "64 hex"), (".", r"has no config\.json")]
 )
 def test_unusable_specifications(spec: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
