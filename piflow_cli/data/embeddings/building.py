@@ -24,11 +24,10 @@ from piflow_cli.data.embeddings.cache import (
     shard_path,
 )
 from piflow_cli.data.embeddings.codec import PackedRow, pack, shard_tensors
-from piflow_cli.data.shards.claims import POLL_S, claim, writing
+from piflow_cli.data.shards.claims import build_together, claim, write_shard, writing
 from piflow_cli.errors import DataError
 from piflow_cli.io.checksums import file_sha256
-from piflow_cli.io.files import atomic_file, remove_partials_of, write_atomic
-from piflow_cli.io.tensors.files import write_tensors
+from piflow_cli.io.files import write_atomic
 
 BATCH_SIZE = 16
 FOR = {"what": "embeddings", "key": "data.cache"}
@@ -83,18 +82,13 @@ def build_shards(
     index = _prepare(folder, plan, encode)
     pending = missing_shards(folder, plan, verify=verify)
     kept = plan.num_shards - len(pending)
-    builder = _Builder(folder, plan, index, encode, on_progress, batch_size, verify)
-    while pending:
-        left = builder.claim_and_build(pending)
-        if left == pending:
-            time.sleep(POLL_S)
-        pending = left
+    built = _Builder(folder, plan, index, encode, on_progress, batch_size, verify).build(pending)
     on_progress(len(plan.prompts), len(plan.prompts))
     return CacheReport(
         num_prompts=len(plan.prompts),
-        built=builder.built,
+        built=built,
         kept=kept,
-        shared=plan.num_shards - kept - builder.built,
+        shared=plan.num_shards - kept - built,
         size_bytes=sum(os.stat(shard_path(folder, shard)).st_size for shard in range(plan.num_shards)),
         wall_s=time.perf_counter() - started,
     )
@@ -102,7 +96,7 @@ def build_shards(
 
 @dataclass
 class _Builder:
-    """One process at work; `done` counts the prompts that the whole cache has, `built` its own shards."""
+    """One process at work; `done` counts the prompts that the whole cache has."""
 
     folder: Path
     plan: CachePlan
@@ -112,21 +106,23 @@ class _Builder:
     batch_size: int
     verify: bool
     done: int = 0
-    built: int = 0
 
-    def claim_and_build(self, pending: Sequence[int]) -> list[int]:
-        """Build those of the pending shards that nobody else has, and return those that others are building."""
+    def build(self, pending: Sequence[int]) -> int:
+        """Build the pending shards that nobody else builds; how many that were."""
+        return build_together(
+            self.folder,
+            pending,
+            path_of=lambda shard: shard_path(self.folder, shard),
+            is_whole=lambda shard: is_whole(self.folder, self.plan, shard, verify=self.verify),
+            build=self.shard,
+            on_round=self._count,
+            **FOR,
+        )
+
+    def _count(self, pending: Sequence[int]) -> None:
+        """Count what is done, by whomever."""
         self.done = len(self.plan.prompts) - sum(self.index.shard_count(shard) for shard in pending)
         self.on_progress(self.done, len(self.plan.prompts))
-        left = []
-        for shard in pending:
-            with claim(self.folder, shard_path(self.folder, shard).stem, **FOR) as claimed:
-                if not claimed:
-                    left.append(shard)
-                elif not is_whole(self.folder, self.plan, shard, verify=self.verify):
-                    self.shard(shard)
-                    self.built += 1
-        return left
 
     def shard(self, shard: int) -> None:
         """Encode, write, and then write the card."""
@@ -148,7 +144,7 @@ class _Builder:
         path = shard_path(self.folder, shard)
         with writing(self.folder, **FOR):
             path.with_suffix(".json").unlink(missing_ok=True)
-            size, sha256 = _write_rows(path, rows)
+            size, sha256 = write_shard(path, shard_tensors(rows))
             card = ShardCard(**parts, bytes=size, sha256=sha256)
             write_atomic(path.with_suffix(".json"), card.model_dump_json(indent=2))
 
@@ -164,9 +160,8 @@ def _prepare(folder: Path, plan: CachePlan, encode: Encode) -> CacheIndex:
         specials = tuple(dict.fromkeys([*(index.specials if index else ()), *plan.specials]))
         encoded = [_encoded(encode, [text]) for text in specials or (plan.prompts[0],)]  # one at least, for the width
         with writing(folder, **FOR):
-            size, sha256 = _write_rows(
-                folder / "special.safetensors", [row for condition in encoded for row in pack(condition, plan.storage)]
-            )
+            rows = [row for condition in encoded for row in pack(condition, plan.storage)]
+            size, sha256 = write_shard(folder / "special.safetensors", shard_tensors(rows))
             index = CacheIndex(
                 fingerprint=plan.fingerprint,
                 storage=plan.storage,
@@ -210,12 +205,3 @@ def _encoded(encode: Encode, texts: Sequence[str]) -> TextCondition:
                 "run it in bfloat16 or float32"
             )
     return condition
-
-
-def _write_rows(path: Path, rows: Sequence[PackedRow]) -> tuple[int, str]:
-    """Write a shard whole or not at all, for who holds its lock; its size and checksum."""
-    remove_partials_of(path)
-    with atomic_file(path) as partial:
-        write_tensors(partial, shard_tensors(rows))
-        size, sha256 = os.stat(partial).st_size, file_sha256(partial)
-    return size, sha256

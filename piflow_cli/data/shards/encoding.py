@@ -18,21 +18,20 @@ from torch import Tensor
 from piflow_cli.core.interfaces import Space
 from piflow_cli.data.files.prompts import PromptSet
 from piflow_cli.data.reading import Labels, LeftOut, PictureReader
-from piflow_cli.data.shards.claims import POLL_S, claim, writing
+from piflow_cli.data.shards.claims import build_together, claim, write_shard, writing
 from piflow_cli.data.shards.latents import (
     INDEX,
+    SHARD_SIZE,
     LatentCard,
     LatentIndex,
-    LatentPlan,
     check_same,
+    missing_shards,
     read_card,
     read_index,
     shard_path,
 )
 from piflow_cli.errors import DataError
-from piflow_cli.io.checksums import file_sha256
-from piflow_cli.io.files import atomic_file, remove_partials_of, write_atomic
-from piflow_cli.io.tensors.files import write_tensors
+from piflow_cli.io.files import write_atomic
 
 BATCH_SIZE = 16
 STORAGE = torch.float16
@@ -127,27 +126,27 @@ def encode_shards(
         StorageError: the folder cannot be written, or its disk is full.
     """
     started = time.perf_counter()
-    plan = LatentPlan(
-        pictures.digest(), len(pictures.reader.pictures), encoder, tuple(space.latent_shape), pictures.class_names
+    wanted = LatentIndex(
+        encoder=encoder,
+        pictures_digest=pictures.digest(),
+        num_pictures=len(pictures.reader.pictures),
+        shape=tuple(space.latent_shape),
+        shard_size=SHARD_SIZE,
+        class_names=pictures.class_names,
     )
-    index = _prepare(folder, LatentIndex.of(plan))
-    pending = [n for n in range(plan.num_shards) if read_card(folder, index, n, verify=verify) is None]
-    kept = plan.num_shards - len(pending)
-    builder = _Builder(folder, plan, index, pictures, space, on_progress)
-    while pending:
-        left = builder.claim_and_build(pending, verify=verify)
-        if left == pending:
-            time.sleep(POLL_S)
-        pending = left
-    on_progress(plan.num_pictures, plan.num_pictures)
-    cards = [read_card(folder, index, shard, verify=False) for shard in range(plan.num_shards)]
+    index = _prepare(folder, wanted)
+    pending = missing_shards(folder, index, verify=verify)
+    kept = index.num_shards - len(pending)
+    built = _Builder(folder, index, pictures, space, on_progress).build(pending, verify=verify)
+    on_progress(index.num_pictures, index.num_pictures)
+    cards = [read_card(folder, index, shard, verify=False) for shard in range(index.num_shards)]
     failed = [f"{name} ({reason})" for card in cards if card is not None for name, reason in card.left_out]
     return LatentReport(
-        num_pictures=plan.num_pictures,
-        built=builder.built,
+        num_pictures=index.num_pictures,
+        built=built,
         kept=kept,
-        shared=plan.num_shards - kept - builder.built,
-        size_bytes=sum(os.stat(shard_path(folder, shard)).st_size for shard in range(plan.num_shards)),
+        shared=index.num_shards - kept - built,
+        size_bytes=sum(os.stat(shard_path(folder, shard)).st_size for shard in range(index.num_shards)),
         left_out=(*pictures.left_out.names, *failed),
         doubts=pictures.doubts,
         wall_s=time.perf_counter() - started,
@@ -173,35 +172,36 @@ def _prepare(folder: Path, wanted: LatentIndex) -> LatentIndex:
 
 @dataclass
 class _Builder:
-    """One process at work; `done` counts the pictures of whole shards, `built` its own shards."""
+    """One process at work; `done` counts the pictures of whole shards."""
 
     folder: Path
-    plan: LatentPlan
     index: LatentIndex
     pictures: PictureSet
     space: Space
     on_progress: Callable[[int, int], None]
     done: int = 0
-    built: int = 0
 
-    def claim_and_build(self, pending: Sequence[int], *, verify: bool) -> list[int]:
-        """Build those of the pending shards that nobody else has, and return those that others are building."""
-        self.done = self.plan.num_pictures - sum(len(self.plan.rows(shard)) for shard in pending)
-        self.on_progress(self.done, self.plan.num_pictures)
-        left = []
-        for shard in pending:
-            with claim(self.folder, shard_path(self.folder, shard).stem, **FOR) as claimed:
-                if not claimed:
-                    left.append(shard)
-                elif read_card(self.folder, self.index, shard, verify=verify) is None:
-                    self.shard(shard)
-                    self.built += 1
-        return left
+    def build(self, pending: Sequence[int], *, verify: bool) -> int:
+        """Build the pending shards that nobody else builds; how many that were."""
+        return build_together(
+            self.folder,
+            pending,
+            path_of=lambda shard: shard_path(self.folder, shard),
+            is_whole=lambda shard: read_card(self.folder, self.index, shard, verify=verify) is not None,
+            build=self.shard,
+            on_round=self._count,
+            **FOR,
+        )
+
+    def _count(self, pending: Sequence[int]) -> None:
+        """Count what is done, by whomever."""
+        self.done = self.index.num_pictures - sum(len(self.index.rows(shard)) for shard in pending)
+        self.on_progress(self.done, self.index.num_pictures)
 
     def shard(self, shard: int) -> None:
         """Read, encode, write, and then write the card."""
         rows, latents, failed = [], [], []
-        tally, wanted = LeftOut().tally, list(self.plan.rows(shard))
+        tally, wanted = LeftOut().tally, list(self.index.rows(shard))
         for start in range(0, len(wanted), BATCH_SIZE):
             part = wanted[start : start + BATCH_SIZE]
             tried = self.pictures.reader.read_rows(part)
@@ -213,9 +213,9 @@ class _Builder:
                 latents.append(self._encode([found for _, found in good], first=part[0]))
                 rows += [row for row, _ in good]
                 self._check_finite(latents[-1], rows[-len(good) :])
-            self.on_progress(self.done + min(start + BATCH_SIZE, len(wanted)), self.plan.num_pictures)
+            self.on_progress(self.done + min(start + BATCH_SIZE, len(wanted)), self.index.num_pictures)
         self.done += len(wanted)
-        self._write(shard, torch.cat(latents) if latents else torch.zeros((0, *self.plan.shape)), rows, failed)
+        self._write(shard, torch.cat(latents) if latents else torch.zeros((0, *self.index.shape)), rows, failed)
 
     def _encode(self, pictures: list[np.ndarray], *, first: int) -> Tensor:
         """Latents (B, C, H, W) of pictures (H, W, C) in uint8; the number of the first one seeds the posterior."""
@@ -237,10 +237,7 @@ class _Builder:
         path = shard_path(self.folder, shard)
         with writing(self.folder, **FOR):
             path.with_suffix(".json").unlink(missing_ok=True)
-            remove_partials_of(path)
-            with atomic_file(path) as partial:
-                write_tensors(partial, {"latents": latents.to(STORAGE)} | tensors, metadata=metadata)
-                size, sha256 = os.stat(partial).st_size, file_sha256(partial)
+            size, sha256 = write_shard(path, {"latents": latents.to(STORAGE)} | tensors, metadata=metadata)
             card = LatentCard(
                 of=self.index.identity(), shard=shard, kept=len(rows), left_out=tuple(failed), bytes=size, sha256=sha256
             )

@@ -9,8 +9,6 @@ Shapes: N latents of a shard, C latent channels, H, W latent size.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -26,38 +24,17 @@ INDEX = "index.json"
 AGAIN = "Run `piflow distill ... --cache-only` again, or name another folder in data.latents."
 
 
-@dataclass(frozen=True)
-class LatentPlan:
-    """What a folder of latents is to hold.
+class LatentIndex(Settings):
+    """`index.json`: what a folder of latents is of.
 
     Args:
+        encoder: fingerprint of what encodes.
         pictures_digest: of the names of all pictures in their order, with their labels or captions.
         num_pictures: how many.
-        encoder: fingerprint of what encodes.
         shape: (C, H, W).
+        shard_size: pictures a shard.
         class_names: what the data calls classes.
     """
-
-    pictures_digest: str
-    num_pictures: int
-    encoder: str
-    shape: tuple[int, ...]
-    class_names: Mapping[int, str] = field(default_factory=dict)
-    shard_size: int = SHARD_SIZE
-
-    @property
-    def num_shards(self) -> int:
-        """Of the whole folder."""
-        return -(-self.num_pictures // self.shard_size)
-
-    def rows(self, shard: int) -> range:
-        """The pictures of a shard."""
-        first = shard * self.shard_size
-        return range(first, min(first + self.shard_size, self.num_pictures))
-
-
-class LatentIndex(Settings):
-    """`index.json`: what a folder of latents is of."""
 
     format: Literal["piflow-latents"] = "piflow-latents"
     version: Literal[1] = 1
@@ -68,22 +45,15 @@ class LatentIndex(Settings):
     shard_size: int
     class_names: dict[int, str] = Field(default_factory=dict)
 
-    @classmethod
-    def of(cls, plan: LatentPlan) -> "LatentIndex":
-        """The index of a plan."""
-        return cls(
-            encoder=plan.encoder,
-            pictures_digest=plan.pictures_digest,
-            num_pictures=plan.num_pictures,
-            shape=plan.shape,
-            shard_size=plan.shard_size,
-            class_names=dict(plan.class_names),
-        )
-
     @property
     def num_shards(self) -> int:
         """Of the whole folder."""
         return -(-self.num_pictures // self.shard_size)
+
+    def rows(self, shard: int) -> range:
+        """The pictures of a shard."""
+        first = shard * self.shard_size
+        return range(first, min(first + self.shard_size, self.num_pictures))
 
     def identity(self) -> str:
         """A digest of all that decides what the shards hold."""
@@ -137,6 +107,11 @@ def read_card(folder: Path, index: LatentIndex, shard: int, *, verify: bool) -> 
     return card if not verify or file_sha256(path) == card.sha256 else None
 
 
+def missing_shards(folder: Path, index: LatentIndex, *, verify: bool) -> list[int]:
+    """Shards that are absent, of something else, or damaged; `verify` as for `read_card`."""
+    return [shard for shard in range(index.num_shards) if read_card(folder, index, shard, verify=verify) is None]
+
+
 def check_same(folder: Path, index: LatentIndex, wanted: LatentIndex) -> None:
     """Raise DataError unless the latents in a folder are the wanted ones; the message says what differs."""
     pairs = {
@@ -174,7 +149,7 @@ def check_complete(folder: Path) -> LatentIndex | None:
     index = read_index(folder)
     if index is None:
         return None
-    missing = [shard for shard in range(index.num_shards) if read_card(folder, index, shard, verify=False) is None]
+    missing = missing_shards(folder, index, verify=False)
     if missing:
         shown = ", ".join(map(str, missing[:4])) + (", ..." if len(missing) > 4 else "")
         raise DataError(f"{folder} lacks {len(missing)} of {index.num_shards} shards of latents ({shown}). {AGAIN}")
@@ -188,4 +163,4 @@ def is_complete(folder: Path) -> bool:
         DataError: `index.json` is damaged.
     """
     index = read_index(folder)
-    return index is not None and all(read_card(folder, index, n, verify=False) for n in range(index.num_shards))
+    return index is not None and not missing_shards(folder, index, verify=False)

@@ -56,8 +56,7 @@ def dit_recipe(folder: Path, *more: str) -> Preset:
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of four pictures."""
-    plan = encoding.LatentPlan
-    monkeypatch.setattr(encoding, "LatentPlan", lambda *facts: plan(*facts, shard_size=4))
+    monkeypatch.setattr(encoding, "SHARD_SIZE", 4)
 
 
 def test_class_folders_become_the_shards_that_the_published_recipe_reads(tmp_path: Path, small_shards: None) -> None:
