@@ -55,7 +55,7 @@ def model_card(
 
 def base_id(card: StudentCard) -> str | None:
     """The base on the hub, None where it is a folder of somebody's machine or ships with piflow."""
-    source = str(card.teacher.model_dump().get("source", ""))
+    source = card.teacher.source
     try:
         return source if isinstance(locate(source), str) else None
     except PiflowError:  # a folder of another machine

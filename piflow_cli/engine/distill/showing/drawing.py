@@ -17,7 +17,6 @@ from piflow_cli.engine.distill.network import TrainedNetwork
 from piflow_cli.engine.distill.showing.scene import Scene
 from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.students.finite import decode_finite
-from piflow_cli.errors import SamplingError
 from piflow_cli.preset import Preset
 
 Draw = Callable[[Tensor, Condition], Tensor]
@@ -103,12 +102,7 @@ class Drawer:
 
     def _together(self, scene: Scene, draw: Draw, **said: object) -> Tensor:
         """All pictures, in every process; the error of one is raised by all."""
-        parts, error = [], None
-        try:
-            parts = list(self._batches(scene, draw, **said))
-        except SamplingError as known:
-            error = known
-        self.together.raise_any(error)
+        parts = self.together.each_does(lambda: list(self._batches(scene, draw, **said)))
         return self.joined(torch.cat(parts) if parts else torch.empty(0), len(scene))
 
     def _batches(self, scene: Scene, draw: Draw, *, name: str, dtype: torch.dtype, option: str) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.distill.showing.drawing import Drawer
 from piflow_cli.engine.distill.showing.scene import measured_scene
 from piflow_cli.engine.students.yardstick import EMBEDDED_TEACHERS
-from piflow_cli.errors import DataError, PiflowError
+from piflow_cli.errors import DataError
 from piflow_cli.metrics.detectors.features import FeatureSet, extract_features
 from piflow_cli.metrics.detectors.load import load_detector
 from piflow_cli.metrics.detectors.reference import load_reference
@@ -62,12 +62,7 @@ class Measure:
         Raises:
             SamplingError: its pictures are not finite.
         """
-        found, error = None, None
-        try:
-            found = self._features(settings, step=step)
-        except PiflowError as known:
-            error = known
-        self.drawer.together.raise_any(error)
+        found = self.drawer.together.each_does(lambda: self._features(settings, step=step))
         count = len(self.scene)
         logits = None if found.logits is None else self.drawer.joined(found.logits, count)
         features = FeatureSet(self.drawer.joined(found.features, count), logits)
