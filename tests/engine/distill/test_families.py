@@ -10,6 +10,7 @@ from PIL import Image
 from runs import assert_same, stop_at
 from safetensors.torch import load_file
 from tiny_models import TEACHERS
+from tiny_runs import SMALL_TEXT
 
 from piflow_cli import load_pipeline, registry
 from piflow_cli.core.sampling import sample_student
@@ -26,22 +27,6 @@ from piflow_cli.preset import Preset, load_preset
 
 PROMPTS = ("a red cat", "blue dog on the house", "the cat", "a photo of a house")
 FAMILIES = [name for name in registry.names("teacher") if name != "dit"]
-SMALL = (
-    "adapter.rank=4",
-    "policy.num_components=3",
-    "policy.logstd_inner_dim=16",
-    "sampling.total_substeps=16",
-    "objective.num_intermediates=2",
-    "objective.window_substeps=1",
-    "optimizer.warmup_steps=1",
-    "training.batch_size=2",
-    "training.micro_batch_size=2",
-    "training.mixed_precision='no'",
-    "training.teacher_dtype='float32'",
-    "training.checkpoint_every=2",
-    "training.preview_every=0",
-    "training.steps=3",
-)
 
 
 def published(family: str) -> str:
@@ -61,7 +46,7 @@ def tiny(family: str, folder: Path, *overrides: str, images: bool = False) -> Pr
         f"type='captioned', path='{pictures(folder)}'" if images else f"type='prompts', path='{folder / 'prompts.txt'}'"
     )
     table = [f"teacher.{key}={json.dumps(value)}" for key, value in changes.items()]
-    return load_preset(published(family), [*table, *SMALL, f"data={{{data}}}", *overrides])
+    return load_preset(published(family), [*table, *SMALL_TEXT, "training.steps=3", f"data={{{data}}}", *overrides])
 
 
 def pictures(folder: Path) -> Path:

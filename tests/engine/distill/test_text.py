@@ -14,6 +14,7 @@ from PIL import Image
 from runs import assert_same, stop_at
 from safetensors.torch import load_file
 from tiny_models import tiny_flux, tiny_qwen
+from tiny_runs import SMALL_TEXT
 
 from piflow_cli.core.imitation import ImitationSettings, data_free_losses
 from piflow_cli.engine.convert import convert
@@ -46,23 +47,7 @@ def tiny(family: str, folder: Path, *overrides: str, steps: int = 4, images: boo
     )
     changes = {"source": settings.source, "width": 48, "height": 64, "offload_encoders": False} | SIZE[family]
     table = [f"teacher.{key}={json.dumps(value)}" for key, value in changes.items()]
-    small = (
-        "adapter.rank=4",
-        "policy.num_components=3",
-        "policy.logstd_inner_dim=16",
-        "sampling.total_substeps=16",
-        "objective.num_intermediates=2",
-        "objective.window_substeps=1",
-        "optimizer.warmup_steps=1",
-        "training.batch_size=2",
-        "training.micro_batch_size=2",
-        "training.mixed_precision='no'",
-        "training.teacher_dtype='float32'",
-        "training.checkpoint_every=2",
-        "training.preview_every=0",
-        f"training.steps={steps}",
-    )
-    return load_preset(f"{family}-4nfe", [*table, *small, data, *overrides])
+    return load_preset(f"{family}-4nfe", [*table, *SMALL_TEXT, f"training.steps={steps}", data, *overrides])
 
 
 def save_pictures(folder: Path) -> None:
