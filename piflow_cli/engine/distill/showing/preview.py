@@ -10,7 +10,7 @@ from piflow_cli.engine.distill.events import Journal
 from piflow_cli.engine.distill.resume.run_folder import RunFolder
 from piflow_cli.engine.distill.showing.drawing import Drawer
 from piflow_cli.engine.distill.showing.scene import Scene, usual_scene
-from piflow_cli.errors import SamplingError
+from piflow_cli.errors import PartnerError, SamplingError
 from piflow_cli.io.files import write_atomic
 from piflow_cli.io.pictures import png_bytes, to_pictures
 from piflow_cli.io.sheets.comparison import Row, comparison_sheet
@@ -50,7 +50,7 @@ class Preview:
             if self.reference is None:
                 self.reference = self.drawer.by_teacher(self.scene, steps=TEACHER_STEPS)
             pictures = self.drawer.by_student(self.scene, settings, step=step)
-        except SamplingError as error:
+        except (SamplingError, PartnerError) as error:  # the other where another process drew them
             self.journal.tell("warning", message=f"no preview of step {step}, and training goes on: {error}")
             return
         rows = [

@@ -16,7 +16,7 @@ from piflow_cli.engine.distill.showing.drawing import Drawer
 from piflow_cli.engine.distill.showing.measuring import Measure, column_name, mean
 from piflow_cli.engine.distill.showing.preview import sheet_facts
 from piflow_cli.engine.distill.showing.scene import asked_scene
-from piflow_cli.errors import PiflowError, SamplingError
+from piflow_cli.errors import PartnerError, PiflowError, SamplingError
 from piflow_cli.io.files import write_atomic
 from piflow_cli.io.pictures import png_bytes, to_pictures
 from piflow_cli.io.sheets.comparison import Row, comparison_sheet
@@ -77,7 +77,7 @@ class Validation:
                 self.reference = self.drawer.by_teacher(self.scene, steps=self.settings.teacher_steps)
             pictures = [self.drawer.by_student(self.scene, settings, step=step) for settings in self.samplings]
             scores = self._scores(pictures, step=step)
-        except SamplingError as error:
+        except (SamplingError, PartnerError) as error:  # the other where another process drew them
             self.journal.tell("warning", message=f"no validation of step {step}, and training goes on: {error}")
             return
         error = scores[column_name(PAIRED, self.samplings[0].nfe)]

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from piflow_cli.engine.distill import distill
 from piflow_cli.engine.distill.events import DistillEvent
 from piflow_cli.engine.distill.resume.snapshot import read_tensors
+from piflow_cli.engine.distill.showing.drawing import Drawer
 from piflow_cli.engine.sample import sample
 from piflow_cli.engine.students.load import load_student
-from piflow_cli.errors import DataError, ModelError, PresetError
+from piflow_cli.errors import DataError, ModelError, PartnerError, PresetError
 from piflow_cli.preset import Preset, load_preset
 
 TINY = (
@@ -154,6 +155,24 @@ def test_a_student_that_is_not_finite_is_told_of_and_training_goes_on(
     told = [event.message for event in events if event.kind == "warning"]
     assert told[0].startswith("no validation of step 2, and training goes on: the student of step 2 drew latents")
     assert not rows(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["preview", "validation"])
+def test_pictures_that_are_not_finite_on_another_process_end_nothing_here(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is where the others hear of it by a PartnerError."""
+
+    def failing(*_: object, **__: object) -> None:
+        raise PartnerError(rank=1, message="not finite")
+
+    monkeypatch.setattr(Drawer, "by_student", failing)
+    events: list[DistillEvent] = []
+    shown = "training.preview_every=2" if kind == "preview" else "training.preview_every=0"
+    preset = tiny(shown, *(["validation.every=0"] if kind == "preview" else []), steps=2)
+    assert distill(preset, out=tmp_path / "run", device="cpu", on_event=events.append).step == 2
+    told = [event.message for event in events if event.kind == "warning"]
+    assert told[0].startswith(f"no {kind} of step 2, and training goes on: the process of rank 1 failed: not finite")
 
 
 @pytest.mark.parametrize(
