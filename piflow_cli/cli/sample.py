@@ -186,25 +186,16 @@ def command(
             num_images=options.num_images,
             seed=options.seed,
             seeds=options.seeds,
-            width=width,
-            height=height,
             batch_size=batch_size,
         )
-        job = pictures(
-            model=opened,
-            guidance_scale=guidance,
-            negative_prompt=negative_prompt,
-            negative_scale=negative_scale,
-            steps=steps,
-            **changes,
-        )
-        opened_others = [
-            open_teacher(model, **model_options)
-            if other.source is None
-            else open_student(other.source, quantization=quantize, **model_options)
-            for other in others
-        ]
-        return [job, *(pictures(model=o, steps=other.steps) for o, other in zip(opened_others, others, strict=True))]
+        jobs = [pictures(request=request, model=opened, steps=steps, **changes)]
+        for other in others:
+            if other.source is None:
+                opened = open_teacher(model, **model_options)
+            else:
+                opened = open_student(other.source, quantization=quantize, **model_options)
+            jobs.append(pictures(request=TextRequest(width, height), model=opened, steps=other.steps))
+        return jobs
 
     with joined(device) as (together, own_device):
         asked, gallery = together.main_does(ask)

@@ -79,16 +79,12 @@ def sample(
     """
     job = prepare(
         prompts,
+        request=TextRequest(width, height, guidance_scale, negative_prompt, negative_scale),
         model=model,
         nfe=nfe,
         num_images=num_images,
         seed=seed,
         seeds=seeds,
-        width=width,
-        height=height,
-        guidance_scale=guidance_scale,
-        negative_prompt=negative_prompt,
-        negative_scale=negative_scale,
         substeps=substeps,
         temperature=temperature,
         h=h,
@@ -102,16 +98,12 @@ def sample(
 def prepare(
     prompts: Sequence[str | Asked],
     *,
+    request: TextRequest | None = None,
     model: str | LoadedStudent | OpenTeacher | None = None,
     nfe: int | None = None,
     num_images: int = 1,
     seed: int = 0,
     seeds: Sequence[int] | None = None,
-    width: int | None = None,
-    height: int | None = None,
-    guidance_scale: float | None = None,
-    negative_prompt: str | None = None,
-    negative_scale: float = NEGATIVE_SCALE,
     substeps: int | None = None,
     temperature: float | Literal["auto"] | None = None,
     h: float | None = None,
@@ -119,10 +111,10 @@ def prepare(
     batch_size: int | None = None,
     device: str = "auto",
 ) -> SampleJob:
-    """Check a request as a whole; arguments and errors as `sample`."""
+    """Check a request as a whole; `request` is what is asked beside prompts, the rest and errors as `sample`."""
     asked = [Asked(item) if isinstance(item, str) else item for item in prompts]
     check_request(asked, num_images=num_images, seed=seed, seeds=seeds, batch_size=batch_size)
-    request = TextRequest(width, height, guidance_scale, negative_prompt, negative_scale)
+    request = request or TextRequest()
     request.check_numbers()
     changes = {"nfe": nfe, "substeps": substeps, "temperature": temperature, "h": h}
     if isinstance(model, LoadedStudent | OpenTeacher):
