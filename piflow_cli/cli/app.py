@@ -10,7 +10,7 @@ import typer
 
 from piflow_cli import __version__
 from piflow_cli.cli import benchmark, console, convert, distill, presets, sample
-from piflow_cli.cli.processes import partner_is_gone, who_says
+from piflow_cli.cli.processes import end_process, partner_is_gone, who_says
 from piflow_cli.cli.teacher import check
 from piflow_cli.errors import PARTNER_ENDED, PartnerError, PiflowError
 
@@ -124,11 +124,11 @@ def _explain_os(error: OSError) -> str:
 def end_after_partner() -> NoReturn:
     """End a process whose partner has failed, and says why: a launcher that sees it end first ends this one too."""
     time.sleep(PARTNER_SPEAKS_S)
-    sys.exit(PARTNER_ENDED)
+    end_process(PARTNER_ENDED)
 
 
 def fail(message: str) -> NoReturn:
     """Print one message to stderr and exit with 1."""
     console.mark("error: ", "red")
     console.note(f"{who_says()}{message}")
-    sys.exit(EXIT_KNOWN_ERROR)
+    end_process(EXIT_KNOWN_ERROR)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Literal
+from contextlib import suppress
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -76,6 +77,24 @@ def who_says() -> str:
     """What a message of one of several processes begins with; nothing where there is one."""
     size = os.environ.get("WORLD_SIZE", "1")
     return f"rank {os.environ['RANK']} of {size}: " if is_one_of_many() and size != "1" else ""
+
+
+def end_process(code: int) -> NoReturn:
+    """Leave with an exit code after a failure.
+
+    One of several processes leaves without Python's own end: threads of an exchange that is broken off outlive it, and
+    end the process by an abort, so that the launcher reports another error than the one that was said.
+    """
+    if not who_says():
+        sys.exit(code)
+    from multiprocessing import active_children
+
+    for reader in active_children():
+        reader.terminate()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # whoever reads it may have left
+            stream.flush()
+    os._exit(code)
 
 
 BROKEN = ("Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe", "store", "Timed out waiting")

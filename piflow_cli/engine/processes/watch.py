@@ -1,13 +1,16 @@
 """A watch over the processes of a run: one that hangs is named, and all of them end.
 
 Every process has a thread that says in the launcher's store (torch's TCPStore) that it lives and what it is doing. One
-whose main thread is stuck is ended by its thread; one that gives no sign at all, being frozen, is named by another.
+whose main thread is stuck is ended by its thread; one that gives no sign at all, being frozen, is named by another, and
+killed where it is on the same machine: it would hear no other signal.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -51,6 +54,8 @@ class Watch:
     def __enter__(self) -> Self:
         if self.world.size > 1:
             self._store = _own_store()
+            self._store.set(_place(self.world.rank), json.dumps([socket.gethostname(), os.getpid()]))
+            self._tell()  # now: one that is frozen before its thread's first turn is watched too
             self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
             self._thread.start()
         return self
@@ -87,10 +92,14 @@ class Watch:
         except LOST:  # the store is gone, and with it the launcher or the main process
             self._leave_within(ORPHAN_GRACE_S)
 
+    def _tell(self) -> None:
+        self._beat += 1
+        self._store.set(_key(self.world.rank), json.dumps([self._beat, self._what, self.step]))
+
     def _turn(self) -> None:
         """Tell, look at the others, and end this process where one hangs."""
-        self._beat, self._turns = self._beat + 1, self._turns + 1
-        self._store.set(_key(self.world.rank), json.dumps([self._beat, self._what, self.step]))
+        self._turns += 1
+        self._tell()
         if self._store.check([FAILED]):
             self._leave_within(PARTNER_GRACE_S)
             return
@@ -117,7 +126,15 @@ class Watch:
             f"error: {own}. All processes end; the same command goes on from the newest checkpoint. Where that may "
             "take longer, raise training.hang_timeout_s.\n"
         )
+        if rank != self.world.rank:
+            self._kill(rank)
         _end(1)
+
+    def _kill(self, rank: int) -> None:
+        host, process = json.loads(self._store.get(_place(rank)))
+        if host == socket.gethostname():
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(process, signal.SIGKILL)
 
     def _leave_within(self, seconds: float) -> None:
         """End this process unless its main thread leaves the watch by itself."""
@@ -127,6 +144,10 @@ class Watch:
 
 def _key(rank: int) -> str:
     return f"beat/{rank}"
+
+
+def _place(rank: int) -> str:
+    return f"place/{rank}"
 
 
 def _own_store() -> dist.Store:

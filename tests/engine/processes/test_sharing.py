@@ -1,4 +1,7 @@
-"""One request of sampling, measuring or caching, shared by two processes and started as users start them."""
+"""One request of sampling, measuring or caching, shared by two processes and started as users start them.
+
+One thread to a process, alone or beside another: sums of a network are rounded by how threads part them.
+"""
 
 import json
 import os
@@ -10,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_runner import run
 from tiny_models import PARITY
 
 TWO = ("--num-processes", "2", "--device", "cpu")
@@ -27,9 +29,9 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "piflow_cli", *map(str, arguments)]
 
 
-def spread(*arguments: object) -> subprocess.CompletedProcess[str]:
-    line = command(*arguments, *TWO)
-    return subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=240, check=False)
+def started(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    line = command(*arguments)
+    return subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=240, check=False, cwd=cwd)
 
 
 def lasting(value: Any) -> Any:
@@ -56,8 +58,9 @@ SAMPLES = {
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_two_processes_draw_the_pictures_of_one(tmp_path: Path, kind: str) -> None:
     """Byte by byte, under the same names, and told once and in the same order."""
-    alone = run("sample", *SAMPLES[kind], "--device", "cpu", "--out", "one", "--json", cwd=tmp_path)
-    both = spread("sample", *SAMPLES[kind], "--out", tmp_path / "two", "--json")
+    line = ("sample", *SAMPLES[kind], "--json", "--out")
+    alone = started(*line, "one", "--device", "cpu", cwd=tmp_path)
+    both = started(*line, "two", *TWO, cwd=tmp_path)
     assert (alone.returncode, both.returncode) == (0, 0), both.stderr
     expected, found = json.loads(alone.stdout), json.loads(both.stdout)
     assert lasting(found) == lasting(expected)
@@ -78,7 +81,7 @@ def test_two_processes_draw_the_pictures_of_one(tmp_path: Path, kind: str) -> No
 )
 def test_two_processes_have_the_scores_of_one(tmp_path: Path, what: tuple[str, ...]) -> None:
     line = ("benchmark", *what, "--metric", "fid", "--samples", "70", "--batch-size", "16", "--json", "-")
-    alone, both = run(*line, "--device", "cpu", cwd=tmp_path), spread(*line)
+    alone, both = started(*line, "--device", "cpu", cwd=tmp_path), started(*line, *TWO, cwd=tmp_path)
     assert (alone.returncode, both.returncode) == (0, 0), both.stderr
     assert lasting(json.loads(both.stdout)) == lasting(json.loads(alone.stdout))
     assert json.loads(both.stdout)["num_processes"] == 2
@@ -91,8 +94,8 @@ def test_two_processes_fill_the_cache_of_one(tmp_path: Path) -> None:
     settings |= {"teacher.width": 48, "teacher.height": 64, "data.path": tmp_path / "prompts.txt"}
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     line = ("distill", "--preset", "flux-4nfe-datafree", "--cache-only", "--json", *sets)
-    alone = run(*line, "--device", "cpu", "--set", f"data.cache={tmp_path / 'one'}", cwd=tmp_path)
-    both = spread(*line, "--set", f"data.cache={tmp_path / 'two'}")
+    alone = started(*line, "--device", "cpu", "--set", f"data.cache={tmp_path / 'one'}", cwd=tmp_path)
+    both = started(*line, *TWO, "--set", f"data.cache={tmp_path / 'two'}", cwd=tmp_path)
     assert (alone.returncode, both.returncode) == (0, 0), both.stderr
     report = json.loads(both.stdout)
     assert (report["num_prompts"], report["built"] + report["kept"] + report["shared"]) == (3, 1)
@@ -110,9 +113,7 @@ def test_two_processes_fill_the_cache_of_one(tmp_path: Path) -> None:
     ],
 )
 def test_an_error_that_all_have_is_said_once(tmp_path: Path, line: tuple[str, ...], words: str) -> None:
-    ended = subprocess.run(
-        command(*line, *TWO), capture_output=True, text=True, env=environment(), cwd=tmp_path, check=False
-    )
+    ended = started(*line, *TWO, cwd=tmp_path)
     assert ended.returncode == 1
     assert ended.stderr.count("error:") == 1, ended.stderr
     assert words in ended.stderr
