@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from piflow_cli.cli import console
+from piflow_cli.cli.benchmarking.table import print_result
 from piflow_cli.cli.numbers import parse_numbers
 from piflow_cli.cli.processes import NumProcesses, start_processes
 
 if TYPE_CHECKING:
     from piflow_cli.engine.benchmark.benchmark import BenchmarkResult
-    from piflow_cli.engine.benchmark.gauge import BenchmarkRow
 
 EXAMPLES = console.examples(
     ("the embedded students beside their teacher's solvers", "piflow benchmark --metric fid"),
@@ -41,7 +40,6 @@ EXAMPLES = console.examples(
         "--detector inception.pt",
     ),
 )
-ARROWS = {"lower": "↓", "higher": "↑"}
 STDOUT = "-"
 DEFAULT_TEACHER_STEPS = "1,2,4,8,16,32"
 
@@ -149,83 +147,4 @@ def _tell(result: BenchmarkResult, json_file: Path | None) -> None:
     if json_file is not None:
         write_atomic(json_file, result.to_json() + "\n")
         console.note(f"written to {json_file}")
-    _print(result)
-
-
-def _print(result: BenchmarkResult) -> None:
-    """The table, and what its numbers depend on."""
-    headings, columns = zip(*_columns(result), strict=True)
-    console.print_table(headings, list(zip(*columns, strict=True)), num_left=2)
-    marked = [title for key, title in result.titles.items() if title != _name(key)]
-    if marked:
-        typer.echo(f"* {', '.join(marked)}")
-    for line in _guided(result.rows):
-        typer.echo(line)
-    if any(row.h for row in result.rows):
-        typer.echo(
-            "h: fresh noise between evaluations; above 0 pictures leave those of the teacher from the same noise"
-        )
-    if result.teacher_rows:
-        typer.echo(f"ratio: to the score of {', '.join(result.teacher_rows)}; to teacher: FID to its pictures")
-    if any(row.paired_error is not None for row in result.rows):
-        typer.echo("paired: distance to its picture from the same noise; 0 is the same, 1 as far as another of its own")
-    if any(row.gap_closed is not None for row in result.rows):
-        typer.echo("gap closed: 0% is the teacher's FID at as many Euler steps, 100% that of its row of most steps")
-    asked = f" of {result.num_prompts} prompts ({result.prompts})" if result.prompts is not None else ""
-    known = f" ({result.reference_samples})" if result.reference_samples else ""
-    measured = f"{result.samples} pictures a row{asked}, detector {result.detector}"
-    by = f", {result.num_processes} processes" if result.num_processes > 1 else ""
-    typer.echo(f"{measured}, reference {result.reference}{known}, seed {result.seed}{by}")
-    for doubt in result.doubts:
-        typer.echo(f"doubtful: {doubt}")
-
-
-def _guided(rows: Sequence[BenchmarkRow]) -> list[str]:
-    """Which models' evaluations take more than a pass through the network each, and how many."""
-    shares: dict[str, set[float]] = {}
-    for row in rows:
-        shares.setdefault(row.model, set()).add(row.network_calls / row.nfe)
-    return [
-        f"{model}: {' to '.join(f'{n:.3g}' for n in sorted({min(found), max(found)}))} passes through the network an "
-        "evaluation, for guidance"
-        for model, found in shares.items()
-        if max(found) > 1
-    ]
-
-
-def _columns(result: BenchmarkResult) -> list[tuple[str, list[str]]]:
-    """Heading and cells of every column; what no row has is left out."""
-    rows = result.rows
-    columns = [("model", [row.model for row in rows]), ("method", [row.method for row in rows])]
-    columns.append(("NFE", [str(row.nfe) for row in rows]))
-    if any(row.h for row in rows):
-        columns.append(("h", [f"{row.h:g}" if row.kind == "student" else "" for row in rows]))
-    ratios = {"fid": [row.fid_ratio for row in rows], "diversity": [row.diversity_ratio for row in rows]}
-    for key, title in result.titles.items():
-        name = _name(key)
-        arrow = ARROWS[result.better[key]]
-        arrow = arrow if console.can_write(arrow) else f"({result.better[key]})"
-        columns.append((f"{name}{'*' if title != name else ''} {arrow}", [f"{row.scores[key]:.4g}" for row in rows]))
-        columns += _optional("ratio", ratios.get(key, ()), "{:.3g}")
-    columns += _optional("paired", [row.paired_error for row in rows], "{:.3g}")
-    columns += _optional("to teacher", [row.fid_to_teacher for row in rows], "{:.3g}")
-    columns += _optional("gap closed", [row.gap_closed for row in rows], "{:.0%}")
-    totals = [row.network_s + row.policy_s for row in rows]
-    shares = [row.policy_s / max(total, 1e-12) for row, total in zip(rows, totals, strict=True)]
-    columns.append(("ms/pic", [f"{1000 * total:.3g}" for total in totals]))
-    columns.append(("policy", [f"{share:.0%}" for share in shares]))
-    return columns
-
-
-def _optional(heading: str, values: Sequence[float | None], form: str) -> list[tuple[str, list[str]]]:
-    """The column of some values, none where there are no values."""
-    if all(value is None for value in values):
-        return []
-    return [(heading, ["" if value is None else form.format(value) for value in values])]
-
-
-def _name(key: str) -> str:
-    """A score's name in a heading: FID, KID and IS in capitals. The detector, where it is not Inception, goes below."""
-    from piflow_cli.engine.benchmark.benchmark import heading
-
-    return heading(key)
+    print_result(result)

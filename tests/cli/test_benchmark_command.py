@@ -11,7 +11,7 @@ from text_students import text_student
 from tiny_detector import save_detector
 from tiny_models import gmflow, tiny_flux
 
-from piflow_cli.cli import benchmark as command
+from piflow_cli.cli.benchmarking import table
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.benchmark.benchmark import BenchmarkResult
 from piflow_cli.engine.benchmark.gauge import BenchmarkRow
@@ -60,7 +60,7 @@ def words(line: str) -> str:
 
 
 def test_table_fits_a_terminal_and_says_what_its_numbers_depend_on(capsys: pytest.CaptureFixture) -> None:
-    command._print(RESULT)
+    table.print_result(RESULT)
     heading, _, student, teacher, *notes = capsys.readouterr().out.splitlines()
     assert words(heading) == "model method NFE FID* ↓ ratio diversity* ↑ ratio to teacher gap closed ms/pic policy"
     assert max(map(len, (heading, student, teacher, *notes))) <= 100
@@ -75,28 +75,28 @@ def test_table_fits_a_terminal_and_says_what_its_numbers_depend_on(capsys: pytes
 
 
 def test_doubts_are_said_below_the_table(capsys: pytest.CaptureFixture) -> None:
-    command._print(replace(RESULT, doubts=("FID of 3 pictures is far too large",)))
+    table.print_result(replace(RESULT, doubts=("FID of 3 pictures is far too large",)))
     assert capsys.readouterr().out.splitlines()[-1] == "doubtful: FID of 3 pictures is far too large"
 
 
 def test_arrows_become_words_where_stdout_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
-    assert "FID* (lower)" in [heading for heading, _ in command._columns(RESULT)]
+    assert "FID* (lower)" in [heading for heading, _ in table.columns_of(RESULT)]
 
 
 def test_columns_without_values_are_left_out(capsys: pytest.CaptureFixture) -> None:
     row = replace(TEACHER, scores={"fid": 2.0}, network_calls=32.0)
     bare = replace(RESULT, rows=(row,), titles={"fid": "FID"}, better={"fid": "lower"}, teacher_rows=(), prompts=None)
-    command._print(bare)
+    table.print_result(bare)
     lines = capsys.readouterr().out.splitlines()
     assert words(lines[0]) == "model method NFE FID ↓ ms/pic policy"
     assert lines[3:] == ["5000 pictures a row, detector emoji-cnn, reference emoji (3000), seed 0"]
-    command._print(replace(RESULT, rows=(replace(STUDENT, gap_closed=None), TEACHER)))
+    table.print_result(replace(RESULT, rows=(replace(STUDENT, gap_closed=None), TEACHER)))
     assert "gap closed" not in capsys.readouterr().out
 
 
 def test_stochasticity_has_a_column_where_a_student_has_any(capsys: pytest.CaptureFixture) -> None:
-    command._print(replace(RESULT, rows=(STUDENT, replace(STUDENT, h=0.4), TEACHER)))
+    table.print_result(replace(RESULT, rows=(STUDENT, replace(STUDENT, h=0.4), TEACHER)))
     heading, _, ode, stochastic, teacher, *notes = map(words, capsys.readouterr().out.splitlines())
     assert any(note.startswith("h: fresh noise between evaluations") for note in notes)
     assert heading.startswith("model method NFE h FID*")
