@@ -206,7 +206,7 @@ def restore_replaced(target: Path) -> None:
     """Finish or undo a replacement of `target` that was killed between its two renames."""
     target = target.absolute()
     replaced = target.parent / (REPLACED + target.name)
-    if not replaced.exists():
+    if not os.path.lexists(replaced):  # nor where its name would be longer than names can be
         return
     if target.exists():
         _remove(replaced)

@@ -180,6 +180,11 @@ def test_a_replacement_killed_before_its_clearing_up_is_finished(tmp_path: Path)
     assert (tmp_path / "folder" / "file").read_text() == "new"
 
 
+def test_a_name_that_is_as_long_as_names_can_be_was_never_replaced(tmp_path: Path) -> None:
+    restore_replaced(tmp_path / ("x" * 255))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_student_left_under_another_name_loads(tmp_path: Path) -> None:
     save_student(stored_student(gmflow()), tmp_path / "run" / "student")
     os.replace(tmp_path / "run" / "student", tmp_path / "run" / f"{REPLACED}student")
