@@ -1,10 +1,11 @@
 """Fréchet inception distance (arXiv 1706.08500) from features or from stored statistics."""
-# N pictures, D features.
+# N pictures, D features, G parts.
 
 import torch
 from torch import Tensor
 
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference, mean_and_cov
+from piflow_cli.metrics.intervals.parts import Parts
 from piflow_cli.metrics.metric import Metric, require_same_dim
 
 
@@ -25,8 +26,17 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
 
     Source: arXiv 1706.08500, eq. 6. Ours where torchmetrics would recompute the statistics from features.
     """
-    eigenvalues, basis = torch.linalg.eigh(cov_a)
-    root_a = (basis * eigenvalues.clamp(min=0).sqrt()) @ basis.T  # (D, D)
+    return _distance_by_root(mean_a, cov_a, _root(cov_a), mean_b, cov_b)
+
+
+def _root(cov: Tensor) -> Tensor:
+    """The symmetric square root (D, D) of a covariance."""
+    eigenvalues, basis = torch.linalg.eigh(cov)
+    return (basis * eigenvalues.clamp(min=0).sqrt()) @ basis.T
+
+
+def _distance_by_root(mean_a: Tensor, cov_a: Tensor, root_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
+    """As `frechet_distance`, with the root of the first covariance, which is most of the work."""
     cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0).sqrt().sum()
     distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
     return max(distance.item(), 0.0)
@@ -49,4 +59,26 @@ def compute(
     return {"fid": fid(generated.features, reference.mean, reference.cov)}
 
 
-METRIC = Metric(name="fid", columns=("fid",), better="lower", compute=compute)
+def fid_without(features: Tensor, reference: Reference, parts: Parts) -> list[float]:
+    """FIDs (G,) of (N, D) features that have one part left out each; a reference that stays whole is rooted once."""
+    kept = [features[parts.own != part] for part in range(parts.count)]
+    if parts.reference is not None:
+        others = [reference.features[parts.reference != part] for part in range(parts.count)]
+        return [fid(some, *mean_and_cov(other)) for some, other in zip(kept, others, strict=True)]
+    root = _root(reference.cov)
+    return [_distance_by_root(reference.mean, reference.cov, root, *mean_and_cov(some)) for some in kept]
+
+
+def without(
+    generated: FeatureSet,
+    reference: Reference,
+    parts: Parts,
+    *,
+    labels: Tensor | None,  # noqa: ARG001
+    seed: int,  # noqa: ARG001
+) -> dict[str, list[float]]:
+    """Column "fid", see `fid_without`."""
+    return {"fid": fid_without(generated.features, reference, parts)}
+
+
+METRIC = Metric(name="fid", columns=("fid",), better="lower", compute=compute, without=without)

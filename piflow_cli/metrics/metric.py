@@ -9,6 +9,7 @@ from torch import Tensor
 
 from piflow_cli.errors import DataError
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference
+from piflow_cli.metrics.intervals.parts import Parts
 
 
 class Compute(Protocol):
@@ -21,6 +22,14 @@ class Compute(Protocol):
     def __call__(
         self, generated: FeatureSet, reference: Reference, *, labels: Tensor | None, seed: int
     ) -> dict[str, float]: ...
+
+
+class ComputeWithout(Protocol):
+    """By column, the scores (G,) that have one part of the pictures left out each."""
+
+    def __call__(
+        self, generated: FeatureSet, reference: Reference, parts: Parts, *, labels: Tensor | None, seed: int
+    ) -> dict[str, list[float]]: ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,10 @@ class Groups:
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric family: its name, the columns it fills, which direction is better, and the pictures it needs."""
+    """One metric family: its name, the columns it fills, which direction is better, and the pictures it needs.
+
+    `without` is a way to the scores that have parts of the pictures left out, for intervals; None computes each anew.
+    """
 
     name: str
     columns: tuple[str, ...]
@@ -48,6 +60,7 @@ class Metric:
     needs_labels: bool = False
     needs_reference_features: bool = False
     groups: Groups | None = None
+    without: ComputeWithout | None = None
 
 
 def require_same_dim(generated: FeatureSet, reference: Reference) -> None:

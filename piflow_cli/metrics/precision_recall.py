@@ -1,5 +1,5 @@
 """Improved precision and recall (arXiv 1904.06991): are pictures plausible, and is the real variety covered?"""
-# N generated, M reference pictures, R rows at a time, D features.
+# N generated, M reference pictures, P points, R rows at a time, D features, G parts.
 
 from collections.abc import Iterator
 
@@ -8,12 +8,15 @@ from torch import Tensor
 
 from piflow_cli.errors import DataError
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference
+from piflow_cli.metrics.intervals.parts import Parts
 from piflow_cli.metrics.metric import Metric, require_reference_features, require_same_dim
 
 NUM_NEIGHBOURS = 3
 ROWS_AT_ONCE = 512
 SPARE_NEIGHBOURS = 4
 """Candidates beyond the neighbours asked for, among which rounding may have changed the order."""
+LEFT_OUT_NEIGHBOURS = 32
+"""Candidates beyond those where parts are left out, all of which may be of one part."""
 PAIRS_AT_ONCE = 65536
 ROUNDING = 1e-12
 """Bound of what rounding may change in a squared distance by a matrix product in float64, relative to the norms."""
@@ -95,20 +98,80 @@ def precision_recall(
 
     Source: arXiv 1904.06991, eq. 1-2.
     """
-    size = min(len(features), len(reference))
-    if size <= num_neighbours:
-        raise DataError(
-            f"precision and recall need more than {num_neighbours} pictures a side; got {len(features)} generated and "
-            f"{len(reference)} real."
-        )
-    generator = torch.Generator().manual_seed(seed)
-    fake, real = (
-        side if len(side) == size else side[torch.randperm(len(side), generator=generator)[:size]]
-        for side in (features.double(), reference.double())
-    )
+    chosen = _equal_sides(len(features), len(reference), seed=seed, num_neighbours=num_neighbours)
+    fake, real = (side[which].double() for side, which in zip((features, reference), chosen, strict=True))
     precision = fraction_covered(fake, real, neighbour_radii(real, num_neighbours))
     recall = fraction_covered(real, fake, neighbour_radii(fake, num_neighbours))
     return precision, recall
+
+
+def _equal_sides(num_fake: int, num_real: int, *, seed: int, num_neighbours: int) -> tuple[Tensor, Tensor]:
+    """Numbers of the pictures of either side, as many of both."""
+    size = min(num_fake, num_real)
+    if size <= num_neighbours:
+        raise DataError(
+            f"precision and recall need more than {num_neighbours} pictures a side; got {num_fake} generated and "
+            f"{num_real} real."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    fake, real = (
+        torch.arange(size) if number == size else torch.randperm(number, generator=generator)[:size]
+        for number in (num_fake, num_real)
+    )
+    return fake, real
+
+
+def fractions_without(
+    points: Tensor,
+    centres: Tensor,
+    *,
+    point_parts: Tensor | None,
+    centre_parts: Tensor | None,
+    count: int,
+    num_neighbours: int = NUM_NEIGHBOURS,
+) -> Tensor:
+    """Shares (G,) of points covered, without one part of the points, of the centres, or of both.
+
+    Distances are those of a matrix product, whose rounding decides next to nothing here.
+
+    Args:
+        points: (P, D).
+        centres: (M, D).
+        point_parts, centre_parts: part of each, (P,) and (M,); None for a side that stays whole.
+        count: G.
+        num_neighbours: that a centre's ball reaches to.
+    """
+    points, centres = points.double(), centres.double()
+    squared_radii = _squared_radii_without(centres, centre_parts, count, num_neighbours)  # (G or 1, M)
+    inside = torch.cat(
+        [
+            torch.stack([(squares <= radii).any(dim=1) for radii in squared_radii])
+            for _, squares, _ in _squared_distances(points, centres)
+        ],
+        dim=1,
+    ).double()  # (G or 1, P)
+    kept = torch.ones(count, len(points), dtype=torch.float64)
+    if point_parts is not None:
+        kept = (point_parts != torch.arange(count)[:, None]).double()
+    return (inside * kept).sum(dim=1) / kept.sum(dim=1)
+
+
+def _squared_radii_without(centres: Tensor, parts: Tensor | None, count: int, num_neighbours: int) -> Tensor:
+    """Squared distance (G, M) to the k-th nearest other centre that is left; -1 for a centre that is left out itself.
+
+    One row (1, M) for all G where the centres stay whole.
+    """
+    if parts is None:
+        return neighbour_radii(centres, num_neighbours).square()[None]
+    nearest = min(num_neighbours + 1 + LEFT_OUT_NEIGHBOURS, len(centres))
+    found = [squares.topk(nearest, dim=1, largest=False) for _, squares, _ in _squared_distances(centres, centres)]
+    values, indices = (torch.cat(side) for side in zip(*found, strict=True))  # (M, nearest)
+    radii = []
+    for part in range(count):
+        left = values.masked_fill(parts[indices] == part, torch.inf)
+        radius = left.kthvalue(num_neighbours + 1, dim=1).values  # (M,)
+        radii.append(radius.masked_fill(parts == part, -1))
+    return torch.stack(radii)
 
 
 def compute(
@@ -129,10 +192,29 @@ def compute(
     return {"precision": precision, "recall": recall}
 
 
+def without(
+    generated: FeatureSet,
+    reference: Reference,
+    parts: Parts,
+    *,
+    labels: Tensor | None,  # noqa: ARG001
+    seed: int,
+) -> dict[str, list[float]]:
+    """Columns "precision" and "recall", by the same pictures of either side as `precision_recall` takes."""
+    features = require_reference_features(reference, "precision and recall")
+    which, whose = _equal_sides(len(generated), len(features), seed=seed, num_neighbours=NUM_NEIGHBOURS)
+    fake, real = generated.features[which], features[whose]
+    own, other = parts.own[which], None if parts.reference is None else parts.reference[whose]
+    precision = fractions_without(fake, real, point_parts=own, centre_parts=other, count=parts.count)
+    recall = fractions_without(real, fake, point_parts=other, centre_parts=own, count=parts.count)
+    return {"precision": precision.tolist(), "recall": recall.tolist()}
+
+
 METRIC = Metric(
     name="precision-recall",
     columns=("precision", "recall"),
     better="higher",
     compute=compute,
     needs_reference_features=True,
+    without=without,
 )

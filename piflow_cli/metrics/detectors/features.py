@@ -21,6 +21,10 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self.features)
 
+    def take(self, which: Tensor) -> "FeatureSet":
+        """Some of the pictures, by a mask (N,) or by their numbers."""
+        return FeatureSet(self.features[which], None if self.logits is None else self.logits[which])
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -47,6 +51,10 @@ class Reference:
         """The pictures of a row as what others are compared to."""
         mean, cov = mean_and_cov(generated.features)
         return cls(name, detector, mean, cov, generated.features, len(generated))
+
+    def take(self, which: Tensor) -> Self:
+        """The same of some of the pictures, whose features are there, by a mask (M,)."""
+        return type(self).of(FeatureSet(self.features[which]), name=self.name, detector=self.detector)
 
 
 class Detector(Protocol):
