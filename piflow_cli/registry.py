@@ -41,6 +41,14 @@ ENTRIES: dict[str, dict[str, str]] = {
         "precision-recall": "piflow_cli.metrics.precision_recall:METRIC",
         "accuracy": "piflow_cli.metrics.accuracy:METRIC",
         "diversity": "piflow_cli.metrics.diversity:METRIC",
+        "patch-fid": "piflow_cli.metrics.patch_fid:METRIC",
+        "fd-dinov2": "piflow_cli.metrics.fd_dinov2:METRIC",
+        "cmmd": "piflow_cli.metrics.cmmd:METRIC",
+        "vendi": "piflow_cli.metrics.variety.vendi:METRIC",
+        "clip-score": "piflow_cli.metrics.prompted.clip_score:METRIC",
+        "pickscore": "piflow_cli.metrics.prompted.pickscore:METRIC",
+        "hpsv2": "piflow_cli.metrics.prompted.hpsv2:METRIC",
+        "dino-diversity": "piflow_cli.metrics.variety.dino_diversity:METRIC",
     },
 }
 

@@ -35,19 +35,23 @@ EXAMPLES = console.examples(
         "piflow benchmark --metric fid --model runs/mine --prompts prompts.txt --samples 200 --teacher-steps 4,32",
     ),
     (
+        "what people see, by models of their own",
+        "piflow benchmark --metric clip-score --metric pickscore --metric cmmd "
+        "--model runs/flux-4nfe --prompts prompts.txt --samples 1000 --teacher-steps 28",
+    ),
+    (
         "with the papers' detector and statistics",
         "piflow benchmark --metric fid --metric kid --model runs/dit-1nfe --reference imagenet256.npz "
         "--detector inception.pt",
     ),
 )
+METRICS = "Such as fid or clip-score; MODEL: folder or hub id of its own network. Repeatable."
 STDOUT = "-"
 DEFAULT_TEACHER_STEPS = "1,2,4,8,16,32"
 
 
 def command(
-    metrics: Annotated[
-        list[str], typer.Option("--metric", help="fid, kid, is, precision-recall, accuracy or diversity; repeatable.")
-    ],
+    metrics: Annotated[list[str], typer.Option("--metric", metavar="NAME[=MODEL]", help=METRICS)],
     models: Annotated[
         list[str] | None,
         typer.Option("--model", "-m", help="Student; repeatable. [default: the embedded ones]", show_default=False),

@@ -81,4 +81,12 @@ def without(
     return {"fid": fid_without(generated.features, reference, parts)}
 
 
-METRIC = Metric(name="fid", columns=("fid",), better="lower", compute=compute, without=without)
+METRIC = Metric(
+    name="fid",
+    columns=("fid",),
+    better="lower",
+    compute=compute,
+    frechet=True,
+    needs_reference=True,
+    without=without,
+)

@@ -114,5 +114,11 @@ def without(
 
 
 METRIC = Metric(
-    name="kid", columns=("kid",), better="lower", compute=compute, needs_reference_features=True, without=without
+    name="kid",
+    columns=("kid",),
+    better="lower",
+    compute=compute,
+    needs_reference=True,
+    needs_reference_features=True,
+    without=without,
 )

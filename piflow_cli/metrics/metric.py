@@ -1,14 +1,16 @@
-"""The record that each metric's file exports as METRIC, and the checks that metrics share."""
+"""The record that each metric's file exports as METRIC, what metrics read, and the checks that they share."""
+# B batch, N pictures, D features, C, H, W picture.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from piflow_cli import registry
 from piflow_cli.errors import DataError
-from piflow_cli.metrics.detectors.features import FeatureSet, Reference
+from piflow_cli.metrics.detectors.features import Detector, FeatureSet, Reference
 from piflow_cli.metrics.intervals.parts import Parts
 
 
@@ -45,22 +47,93 @@ class Groups:
     group_size: int
 
 
+class Judge(Protocol):
+    """A network that says something of each picture and of the prompt it was asked by."""
+
+    name: str
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> FeatureSet:
+        """What it says (B, D) of (B, C, H, W) pictures, float in [0, 1], and their B prompts, on the CPU."""
+        ...
+
+    def title(self, metric: str) -> str:
+        """How a score is headed in a table: with the judge's name, as scores of others do not compare."""
+        ...
+
+
+@dataclass(frozen=True)
+class Features:
+    """A metric reads features of pictures.
+
+    Args:
+        model: folder or hub id of the vision model that gives them; None is the run's detector.
+        view: of a detector, the one that sees of each picture what the metric is about; None is all of it.
+    """
+
+    model: str | None = None
+    view: Callable[[Detector], Detector] | None = None
+
+
+WHOLE = Features()
+"""All of a picture, by the run's detector."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A metric reads what a judge says of pictures and their prompts.
+
+    Args:
+        load: (folder or hub id, device) -> the judge.
+        model: folder or hub id; None where the user has to name one.
+    """
+
+    load: Callable[[str, str | torch.device], Judge]
+    model: str | None = None
+
+
 @dataclass(frozen=True)
 class Metric:
-    """One metric family: its name, the columns it fills, which direction is better, and the pictures it needs.
+    """One metric family: its name, the columns it fills, which direction is better, and what it reads.
 
-    `without` is a way to the scores that have parts of the pictures left out, for intervals; None computes each anew.
+    Args:
+        reads: features, or a judge's words.
+        frechet: whether it is a Fréchet distance, which few pictures make too large.
+        needs_reference: whether it compares pictures to others.
+        without: a way to the scores that have parts of the pictures left out, for intervals; None computes each anew.
     """
 
     name: str
     columns: tuple[str, ...]
     better: Literal["lower", "higher"]
     compute: Compute
+    reads: Features | Judgement = WHOLE
+    frechet: bool = False
     needs_logits: bool = False
     needs_labels: bool = False
+    needs_reference: bool = False
     needs_reference_features: bool = False
     groups: Groups | None = None
     without: ComputeWithout | None = None
+
+
+def metric_of(spec: str) -> Metric:
+    """The metric that `NAME` or `NAME=MODEL` says, the latter by a model of its own.
+
+    Raises:
+        DataError: no model where one is needed.
+        PiflowError: an unknown name.
+    """
+    name, equals, model = spec.partition("=")
+    metric: Metric = registry.resolve("metric", name)
+    if equals and not model:
+        raise DataError(f"{spec!r} names no model after the sign: write {name}=FOLDER, or {name}=OWNER/NAME of the hub")
+    if model:
+        return replace(metric, reads=replace(metric.reads, model=model))
+    if isinstance(metric.reads, Judgement) and metric.reads.model is None:
+        raise DataError(
+            f"{name} has no model to be judged by: write --metric {name}=FOLDER; docs/benchmark.md says of what"
+        )
+    return metric
 
 
 def require_same_dim(generated: FeatureSet, reference: Reference) -> None:

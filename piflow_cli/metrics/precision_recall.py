@@ -215,6 +215,7 @@ METRIC = Metric(
     columns=("precision", "recall"),
     better="higher",
     compute=compute,
+    needs_reference=True,
     needs_reference_features=True,
     without=without,
 )

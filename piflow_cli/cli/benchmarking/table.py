@@ -40,6 +40,8 @@ def print_result(result: BenchmarkResult) -> None:
     measured = f"{result.samples} pictures a row{asked}, detector {result.detector}"
     by = f", {result.num_processes} processes" if result.num_processes > 1 else ""
     typer.echo(f"{measured}, reference {result.reference}{known}, seed {result.seed}{by}")
+    for metric, reference in result.references.items():
+        typer.echo(f"{metric}: reference {reference}")
     for doubt in result.doubts:
         typer.echo(f"doubtful: {doubt}")
 
@@ -90,6 +92,6 @@ def _optional(heading: str, values: Sequence[float | None], form: str) -> list[t
 
 def _name(key: str) -> str:
     """A score's name in a heading: FID, KID and IS in capitals. The detector, where it is not Inception, goes below."""
-    from piflow_cli.engine.benchmark.benchmark import heading
+    from piflow_cli.engine.benchmark.doubts import heading
 
     return heading(key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import TypeVar
 
@@ -18,12 +18,17 @@ from piflow_cli import __version__
 from piflow_cli.core.interfaces import Space
 from piflow_cli.data.prompt_lists import read_prompt_list
 from piflow_cli.engine.benchmark.check import check_request, check_rows
-from piflow_cli.engine.benchmark.doubts import fid_doubts
+from piflow_cli.engine.benchmark.doubts import doubts, heading
 from piflow_cli.engine.benchmark.gauge import BenchmarkRow, Gauge
 from piflow_cli.engine.benchmark.questions import Subjects
 from piflow_cli.engine.benchmark.rows import Measured, Progress, measure_all
 from piflow_cli.engine.benchmark.samplers import Sampler, student_sampler, teacher_key, teacher_of, teacher_sampler
-from piflow_cli.engine.benchmark.yardsticks import choose_detector, choose_reference, choose_subjects
+from piflow_cli.engine.benchmark.yardsticks import (
+    check_prompts,
+    choose_detector,
+    choose_references,
+    choose_subjects,
+)
 from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.sample.open import Dtype, open_student
 from piflow_cli.engine.sample.sample import SMALL_POSITIONS
@@ -34,10 +39,12 @@ from piflow_cli.engine.students.settings import sampling_settings
 from piflow_cli.engine.students.shared import Bases
 from piflow_cli.errors import DataError
 from piflow_cli.io.texts.json_text import json_text
-from piflow_cli.metrics.detectors.features import Detector
+from piflow_cli.metrics.panel import Panel
 
 SMALL_BATCH = 500
 """Pictures a forward pass where none is asked for, up to `SMALL_POSITIONS` latent positions; larger ones go singly."""
+NONE = "none"
+"""What the reference is called where no metric compares pictures to others."""
 N = TypeVar("N", int, float)
 
 
@@ -55,6 +62,8 @@ class BenchmarkResult:
             which are asked for their classes in turn.
         reference, reference_samples: what pictures are compared to; 0 where the statistics do not say how many.
         detector: what features are of.
+        models: by metric, the model of its own that it is measured by.
+        references: by metric, what it compares pictures to, where that is another reference.
         teacher_rows: the rows that `fid_to_teacher`, ratios and gaps refer to, in words.
         warnings: what a user should know.
         doubts: what makes scores doubtful: too few pictures or references for an FID.
@@ -72,6 +81,8 @@ class BenchmarkResult:
     teacher_rows: tuple[str, ...]
     warnings: tuple[str, ...]
     device: str
+    models: dict[str, str] = field(default_factory=dict)
+    references: dict[str, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     prompts: str | None = None
     num_prompts: int | None = None
@@ -105,7 +116,8 @@ def benchmark(
     """Measure students, and their teachers where asked for; all that can fail is checked before the first picture.
 
     Args:
-        metrics: registered metrics, such as fid, kid, is, precision-recall, accuracy, diversity.
+        metrics: registered metrics, such as fid or clip-score, each perhaps by a model of its own, NAME=FOLDER or
+            NAME=HUB-ID; docs/benchmark.md has all.
         models: students as `open_student` takes them, or loaded ones; None is `default_students`.
         nfe: evaluations to sample every student with; None is what each was trained for.
         h: stochasticity between segments to sample every student with; None is what each was trained for.
@@ -140,23 +152,25 @@ def benchmark(
     listed = read_prompt_list(prompts) if prompts is not None else None
     target, bases = resolve_device(device), Bases()
 
-    def load() -> tuple[list[LoadedStudent], Subjects, Detector, list[Sampler], list[str]]:
+    def load() -> tuple[list[LoadedStudent], Subjects, Panel, list[Sampler], list[str]]:
         students = [
             m if isinstance(m, LoadedStudent) else open_student(m, device=device, dtype=dtype, bases=bases)
             for m in (default_students() if models is None else models)
         ]
         _check_comparable(students)
         subjects = choose_subjects(listed, students)
+        check_prompts(chosen, subjects)
         samplers, warnings = _student_samplers(students, nfe, h, seed=seed)
-        return students, subjects, choose_detector(detector, students, chosen, device=target), samplers, warnings
+        own = Panel.of(chosen, choose_detector(detector, students, chosen, device=target), device=target)
+        return students, subjects, own, samplers, warnings
 
-    students, subjects, own_detector, samplers, warnings = together.each_does(load)
+    students, subjects, panel, samplers, warnings = together.each_does(load)
     gauge = Gauge(
         metrics=chosen,
-        detector=own_detector,
-        reference=together.main_does(
-            lambda: choose_reference(
-                reference, students, own_detector, asked_detector=detector, with_teacher=bool(teacher_steps)
+        panel=panel,
+        references=together.main_does(
+            lambda: choose_references(
+                reference, students, panel, chosen, asked_detector=detector, with_teacher=bool(teacher_steps)
             )
         ),
         subjects=subjects,
@@ -179,22 +193,27 @@ def benchmark(
 
 def _result(gauge: Gauge, measured: Measured, warnings: Sequence[str]) -> BenchmarkResult:
     """The table of measured rows, with what they were measured by."""
-    reference = measured.reference
-    columns = {column: metric for metric in gauge.metrics for column in metric.columns}
+    panel, columns = gauge.panel, {column: metric for metric in gauge.metrics for column in metric.columns}
+    compared = {
+        metric.name: measured.references.get(metric.reads) for metric in gauge.metrics if metric.needs_reference
+    }
+    reference = next((found for found in compared.values() if found is not None), None)
     listed = gauge.subjects.name is not None
     return BenchmarkResult(
         rows=tuple(measured.rows),
-        titles={column: gauge.detector.title(heading(column)) for column in columns},
+        titles={column: panel.title(metric, heading(column)) for column, metric in columns.items()},
         better={column: metric.better for column, metric in columns.items()},
         samples=gauge.samples,
         seed=gauge.seed,
-        reference=reference.name,
-        reference_samples=reference.num_samples,
-        detector=gauge.detector.name,
+        reference=NONE if reference is None else reference.name,
+        reference_samples=0 if reference is None else reference.num_samples,
+        detector=panel.detector.name,
+        models=panel.names(gauge.metrics),
+        references={name: found.name for name, found in compared.items() if found and found.name != reference.name},
         teacher_rows=tuple(f"{row.model} {row.method} {row.steps} steps" for row in measured.anchors),
         warnings=tuple(dict.fromkeys(warnings)),
         device=str(gauge.device),
-        doubts=tuple(fid_doubts(gauge.metrics, samples=gauge.samples, detector=gauge.detector, reference=reference)),
+        doubts=tuple(doubts(gauge.metrics, panel, measured.references, samples=gauge.samples)),
         prompts=gauge.subjects.name,
         num_prompts=min(len(gauge.subjects), gauge.samples) if listed else None,
         num_processes=gauge.together.num_processes,
@@ -258,8 +277,3 @@ def _teacher_samplers(
             for count in dict.fromkeys(steps):
                 samplers.append(teacher_sampler(teacher, solver, count, settings=settings, shift=shift))
     return samplers
-
-
-def heading(column: str) -> str:
-    """A column's name as a table writes it: FID, KID and IS in capitals."""
-    return column.upper() if len(column) <= 3 else column

@@ -10,7 +10,7 @@ from piflow_cli.core.settings import MAX_SEED
 from piflow_cli.engine.benchmark.solvers import SOLVERS
 from piflow_cli.engine.sample.check import MAX_PICTURES, shown
 from piflow_cli.errors import DataError, PiflowError
-from piflow_cli.metrics.metric import Metric
+from piflow_cli.metrics.metric import Metric, metric_of
 
 MAX_STEPS = 10_000
 """Of a teacher's solver; the longest rows of the papers have some hundred."""
@@ -47,7 +47,23 @@ def check_request(
     for name, value, least, most in limits:
         if not least <= value <= most:
             raise DataError(f"{name} is {shown(value)}; it must be at least {least}, and at most {most:,}")
-    return [registry.resolve("metric", name) for name in dict.fromkeys(metrics)]
+    return _distinct_metrics(metrics)
+
+
+def _distinct_metrics(specs: Sequence[str]) -> list[Metric]:
+    """The metrics of these names, each once.
+
+    Raises:
+        DataError: one by several models, whose scores would fill one column.
+        PiflowError: an unknown name.
+    """
+    found: dict[str, Metric] = {}
+    for spec in dict.fromkeys(specs):
+        metric = metric_of(spec)
+        if metric.name in found:
+            raise DataError(f"metric {metric.name} was asked for by several models: measure them one by one")
+        found[metric.name] = metric
+    return list(found.values())
 
 
 def check_rows(**lists: Sequence[object]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -16,8 +16,9 @@ from piflow_cli.engine.benchmark.samplers import Meter, Sampler
 from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.students.finite import decode_finite
 from piflow_cli.io.pictures import to_uint8
-from piflow_cli.metrics.detectors.features import Detector, FeatureSet, Reference, extract_features, join_features
-from piflow_cli.metrics.metric import Groups, Metric
+from piflow_cli.metrics.detectors.features import FeatureSet, Reference, join_features
+from piflow_cli.metrics.metric import WHOLE, Groups, Judgement, Metric
+from piflow_cli.metrics.panel import Panel, Seat, seats_of
 
 REHEARSAL_SAMPLES = 8
 TEACHER = "teacher"
@@ -75,12 +76,12 @@ class BenchmarkRow:
 class Gauge:
     """What every row of a benchmark is asked and measured with, and how much of it.
 
-    Without a reference the first row that is measured becomes it: the teacher's of most steps.
+    Where metrics have no reference the first row that is measured becomes it: the teacher's of most steps.
     """
 
     metrics: Sequence[Metric]
-    detector: Detector
-    reference: Reference | None
+    panel: Panel
+    references: Mapping[Seat, Reference]
     subjects: Subjects
     samples: int
     batch_size: int
@@ -98,6 +99,20 @@ class Gauge:
         """Of the pictures that metrics of groups ask for besides."""
         wanted = dict.fromkeys(metric.groups for metric in self.metrics if metric.groups is not None)
         return {groups: Questions.grouped(self.subjects, groups) for groups in wanted}
+
+    def seats(self, groups: Groups | None = None) -> list[Seat]:
+        """Who looks at the pictures of these groups, or at a row's own: at these the run's detector always does."""
+        found = seats_of([metric for metric in self.metrics if metric.groups == groups])
+        return found if groups is not None or WHOLE in found else [WHOLE, *found]
+
+    def compared_to(self, pictures: Mapping[Seat, FeatureSet], *, name: str) -> Gauge:
+        """The gauge with these pictures as the reference wherever there is none."""
+        made = {
+            seat: Reference.of(features, name=name, detector=self.panel.detector_of(seat).name)
+            for seat, features in pictures.items()
+            if not isinstance(seat, Judgement) and seat not in self.references
+        }
+        return replace(self, references={**made, **self.references})
 
     @property
     def pictures_a_row(self) -> int:
@@ -117,12 +132,19 @@ class Gauge:
             decode_finite(space, part.to(self.device), name="a rehearsal on noise", dtype=part.dtype)
             for part in noise.split(self.batch_size)
         ]
-        features = extract_features(self.detector, [to_uint8(part).cpu().float() / 255 for part in parts])
-        self._scores(features, _spread(questions.labels, count))
+        pictures, seats = [to_uint8(part).cpu().float() / 255 for part in parts], seats_of(self.metrics)
+        own = [
+            self.panel.look(part, questions.prompts(start, start + len(part)), dict.fromkeys([WHOLE, *seats]))
+            for start, part in zip(range(0, count, self.batch_size), pictures, strict=True)
+        ]
+        seen = _joined(own)
+        self._scores(seen, _spread(questions.labels, count))
         for groups in self.grouped:
-            self._scores(features, torch.zeros(count), groups=groups)
+            self._scores(seen, torch.zeros(count), groups=groups)
 
-    def measure(self, sampler: Sampler, on_pictures: Callable[[int], None]) -> tuple[BenchmarkRow, FeatureSet] | None:
+    def measure(
+        self, sampler: Sampler, on_pictures: Callable[[int], None]
+    ) -> tuple[BenchmarkRow, dict[Seat, FeatureSet]] | None:
         """Sample, score and time one row; grouped pictures are sampled in passes of their own, which are not timed.
 
         Args:
@@ -130,18 +152,20 @@ class Gauge:
             on_pictures: called with the number of pictures of each batch, those of other processes' batches included.
 
         Returns:
-            The row and the features of its own pictures in the main process, None in those that only draw.
+            The row and what was seen of its own pictures in the main process, None in those that only draw.
         """
         meter, questions = Meter(), self.questions
-        features = self._features(sampler, questions, on_pictures, seed=self.seed, meter=meter)
+        seen = self._seen(sampler, questions, on_pictures, seats=self.seats(), seed=self.seed, meter=meter)
         others = {
-            groups: self._features(sampler, asked, on_pictures, seed=groups_seed(self.seed), meter=Meter())
+            groups: self._seen(
+                sampler, asked, on_pictures, seats=self.seats(groups), seed=groups_seed(self.seed), meter=Meter()
+            )
             for groups, asked in self.grouped.items()
         }
         costs = self.together.gather((meter.stopwatch.network_s, meter.stopwatch.policy_s, meter.network_rows))
-        if features is None:
+        if seen is None:
             return None
-        scores = self._scores(features, questions.labels)
+        scores = self._scores(seen, questions.labels)
         for groups, found in others.items():
             scores |= self._scores(found, self.grouped[groups].numbers, groups=groups)
         network_s, policy_s, network_rows = (sum(values) / self.samples for values in zip(*costs, strict=True))
@@ -158,29 +182,47 @@ class Gauge:
             scores={column: scores[column] for metric in self.metrics for column in metric.columns},
             h=sampler.h,
         )
-        return row, features
+        return row, seen
 
-    def _features(
-        self, sampler: Sampler, questions: Questions, on_pictures: Callable[[int], None], *, seed: int, meter: Meter
-    ) -> FeatureSet | None:
-        """Of all pictures, in their order, in the main process; processes take whole batches in turn."""
+    def _seen(
+        self,
+        sampler: Sampler,
+        questions: Questions,
+        on_pictures: Callable[[int], None],
+        *,
+        seats: Sequence[Seat],
+        seed: int,
+        meter: Meter,
+    ) -> dict[Seat, FeatureSet] | None:
+        """What was seen of all pictures, in their order, in the main process; processes take whole batches in turn."""
         options = {"batch_size": self.batch_size, "seed": seed, "device": self.device, "meter": meter}
         own, a_round = [], self.batch_size * self.together.num_processes
         for batch in sampler.pictures(questions, **options, takes=self.together.takes):
             begun = len(own) * a_round
-            own.append(self.detector(batch))
+            start = begun + self.together.index * self.batch_size
+            own.append(self.panel.look(batch, questions.prompts(start, start + len(batch)), seats))
             on_pictures(min(begun + a_round, len(questions)) - begun)
         parts = self.together.collect_in_turn(own)
-        return join_features(parts) if self.together.is_main else None
+        return _joined(parts) if self.together.is_main else None
 
-    def _scores(self, features: FeatureSet, labels: Tensor | None, *, groups: Groups | None = None) -> dict[str, float]:
+    def _scores(
+        self, seen: Mapping[Seat, FeatureSet], labels: Tensor | None, *, groups: Groups | None = None
+    ) -> dict[str, float]:
         """Scores by the metrics of these groups, or by those of a row's own pictures."""
         scores: dict[str, float] = {}
-        reference = self.reference or Reference.of(features, name=TEACHER, detector=self.detector.name)
         for metric in self.metrics:
             if metric.groups == groups:
+                features = seen[metric.reads]
+                reference = self.references.get(metric.reads)
+                if reference is None:
+                    reference = Reference.of(features, name=TEACHER, detector=TEACHER)
                 scores |= metric.compute(features, reference, labels=labels, seed=self.seed)
         return scores
+
+
+def _joined(parts: Sequence[Mapping[Seat, FeatureSet]]) -> dict[Seat, FeatureSet]:
+    """What each seat saw of several batches."""
+    return {seat: join_features([part[seat] for part in parts]) for seat in parts[0]}
 
 
 def _spread(labels: Tensor | None, count: int) -> Tensor | None:

@@ -36,6 +36,10 @@ class Subjects(Protocol):
         """The condition of some of them (B,), as the networks of this space take it."""
         ...
 
+    def texts(self, numbers: Tensor) -> list[str] | None:
+        """The prompts of some of them (B,), None where there are none."""
+        ...
+
     def first_distinct(self, count: int) -> list[int]:
         """Numbers of the first `count` different ones, of all where there are fewer."""
         ...
@@ -77,6 +81,10 @@ class Questions:
         """The condition of pictures start to stop - 1."""
         return self.subjects.condition(space, self.numbers[start:stop])
 
+    def prompts(self, start: int, stop: int) -> list[str] | None:
+        """What pictures start to stop - 1 are asked by, None where these are no prompts."""
+        return self.subjects.texts(self.numbers[start:stop])
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -101,6 +109,9 @@ class Classes:
     def condition(self, space: Space, numbers: Tensor) -> Condition:
         """Class numbers as the network takes them."""
         return space.conditions(numbers)
+
+    def texts(self, numbers: Tensor) -> None:
+        """None: a class is no prompt."""
 
     def first_distinct(self, count: int) -> list[int]:
         """The first classes."""
@@ -144,6 +155,10 @@ class Prompts:
         """
         rows = [self._row(number) for number in numbers.tolist()]
         return space.conditions(join_conditions(rows))
+
+    def texts(self, numbers: Tensor) -> list[str]:
+        """As the list has them."""
+        return [self.listed.texts[number] for number in numbers.tolist()]
 
     def first_distinct(self, count: int) -> list[int]:
         """As the list."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from piflow_cli.engine.benchmark.comparison import Anchor, with_gaps
 from piflow_cli.engine.benchmark.gauge import BenchmarkRow, Gauge
 from piflow_cli.engine.benchmark.samplers import Sampler
 from piflow_cli.metrics.detectors.features import Reference
+from piflow_cli.metrics.metric import WHOLE
+from piflow_cli.metrics.panel import Seat
 
 Progress = Callable[[int, int, str], None]
 """(done, total, what): both in pictures times evaluations, so that they grow evenly with time."""
@@ -21,12 +22,12 @@ class Measured(NamedTuple):
     Args:
         rows: in the order of the samplers.
         anchors: those that the others are compared to: each teacher's of most steps.
-        reference: what all were scored against.
+        references: what all were scored against, by what of pictures was read.
     """
 
     rows: list[BenchmarkRow]
     anchors: list[BenchmarkRow]
-    reference: Reference | None
+    references: Mapping[Seat, Reference]
 
 
 def measure_all(gauge: Gauge, samplers: Sequence[Sampler], on_progress: Progress | None) -> Measured:
@@ -49,15 +50,14 @@ def measure_all(gauge: Gauge, samplers: Sequence[Sampler], on_progress: Progress
         measured = gauge.measure(sampler, advance)
         if measured is None:
             continue
-        row, features = measured
+        row, seen = measured
         if sampler in longest.values():
-            anchor = Anchor.of(row, features, detector=gauge.detector.name)
+            anchor = Anchor.of(row, seen[WHOLE], detector=gauge.panel.detector.name)
             anchors[sampler.teacher] = anchor
-            if gauge.reference is None:
-                gauge = replace(gauge, reference=anchor.pictures)
+            gauge = gauge.compared_to(seen, name=anchor.pictures.name)
         elif sampler.teacher in anchors:
-            row = anchors[sampler.teacher].compare(row, features)
+            row = anchors[sampler.teacher].compare(row, seen[WHOLE])
         rows[sampler] = row
     rows = with_gaps(rows, longest)
     in_order = [rows[sampler] for sampler in samplers if sampler in rows]
-    return Measured(in_order, [anchor.row for anchor in anchors.values()], gauge.reference)
+    return Measured(in_order, [anchor.row for anchor in anchors.values()], gauge.references)

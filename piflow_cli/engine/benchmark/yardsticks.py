@@ -14,11 +14,10 @@ from piflow_cli.engine.students.yardstick import EMBEDDED_TEACHERS, Yardstick
 from piflow_cli.errors import DataError
 from piflow_cli.metrics.detectors.features import Detector, Reference
 from piflow_cli.metrics.detectors.load import load_detector
-from piflow_cli.metrics.detectors.pixels import PIXELS_NAME, PixelDetector
+from piflow_cli.metrics.detectors.pixels import PIXELS_NAME
 from piflow_cli.metrics.detectors.reference import load_reference
-from piflow_cli.metrics.detectors.torchscript import INCEPTION_URL
-from piflow_cli.metrics.detectors.vision import VisionDetector
-from piflow_cli.metrics.metric import Metric
+from piflow_cli.metrics.metric import WHOLE, Features, Judgement, Metric
+from piflow_cli.metrics.panel import Panel, Seat, require_classifier, seats_of
 
 
 def embedded(students: Sequence[LoadedStudent]) -> Yardstick | None:
@@ -60,44 +59,61 @@ def choose_detector(
 ) -> Detector:
     """The detector named, or the one that ships, or else pixels.
 
+    Args:
+        metrics: those that are asked for; what they read by models of their own is none of the detector's.
+
     Raises:
         DataError: a metric needs a classifier, and the detector is none.
         ModelError: it cannot be loaded.
     """
     yardstick = embedded(students)
-    needing = [metric.name for metric in metrics if metric.needs_logits]
+    served = [metric for metric in metrics if isinstance(metric.reads, Features) and metric.reads.model is None]
     name = detector or (PIXELS_NAME if yardstick is None else yardstick.detector)
-    found = load_detector(name, device=device, with_logits=bool(needing))
-    if needing and isinstance(found, PixelDetector | VisionDetector):
-        raise DataError(
-            f"{', '.join(needing)} needs a classifier, and detector {found.name} is none: pass --detector with the "
-            f"TorchScript Inception network of the papers, as a file or by its URL {INCEPTION_URL}"
-        )
+    found = load_detector(name, device=device, with_logits=any(metric.needs_logits for metric in served))
+    require_classifier(found, served)
     return found
 
 
-def choose_reference(
+def check_prompts(metrics: Sequence[Metric], subjects: Subjects) -> None:
+    """Refuse metrics that read prompts where there are none.
+
+    Raises:
+        DataError: there are none.
+    """
+    judged = [metric.name for metric in metrics if isinstance(metric.reads, Judgement)]
+    if judged and subjects.name is None:
+        raise DataError(
+            f"{', '.join(judged)} judges pictures by their prompts, and these students draw classes: leave it out"
+        )
+
+
+def choose_references(
     reference: str | None,
     students: Sequence[LoadedStudent],
-    detector: Detector,
+    panel: Panel,
+    metrics: Sequence[Metric],
     *,
     asked_detector: str | None,
     with_teacher: bool,
-) -> Reference | None:
-    """The reference named, or the one that ships for the detector that ships; None for the teacher's own longest row.
+) -> dict[Seat, Reference]:
+    """The reference named, or the one that ships for the detector that ships, by what of pictures is read.
+
+    What has none is compared to the teacher's own longest row.
 
     Raises:
-        DataError: neither, or one that does not fit the detector; the teacher, which is not measured.
+        DataError: one that does not fit its detector; none at all, and no teacher that is measured.
     """
-    yardstick = embedded(students)
-    if reference is None and yardstick is not None and asked_detector in (None, yardstick.detector):
-        reference = yardstick.reference
-    if reference not in (None, TEACHER):
-        return load_reference(reference, detector=detector)
-    if not with_teacher:
-        raise DataError(
-            "these students are compared to their teacher where no --reference is given, and --teacher-steps none "
-            "leaves it out: name steps, or pass --reference with a folder of real pictures, or statistics as .npz (mu "
-            "and sigma, as ADM publishes them for ImageNet) or .safetensors"
-        )
-    return None
+    yardstick, found = embedded(students), {}
+    for seat in seats_of([metric for metric in metrics if metric.needs_reference]):
+        named = reference
+        if seat == WHOLE and named is None and yardstick and asked_detector in (None, yardstick.detector):
+            named = yardstick.reference
+        if named not in (None, TEACHER):
+            found[seat] = load_reference(named, detector=panel.detector_of(seat))
+        elif not with_teacher:
+            raise DataError(
+                "these students are compared to their teacher where no --reference is given, and --teacher-steps none "
+                "leaves it out: name steps, or pass --reference with a folder of real pictures, or statistics as .npz "
+                "(mu and sigma, as ADM publishes them for ImageNet) or .safetensors"
+            )
+    return found

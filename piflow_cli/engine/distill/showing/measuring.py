@@ -15,7 +15,7 @@ from piflow_cli.errors import DataError
 from piflow_cli.metrics.detectors.features import FeatureSet, extract_features
 from piflow_cli.metrics.detectors.load import load_detector
 from piflow_cli.metrics.detectors.reference import load_reference
-from piflow_cli.metrics.metric import Metric
+from piflow_cli.metrics.metric import WHOLE, Metric
 from piflow_cli.preset import Preset
 
 
@@ -47,10 +47,10 @@ class Measure:
         self.scene, self.labels = measured_scene(data, drawer.teacher.space, asked.samples)
         self.metrics: list[Metric] = [registry.resolve("metric", name) for name in asked.metrics]
         for name, metric in zip(asked.metrics, self.metrics, strict=True):
-            if metric.groups is not None or (metric.needs_labels and self.labels is None):
+            if metric.groups is not None or metric.reads != WHOLE or (metric.needs_labels and self.labels is None):
                 raise DataError(
-                    f"validation.metrics: {name} needs pictures of its own, or the classes that were asked for; leave "
-                    "it to `piflow benchmark`"
+                    f"validation.metrics: {name} needs pictures of its own, a model of its own, or the classes that "
+                    "were asked for; leave it to `piflow benchmark`"
                 )
         needs_logits = any(metric.needs_logits for metric in self.metrics)
         self.detector = load_detector(detector, device=drawer.device, with_logits=needs_logits)

@@ -1,0 +1,63 @@
+"""Loading the models of transformers that judge pictures by their prompts: from a folder or the hub, weights alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from piflow_cli.errors import ModelError
+from piflow_cli.io.checksums import file_sha256
+from piflow_cli.io.hub import fetch_folder, locate
+from piflow_cli.io.texts.names import first_line
+
+P = TypeVar("P")
+FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
+"""Configurations, tokenizers and weights."""
+
+
+def model_folder(spec: str) -> Path:
+    """The local folder of a model, downloaded if need be.
+
+    Raises:
+        ModelError: it cannot be had, or has no .safetensors.
+    """
+    found = locate(spec)
+    folder = found if isinstance(found, Path) else fetch_folder(found, FILES)
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder} has no .safetensors; judges are read from these alone.")
+    return folder
+
+
+def load_judge(
+    spec: str, *, model: Callable[..., nn.Module], prepares: Callable[[Path], P], kind: str, dtype: torch.dtype | str
+) -> tuple[nn.Module, P, str]:
+    """A model in evaluation mode, what prepares its input, and a name that says model and weights.
+
+    Args:
+        spec: folder or hub id.
+        model: `from_pretrained` of its class; no code of the folder's own is run.
+        prepares: of the folder, what makes tensors of pictures and texts: by Pillow, whatever else is installed.
+        kind: what the model has to be, for messages.
+
+    Raises:
+        ModelError: missing, damaged or of another kind.
+    """
+    folder = model_folder(spec)
+    try:
+        network, info = model(
+            folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
+        )
+        if info["missing_keys"] or info["mismatched_keys"]:
+            lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+            raise ModelError(f"{folder} is not {kind}: it lacks {len(lacking)} of its weights, such as {lacking[0]}.")
+        preparation = prepares(folder)
+    except ModelError:
+        raise
+    except Exception as error:  # damage, models of other things and missing packages share no ground class
+        raise ModelError(f"{spec} cannot be used as {kind}: {first_line(error)}") from None
+    digest = file_sha256(min(folder.glob("*.safetensors")))[:8]
+    return network.eval().requires_grad_(False), preparation, f"{network.config.model_type}-{digest}"
