@@ -1,9 +1,10 @@
-"""Whether a config says of every argument of a class what kind of value the class takes, before one is built of it."""
+"""Building networks of configs that others wrote: values of the right kind, that fit together, or a known error."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from piflow_cli.errors import ModelError
@@ -26,6 +27,25 @@ def check_kinds(config: Mapping[str, Any], model: type, *, origin: object) -> No
             continue
         if not _is_like(value, usual):
             raise ModelError(f"{origin} says {name} = {repr(value)[:80]}; it takes {_kind(usual)}, such as {usual!r}")
+
+
+@contextmanager
+def built_of(config: Mapping[str, Any], *, origin: object) -> Iterator[None]:
+    """Within the context a class of diffusers builds itself of a config, whose values may not fit together.
+
+    Raises:
+        ModelError: they do not, as sides that do not divide or heads of another width than their positions.
+    """
+    try:
+        yield
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        sizes = {
+            name: value for name, value in config.items() if isinstance(value, int) and not isinstance(value, bool)
+        }
+        raise ModelError(
+            f"{origin} describes no network that can be built: {error or type(error).__name__}. It says "
+            + ", ".join(f"{name} {value}" for name, value in sizes.items())
+        ) from error
 
 
 def _is_like(value: Any, usual: Any) -> bool:

@@ -21,6 +21,7 @@ from piflow_cli.io.weights import (
     read_json,
     read_weights,
 )
+from piflow_cli.teachers.configs import built_of
 from piflow_cli.teachers.dit.config import FREQ_SHIFT, to_diffusers
 from piflow_cli.teachers.dit.loading import embedding
 from piflow_cli.teachers.dit.loading.autoencoder import WEIGHT_FILES, find_vae, load_vae
@@ -80,11 +81,14 @@ def build(config: dict[str, Any], *, device: str = "cpu") -> nn.Module:
 
     Its blocks share one embedding unless the config says otherwise. Parameters are uninitialised; on "meta" they take
     no memory, while the position table always exists.
+
+    Raises:
+        ModelError: its values do not fit together.
     """
     from accelerate import init_empty_weights
     from diffusers import DiTTransformer2DModel
 
-    with init_empty_weights(include_buffers=False):
+    with built_of(config, origin="the config of this DiT"), init_empty_weights(include_buffers=False):
         module = DiTTransformer2DModel(**{key: config[key] for key in CONFIG_KEYS if key in config})
     if not config.get(embedding.PER_BLOCK):
         embedding.share(module)

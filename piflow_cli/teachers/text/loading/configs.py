@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from piflow_cli.io.bounds import check_config
-from piflow_cli.teachers.configs import check_kinds
+from piflow_cli.teachers.configs import built_of, check_kinds
 from piflow_cli.teachers.text.settings import TextSettings
 
 if TYPE_CHECKING:
@@ -15,13 +15,18 @@ if TYPE_CHECKING:
 
 
 def build_transformer(settings: TextSettings, config: dict[str, Any]) -> nn.Module:
-    """The transformer of a config on the meta device; its buffers are real."""
+    """The transformer of a config on the meta device; its buffers are real.
+
+    Raises:
+        ModelError: its values are none of such a transformer's, or do not fit together.
+    """
     import diffusers
     from accelerate import init_empty_weights
 
     module_class = getattr(diffusers, settings.transformer_class)
-    check_transformer_config(settings, config, origin=f"the transformer's config of {settings.source}")
-    with init_empty_weights(include_buffers=False):
+    origin = f"the transformer's config of {settings.source}"
+    check_transformer_config(settings, config, origin=origin)
+    with built_of(config, origin=origin), init_empty_weights(include_buffers=False):
         return module_class.from_config(plain_config(config))
 
 
