@@ -16,6 +16,7 @@ ENTRIES: dict[str, dict[str, str]] = {
         "flux": "piflow_cli.teachers.flux:Flux",
         "qwen_image": "piflow_cli.teachers.qwen_image:QwenImage",
         "sd3": "piflow_cli.teachers.sd3:SD3",
+        "z_image": "piflow_cli.teachers.z_image:ZImage",
     },
     "objective": {
         "imitation": "piflow_cli.objectives.imitation:Imitation",

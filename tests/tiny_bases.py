@@ -8,15 +8,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
+)
 from torch import nn
-from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+from transformers import (
+    AutoTokenizer,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    Qwen3Config,
+    Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+)
 
 from piflow_cli.teachers.sd3 import SD3
+from piflow_cli.teachers.z_image import ZImage
 
 PARITY = Path(__file__).parent / "fixtures" / "parity"
 WORDS = PARITY / "e2e_flux" / "pipeline"
 """Whose tokenizers are used: tokenizer is CLIP's, tokenizer_2 is T5's."""
+CHATS = PARITY / "e2e_qwen" / "pipeline" / "tokenizer"
+"""A byte-level tokenizer of a few merges."""
+CHAT_TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
 SIZE = {"width": 48, "height": 64}
 
 
@@ -98,3 +117,43 @@ def tiny_sd3(folder: Path, **settings: Any) -> SD3:
             tokenizer_3=AutoTokenizer.from_pretrained(WORDS / "tokenizer_2"),
         ).save_pretrained(folder)
     return SD3(**{"source": str(folder), "max_sequence_length": 12} | SIZE | settings)
+
+
+def qwen3(width: int, *, seed: int, num_layers: int = 3) -> Qwen3Model:
+    config = Qwen3Config(
+        vocab_size=280,
+        hidden_size=width,
+        intermediate_size=16,
+        num_hidden_layers=num_layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=64,
+    )
+    return randomised(Qwen3Model(config), seed=seed)
+
+
+def tiny_z_image(folder: Path, **settings: Any) -> ZImage:
+    """Z-Image: a language model of width 24, 4 latent channels, positions up to 64 captions and 32 rows."""
+    if not folder.exists():
+        transformer = ZImageTransformer2DModel(
+            in_channels=4,
+            dim=32,
+            n_layers=2,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=24,
+            axes_dims=[4, 6, 6],
+            axes_lens=[128, 32, 32],
+        )
+        tokenizer = AutoTokenizer.from_pretrained(CHATS)
+        tokenizer.chat_template = CHAT_TEMPLATE
+        ZImagePipeline(
+            transformer=randomised(transformer, seed=1),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+            vae=tiny_autoencoder(latent_channels=4),
+            text_encoder=qwen3(24, seed=2),
+            tokenizer=tokenizer,
+        ).save_pretrained(folder)
+    return ZImage(**{"source": str(folder), "max_sequence_length": 24} | SIZE | settings)

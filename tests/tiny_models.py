@@ -16,7 +16,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 from safetensors.torch import save_file
-from tiny_bases import tiny_sd3
+from tiny_bases import tiny_sd3, tiny_z_image
 from torch import Tensor, nn
 
 from piflow_cli.core.settings import SamplingSettings
@@ -208,6 +208,7 @@ TEACHERS = {
     "flux": lambda _: tiny_flux(),
     "qwen_image": lambda _: tiny_qwen(),
     "sd3": tiny_sd3,
+    "z_image": tiny_z_image,
 }
 """A small teacher of every registered family, written into an empty folder; its settings are returned."""
 POLICIES = {"gmflow": gmflow(bias_noise=0.0), "dx": dx()}
