@@ -36,7 +36,7 @@ EXAMPLES = console.examples(
     ),
     (
         "what people see, by models of their own",
-        "piflow benchmark --metric clip-score --metric pickscore --metric cmmd "
+        "piflow benchmark --metric clip-score --metric pickscore --metric cmmd --metric vqa-score=models/llava "
         "--model runs/flux-4nfe --prompts prompts.txt --samples 1000 --teacher-steps 28",
     ),
     (

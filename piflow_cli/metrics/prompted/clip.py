@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from piflow_cli.errors import DataError
 from piflow_cli.io.pictures import to_pictures
 from piflow_cli.metrics.detectors.features import FeatureSet
 from piflow_cli.metrics.prompted.models import load_judge
@@ -115,14 +114,3 @@ def _preparation(folder: Path) -> tuple[Any, Any]:
 
     processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
     return processor, AutoTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def mean_score(generated: FeatureSet) -> float:
-    """Mean of what a judge said (N, 1).
-
-    Raises:
-        DataError: it said something that is not finite.
-    """
-    if not len(generated) or not generated.features.isfinite().all():
-        raise DataError("the judge gave scores that are not finite: the pictures or its weights hold NaN or infinity.")
-    return generated.features.double().mean().item()

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference
 from piflow_cli.metrics.metric import Judgement, Metric
-from piflow_cli.metrics.prompted.clip import ClipJudge, load_clip, mean_score
+from piflow_cli.metrics.prompted.clip import ClipJudge, load_clip
+from piflow_cli.metrics.prompted.models import mean_score
 
 CLIP = "openai/clip-vit-large-patch14-336"
 """What pi-Flow's tables are measured by, which give the cosine itself."""

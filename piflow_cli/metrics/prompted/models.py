@@ -1,4 +1,5 @@
-"""Loading the models of transformers that judge pictures by their prompts: from a folder or the hub, weights alone."""
+"""What judges share: loading models of transformers from a folder or the hub, and the mean of what they say."""
+# N pictures.
 
 from __future__ import annotations
 
@@ -9,10 +10,11 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from piflow_cli.errors import ModelError
+from piflow_cli.errors import DataError, ModelError
 from piflow_cli.io.checksums import file_sha256
 from piflow_cli.io.hub import fetch_folder, locate
 from piflow_cli.io.texts.names import first_line
+from piflow_cli.metrics.detectors.features import FeatureSet
 
 P = TypeVar("P")
 FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
@@ -61,3 +63,14 @@ def load_judge(
         raise ModelError(f"{spec} cannot be used as {kind}: {first_line(error)}") from None
     digest = file_sha256(min(folder.glob("*.safetensors")))[:8]
     return network.eval().requires_grad_(False), preparation, f"{network.config.model_type}-{digest}"
+
+
+def mean_score(generated: FeatureSet) -> float:
+    """Mean of what a judge said (N, 1).
+
+    Raises:
+        DataError: it said something that is not finite.
+    """
+    if not len(generated) or not generated.features.isfinite().all():
+        raise DataError("the judge gave scores that are not finite: the pictures or its weights hold NaN or infinity.")
+    return generated.features.double().mean().item()
