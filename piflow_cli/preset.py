@@ -23,6 +23,8 @@ from piflow_cli.errors import PiflowError, PresetError
 from piflow_cli.io.presets import merge_tables, parse_overrides, read_table
 
 FAMILIES = ("teacher", "policy", "objective", "data")
+WORDS = frozenset({"summary", "source", "expected", "needs", "name", "attribution"})
+"""Keys that say something of a recipe and change nothing of it."""
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]

@@ -27,6 +27,7 @@ from piflow_cli.cli.processes import (
 )
 from piflow_cli.cli.typed import typed_command
 from piflow_cli.errors import PiflowError
+from piflow_cli.io.texts.amounts import duration
 
 if TYPE_CHECKING:
     from piflow_cli.engine.distill.events import DistillResult
@@ -223,7 +224,7 @@ def _train(recipe: Preset, *, out: Path, device: str, resume: bool, stop_after: 
         options = {"device": device, "resume": resume, "stop_after": stop_after}
         result = distill(recipe, out=out, on_event=lambda event: show(event, line), **options)
     if _reports():
-        console.note(f"{result.step} steps in {console.duration(result.wall_s)}, {result.skipped} skipped")
+        console.note(f"{result.step} steps in {duration(result.wall_s)}, {result.skipped} skipped")
     return result
 
 

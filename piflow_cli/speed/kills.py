@@ -26,8 +26,8 @@ from pathlib import Path
 import psutil
 
 from piflow_cli.engine.distill.resume.checkpoints import CheckpointCard, Checkpoints, read_card
-from piflow_cli.engine.distill.resume.run_folder import METRICS
 from piflow_cli.engine.distill.resume.verify import ResumeReport, compare_runs
+from piflow_cli.formats.run import METRICS
 from piflow_cli.io.files import PARTIAL
 
 SETTINGS = (

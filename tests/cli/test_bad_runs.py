@@ -17,6 +17,7 @@ from tiny_models import DIGIT_NAMES, save_teacher
 from piflow_cli.cli import app, console
 from piflow_cli.engine.distill.events import DistillResult
 from piflow_cli.io.presets import read_header
+from piflow_cli.io.texts.amounts import duration
 from piflow_cli.preset import Preset
 
 TINY = ["training.batch_size=4", "training.preview_every=0", "sampling.total_substeps=16", "data.type=noise"]
@@ -192,4 +193,4 @@ def test_progress_is_one_live_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(("seconds", "words"), [(3.4, "3s"), (190, "3m10s"), (7500, "2h05m")])
 def test_durations(seconds: float, words: str) -> None:
-    assert console.duration(seconds) == words
+    assert duration(seconds) == words

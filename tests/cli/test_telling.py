@@ -9,6 +9,7 @@ import pytest
 from cli_runner import run
 
 from piflow_cli.cli import console
+from piflow_cli.io.texts.amounts import pace
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ from piflow_cli.cli import console
     ],
 )
 def test_rates_have_digits_that_matter(rate: float, words: str) -> None:
-    assert console.pace(rate) == words
+    assert pace(rate) == words
 
 
 def test_what_takes_long_is_named_until_something_else_is_said(

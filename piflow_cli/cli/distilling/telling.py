@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from piflow_cli.cli import console
+from piflow_cli.io.texts.amounts import duration, pace
 
 if TYPE_CHECKING:
     from piflow_cli.engine.distill.events import DistillEvent
@@ -24,8 +25,8 @@ def show(event: DistillEvent, line: console.ProgressLine) -> None:
         line.update(event.step, event.steps, words(event), then=f"taking step {event.step + 1}")
     elif event.kind == "estimate":
         line.say(
-            f"time       about {console.duration(event.remaining_s)} for the {event.steps - event.step:,} steps to "
-            f"come, at {console.pace(event.images_per_s)}"
+            f"time       about {duration(event.remaining_s)} for the {event.steps - event.step:,} steps to "
+            f"come, at {pace(event.images_per_s)}"
         )
         if event.message:
             line.say(f"reached    {event.message}")
@@ -46,5 +47,5 @@ def words(event: DistillEvent) -> str:
     peak = "" if event.utilisation is None else f"  {event.utilisation:.0%} of the peak"
     return (
         f"step {event.step}/{event.steps}  loss {event.loss:.4f}  lr {event.learning_rate:.2e}  "
-        f"{console.pace(event.images_per_s)}{peak}  {console.duration(event.remaining_s)} left"
+        f"{pace(event.images_per_s)}{peak}  {duration(event.remaining_s)} left"
     )

@@ -11,6 +11,7 @@ from piflow_cli.engine.convert.convert import ConvertResult
 from piflow_cli.engine.students.load import read_student
 from piflow_cli.engine.students.model_card import model_card, read_scores
 from piflow_cli.errors import DataError
+from piflow_cli.formats.run import PREVIEWS
 from piflow_cli.io.files import write_atomic
 from piflow_cli.io.hub import HubTarget, upload
 from piflow_cli.io.images import read_picture
@@ -18,7 +19,6 @@ from piflow_cli.io.pictures import png_bytes
 from piflow_cli.io.texts.names import user_path
 
 README, SHEET, BENCHMARK = "README.md", "sheet.png", "benchmark.json"
-PREVIEWS = "previews"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 
 from piflow_cli.core.settings import ValidationSettings
 from piflow_cli.errors import PresetError, StorageError
-from piflow_cli.preset import Preset, parse_preset
+from piflow_cli.io.texts.json_text import differences
+from piflow_cli.preset import WORDS, Preset, parse_preset
 
 FREE_TO_CHANGE = {
     "training.steps": "how long",
@@ -30,7 +31,6 @@ FREE_TO_CHANGE = {
     "optimizer.max_bad_steps": "when to give up",
 }
 """Keys with which a run may go on when they differ, and what they concern; the change is noted in the run's history."""
-TEXT = {"summary", "source", "expected", "needs", "name", "attribution"}
 NUM_SHOWN = 6
 
 
@@ -56,7 +56,7 @@ def check_changes(
         old = parse_preset(stored, origin=str(folder / "preset.json")).model_dump(mode="json")
     except PresetError as error:
         raise StorageError(f"{folder / 'preset.json'} is damaged, or of another version: {error}") from None
-    found = [item for item in differences(old, preset.model_dump(mode="json")) if item[0] not in TEXT]
+    found = [item for item in differences(old, preset.model_dump(mode="json")) if item[0] not in WORDS]
     refused = [f"{key}: {a!r} there, {b!r} now" for key, a, b in found if key not in FREE_TO_CHANGE]
     if refused:
         raise StorageError(
@@ -83,11 +83,3 @@ def _differs(stored: Mapping[str, str], now: Mapping[str, str], key: str) -> boo
 
 def _shown(items: list[str]) -> str:
     return "; ".join(items[:NUM_SHOWN]) + (f"; and {len(items) - NUM_SHOWN} more" if len(items) > NUM_SHOWN else "")
-
-
-def differences(a: object, b: object, prefix: str = "") -> list[tuple[str, object, object]]:
-    """Leaves in which two JSON trees differ, with their key paths."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = dict.fromkeys([*a, *b])
-        return [d for key in keys for d in differences(a.get(key), b.get(key), f"{prefix}{key}.")]
-    return [] if a == b else [(prefix.removesuffix("."), a, b)]

@@ -10,10 +10,10 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from piflow_cli.engine.distill.resume.checkpoints import CheckpointCard, Checkpoints
-from piflow_cli.engine.distill.resume.run_folder import METRICS
 from piflow_cli.engine.distill.resume.snapshot import OPTIMIZER, WEIGHTS
 from piflow_cli.errors import StorageError
 from piflow_cli.formats.checkpoint import AVERAGE
+from piflow_cli.formats.run import METRICS
 from piflow_cli.io.tensors.distributed import read_tensors
 
 TENSORS = {"weights": WEIGHTS, "average": AVERAGE, "optimiser": OPTIMIZER}

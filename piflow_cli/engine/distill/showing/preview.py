@@ -11,6 +11,7 @@ from piflow_cli.engine.distill.resume.run_folder import RunFolder
 from piflow_cli.engine.distill.showing.drawing import Drawer
 from piflow_cli.engine.distill.showing.scene import Scene, usual_scene
 from piflow_cli.errors import PartnerError, SamplingError
+from piflow_cli.formats.run import PREVIEWS
 from piflow_cli.io.files import write_atomic
 from piflow_cli.io.pictures import png_bytes, to_pictures
 from piflow_cli.io.sheets.comparison import Row, comparison_sheet
@@ -57,7 +58,7 @@ class Preview:
             Row(("teacher", f"{TEACHER_STEPS} steps"), to_pictures(self.reference)),
             Row(("student", f"{settings.nfe} NFE", f"step {step}"), to_pictures(pictures)),
         ]
-        path = self.run / "previews" / f"step-{step:07d}.png"
+        path = self.run / PREVIEWS / f"step-{step:07d}.png"
         if self.drawer.together.is_main:
             facts = sheet_facts(self.scene, self.preset, step=step, nfe=str(settings.nfe))
             write_atomic(path, png_bytes(comparison_sheet(self.scene.labels, rows), facts))

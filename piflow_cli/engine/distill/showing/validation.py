@@ -17,15 +17,12 @@ from piflow_cli.engine.distill.showing.measuring import Measure, column_name, me
 from piflow_cli.engine.distill.showing.preview import sheet_facts
 from piflow_cli.engine.distill.showing.scene import asked_scene
 from piflow_cli.errors import PartnerError, PiflowError, SamplingError
+from piflow_cli.formats.run import PAIRED, VALIDATION
 from piflow_cli.io.files import write_atomic
 from piflow_cli.io.pictures import png_bytes, to_pictures
 from piflow_cli.io.sheets.comparison import Row, comparison_sheet
 from piflow_cli.metrics.paired import picture_errors
 from piflow_cli.preset import Preset
-
-FOLDER = "validation"
-"""Of a run: a sheet a validation."""
-PAIRED = "paired_error"
 
 
 class Validation:
@@ -84,7 +81,7 @@ class Validation:
         better = self.best.beaten_by(error)
         if better:
             self._keep(step, error)
-        path = self.run / FOLDER / f"step-{step:07d}.png"
+        path = self.run / VALIDATION / f"step-{step:07d}.png"
         self.drawer.together.main_does(lambda: self._write(pictures, scores, step=step))
         row = {"step": step, **scores, "validation/wall_s": time.perf_counter() - begun}
         self.journal.log_validation(row, path=path, message=_words(scores) + ("; the best so far" if better else ""))
@@ -112,10 +109,10 @@ class Validation:
             rows.append(Row(_names(settings, scores, step=step), to_pictures(drawn)))
         sheet = comparison_sheet(self.scene.labels, rows)
         facts = sheet_facts(self.scene, self.preset, step=step, nfe=", ".join(str(s.nfe) for s in self.samplings))
-        folder = self.run / FOLDER
+        folder = self.run / VALIDATION
         folder.mkdir(exist_ok=True)
         write_atomic(folder / f"step-{step:07d}.png", png_bytes(sheet, facts | {k: str(v) for k, v in scores.items()}))
-        self.journal.trackers.show(FOLDER, sheet, step=step)
+        self.journal.trackers.show(VALIDATION, sheet, step=step)
 
 
 def _names(settings: SamplingSettings, scores: dict[str, float], *, step: int) -> tuple[str, ...]:
