@@ -29,13 +29,14 @@ LEAVES = {"zoo": 6, "speed": 6}
 ROOMS = {
     "students": set(),
     "processes": set(),
+    "report": set(),
     "pipelines": {"students"},
     "plan": set(),
     "check": {"students"},
     "convert": {"students"},
     "sample": {"students", "pipelines", "processes"},
     "benchmark": {"students", "sample", "processes"},
-    "distill": {"students", "plan", "processes"},
+    "distill": {"students", "plan", "processes", "report"},
 }
 """The rooms of the engine, and which others each may import: a verb builds on what verbs share, not on another verb."""
 MAX_LINES, MAX_FILES = 300, 12

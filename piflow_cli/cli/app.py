@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from piflow_cli import __version__
-from piflow_cli.cli import benchmark, console, convert, distill, presets, sample
+from piflow_cli.cli import benchmark, console, convert, distill, presets, report, sample
 from piflow_cli.cli.processes import end_process, partner_is_gone, who_says
 from piflow_cli.cli.teacher import check
 from piflow_cli.errors import PARTNER_ENDED, PartnerError, PiflowError
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-for command in (distill, sample, benchmark, convert):
+for command in (distill, sample, benchmark, convert, report):
     app.command(name=command.__name__.rsplit(".", 1)[1], epilog=command.EXAMPLES)(command.command)
 app.add_typer(presets.app, name="presets")
 app.add_typer(check.app, name="teacher")

@@ -44,6 +44,19 @@ def read_regular(path: Path, *, max_bytes: int) -> bytes:
         return file.read(min(max_bytes, os.fstat(file.fileno()).st_size + 1))  # Python makes room for what it is told
 
 
+def read_part(path: Path, *, start: int, max_bytes: int) -> bytes:
+    """At most `max_bytes` of a file's content from a byte on; nothing where it ends before.
+
+    Raises:
+        IrregularError, OSError: as `read_regular`, whatever the size.
+    """
+    check_regular(path, os.stat(path), max_bytes=None)
+    with open(path, "rb", opener=_without_waiting) as file:
+        check_regular(path, os.fstat(file.fileno()), max_bytes=None)
+        file.seek(start)
+        return file.read(max_bytes)
+
+
 def check_regular(path: Path, facts: os.stat_result, *, max_bytes: int | None) -> None:
     """Raise IrregularError unless these are the facts of a regular file of at most `max_bytes`."""
     if not stat.S_ISREG(facts.st_mode):

@@ -11,7 +11,8 @@ from pathlib import Path
 from piflow_cli.engine.distill.events import DistillEvent, DistillResult
 from piflow_cli.engine.distill.initial import check_init
 from piflow_cli.engine.distill.network import resolve_strategy
-from piflow_cli.engine.distill.resume.run_folder import PRESET, RunFolder, Start
+from piflow_cli.engine.distill.resume.environment import environment_of
+from piflow_cli.engine.distill.resume.run_folder import RunFolder, Start
 from piflow_cli.engine.distill.resume.sources import digests_of_sources
 from piflow_cli.engine.distill.trainer import Trainer
 from piflow_cli.engine.plan.checks import check_at_once
@@ -20,6 +21,7 @@ from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.processes.world import World, asked_strategy, end_with_launcher, settle_device
 from piflow_cli.engine.students.device import resolve_device
 from piflow_cli.errors import StorageError
+from piflow_cli.formats.run import PRESET
 from piflow_cli.preset import Preset
 
 
@@ -70,11 +72,19 @@ def distill(
         trainer = Trainer(
             preset, run, start=start, together=together, device=target, strategy=strategy, on_event=on_event
         )
+        together.main_does(lambda: _note_start(trainer))
         result = _noting_step(trainer, stop_after) if world.size > 1 else trainer.train(stop_after=stop_after)
     finally:
         run.close()
     together.leave()
     return result
+
+
+def _note_start(trainer: Trainer) -> None:
+    """Write down where and how the run is started, and from which step."""
+    shares = (trainer.together.num_processes, trainer.micro_batch, trainer.accumulation)
+    found = environment_of(trainer.device, run=trainer.network.describe(*shares), data=trainer.data.contents)
+    trainer.run.note_start({"environment": found}, step=trainer.start.step)
 
 
 def _noting_step(trainer: Trainer, stop_after: int | None) -> DistillResult:

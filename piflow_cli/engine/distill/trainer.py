@@ -138,6 +138,7 @@ class Trainer:
         finally:
             self.writer.close()
             self._tell_checkpoints()
+            self.looks.finish()
         student = self.run / "student" if self.progress.step else None
         self.trackers.end()
         self.journal.tell("done", path=student)

@@ -15,6 +15,7 @@ from piflow_cli.engine.distill.resume.changes import check_changes
 from piflow_cli.engine.distill.resume.checkpoints import CheckpointCard, Checkpoints
 from piflow_cli.errors import ModelError, StorageError
 from piflow_cli.formats.native import read_card
+from piflow_cli.formats.run import HISTORY, METRICS, PRESET, PREVIEWS, SOURCES, STARTS
 from piflow_cli.io.bounds import MAX_METRICS_BYTES, bounded_json
 from piflow_cli.io.files import (
     PARTIAL,
@@ -28,8 +29,6 @@ from piflow_cli.io.files import (
 from piflow_cli.io.locks import LOCK, FolderLock
 from piflow_cli.io.regular import read_regular, read_text
 from piflow_cli.preset import Preset
-
-PRESET, SOURCES, METRICS, HISTORY = "preset.json", "sources.json", "metrics.jsonl", "history.jsonl"
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,11 @@ class RunFolder:
         """Add a line to metrics.jsonl."""
         self._append(METRICS, row)
 
-    def _append(self, name: str, row: dict[str, Any]) -> None:
+    def note_start(self, facts: Mapping[str, object], *, step: int) -> None:
+        """Add a line to starts.jsonl: by what, and on what, the run is started at a step."""
+        self._append(STARTS, {"time": _now(), "step": step, **facts})
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
         try:
             with (self / name).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -144,7 +147,7 @@ class RunFolder:
             raise StorageError(f"{self.path} is not empty and holds no run; choose another --out")
 
     def _claim(self, preset: Preset, sources: Mapping[str, str], *, resume: bool, needed_bytes: int) -> Start:
-        for folder in (self.path, self.checkpoints.folder, self / "previews"):
+        for folder in (self.path, self.checkpoints.folder, self / PREVIEWS):
             remove_partials(folder)
         restore_replaced(self / "student")
         stored, changes, card, notes = self._stored(PRESET), [], None, []
@@ -164,7 +167,7 @@ class RunFolder:
         write_atomic(self / "piflow.json", json.dumps({"piflow_version": __version__}) + "\n")
         step = 0 if card is None else card.step
         if changes:
-            self._append(HISTORY, {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "step": step, "changes": changes})
+            self._append(HISTORY, {"time": _now(), "step": step, "changes": changes})
         notes += [f"changed since: {change}" for change in changes]
         return Start(card, (*notes, *self._trim_metrics(step)))
 
@@ -208,6 +211,10 @@ class RunFolder:
         write_atomic(path, b"".join(row + b"\n" for row in rows))
         unreadable = sum(_step_of(line) is None for line in lines[:-1])  # the last one may be cut off by a kill
         return [f"{path}: {unreadable} lines could not be read and were left out"] if unreadable else []
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _step_of(line: bytes) -> int | None:

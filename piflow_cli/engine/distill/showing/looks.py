@@ -1,4 +1,4 @@
-"""What is drawn of a run's student between its steps, with the average in the place of the weights."""
+"""What a run shows between its steps: pictures, drawn with the average in the place of the weights, and its report."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from piflow_cli.engine.distill.resume.run_folder import RunFolder
 from piflow_cli.engine.distill.showing.drawing import Drawer
 from piflow_cli.engine.distill.showing.preview import Preview
 from piflow_cli.engine.distill.showing.validation import Validation, validated_steps
+from piflow_cli.engine.report.keeper import ReportKeeper
+from piflow_cli.errors import StorageError
 from piflow_cli.preset import Preset
 
 
 class Looks:
-    """Decides when previews and validations are due, and sees to them.
+    """Decides when previews, validations and the report are due, and sees to them.
 
     Args:
         preset: the recipe.
@@ -35,6 +37,8 @@ class Looks:
         told = {"drawer": drawer, "journal": journal}
         self.preview = Preview(preset, run, data, **told) if self.preview_every else None
         self.validation = Validation(preset, run, data, ema=ema, **told) if self.validate_every else None
+        self.save_every = preset.training.checkpoint_every
+        self.report = ReportKeeper(run.path, on_failure=self._warn) if drawer.together.is_main else None
 
     def after(self, step: int) -> None:
         """Draw what is due after a step.
@@ -46,6 +50,27 @@ class Looks:
             self._do("preview", self.preview_every, lambda: self.preview.write(step=step), step)
         if self.validation is not None and self._is_due(step, self.validate_every):
             self._do("validation", self.validate_every, lambda: self.validation.validate(step), step)
+        intervals = [every for every in (self.preview_every, self.validate_every, self.save_every) if every]
+        if self.report is not None and any(step % every == 0 for every in intervals) and self.report.is_due:
+            self._write_report(every=min(intervals))
+
+    def finish(self) -> None:
+        """Write the report of a run that ends, for whatever reason."""
+        if self.report is not None:
+            self._write_report(every=self.steps)
+
+    def _write_report(self, *, every: int) -> None:
+        """By the main process, where the run's folder is still there."""
+        try:
+            self.run.check_there()
+        except StorageError:
+            return  # said by whatever is written next
+        self.journal.busy("writing the report")
+        with self.journal.pace.pause("report", every=every):
+            self.report.write()
+
+    def _warn(self, message: str) -> None:
+        self.journal.tell("warning", message=message)
 
     def resume(self, step: int) -> None:
         """Make good a validation that was due when the run was stopped."""

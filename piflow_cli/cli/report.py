@@ -1,0 +1,42 @@
+"""`piflow report`: the page of a run, or of several side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from piflow_cli.cli import console
+
+EXAMPLES = console.examples(
+    ("the page of a run, into its folder", "piflow report runs/digits-1nfe"),
+    ("two runs in the same charts", "piflow report runs/digits-1nfe runs/digits-1nfe-dx --out both.html"),
+)
+
+
+def command(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders, up to eight, also while they go on.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Where to write it. [default: report.html in the run's folder; of several runs here]",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write one HTML file of a run or several: curves, pictures, presets. It opens from disk and needs no network."""
+    from piflow_cli.formats.run import REPORT
+    from piflow_cli.io.files import check_file
+
+    target = out or (runs[0] if len(runs) == 1 else Path()) / REPORT
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise typer.BadParameter(f"{out} is no .html file; browsers open files by this suffix", param_hint="--out")
+    check_file(target)
+    from piflow_cli.engine.report.runs import write_report
+
+    write_report(runs, target)
+    typer.echo(str(target))
