@@ -3,6 +3,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, Self
 
 import torch
@@ -45,6 +46,11 @@ class Reference:
     cov: Tensor
     features: Tensor | None
     num_samples: int
+
+    @cached_property
+    def root(self) -> Tensor:
+        """The symmetric square root (D, D) of the covariance."""
+        return symmetric_root(self.cov)
 
     @classmethod
     def of(cls, generated: FeatureSet, *, name: str, detector: str) -> Self:
@@ -115,3 +121,9 @@ def mean_and_cov(features: Tensor) -> tuple[Tensor, Tensor]:
         raise DataError("the detector gave features that are not finite: the pictures hold NaN or infinity.")
     features = features.double()
     return features.mean(dim=0), torch.atleast_2d(torch.cov(features.T))
+
+
+def symmetric_root(cov: Tensor) -> Tensor:
+    """The symmetric square root (D, D) of a covariance, positive semi-definite but for rounding."""
+    eigenvalues, basis = torch.linalg.eigh(cov)
+    return (basis * eigenvalues.clamp(min=0).sqrt()) @ basis.T

@@ -88,6 +88,25 @@ def test_short_cuts_equal_the_scores_written_out(name: str, *, paired: bool) -> 
             assert (found["precision"][part], found["recall"][part]) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize(("pictures", "tolerance"), [(1000, 0.02), (100, 0.3)])
+@pytest.mark.parametrize("paired", [False, True])
+def test_wide_features_take_the_distance_to_first_order(
+    monkeypatch: pytest.MonkeyPatch, pictures: int, tolerance: float, *, paired: bool
+) -> None:
+    """More and fewer pictures than features; what is wrong is wide."""
+    scales = torch.arange(1, 65).rsqrt()
+    other = scales * gaussian(pictures, seed=1, dim=64)
+    fake = 1.1 * other + 0.1 * scales * gaussian(pictures, seed=2, dim=64) + 0.05
+    reference = reference_of(other if paired else scales * gaussian(500, seed=3, dim=64))
+    own = parts_in_turn(pictures, pictures, 20, seed=0)
+    parts = Parts(own, 20, own if paired else None)
+    plain = without("fid", FeatureSet(fake), reference, parts)["fid"]
+    monkeypatch.setattr("piflow_cli.metrics.fid.EXACT_DIM", 1)
+    wide = without("fid", FeatureSet(fake), reference, parts)["fid"]
+    assert wide == pytest.approx(plain, rel=tolerance)
+    assert -0.02 <= half_width(wide) / half_width(plain) - 1 <= tolerance
+
+
 def test_kid_without_parts_against_a_whole_reference() -> None:
     fake, real = gaussian(120, seed=1), gaussian(108, seed=2, shift=0.3)
     own = torch.arange(120) % PARTS
