@@ -48,6 +48,7 @@ EXAMPLES = console.examples(
 METRICS = "Such as fid or clip-score; MODEL: folder or hub id of its own network. Repeatable."
 STDOUT = "-"
 DEFAULT_TEACHER_STEPS = "1,2,4,8,16,32"
+USUAL_PARTS = 20
 
 
 def command(
@@ -92,6 +93,9 @@ def command(
             "--solver", help="Teacher's solver: euler, heun, unipc, dpmsolver++; repeatable. [default: euler]"
         ),
     ] = None,
+    intervals: Annotated[
+        int, typer.Option(metavar="N", help="Parts of the pictures left out in turn for the intervals of 95%; 0: none.")
+    ] = USUAL_PARTS,
     seed: Annotated[int, typer.Option(help="Of the noise, the same for every row.")] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Pictures a forward pass. [default: by their size]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
@@ -124,6 +128,7 @@ def command(
             prompts=prompts,
             reference=reference,
             detector=detector,
+            intervals=intervals,
             seed=seed,
             batch_size=batch_size,
             device=own_device,

@@ -79,9 +79,22 @@ def test_doubts_are_said_below_the_table(capsys: pytest.CaptureFixture) -> None:
     assert capsys.readouterr().out.splitlines()[-1] == "doubtful: FID of 3 pictures is far too large"
 
 
+def test_numbers_have_as_many_digits_as_their_intervals_leave(capsys: pytest.CaptureFixture) -> None:
+    intervals = {"fid": (12.123, 12.567), "fid_ratio": (1.04, 1.06), "gap_closed": (0.85, 0.9), "diversity": (0, 16)}
+    row = replace(STUDENT, intervals=intervals)
+    table.print_result(replace(RESULT, rows=(row, TEACHER), intervals="95%, by a jackknife of 20 parts"))
+    lines = capsys.readouterr().out.splitlines()
+    assert words(lines[2]) == "emoji-4nfe gmflow 4 12.3±0.2 1.051±0.010 8±8 0.912 1.23 87±3% 13.4 8%"
+    assert any(line.startswith("intervals: 95%, by a jackknife of 20 parts") for line in lines)
+    assert table.number(1.0, (1.0, 1.0), "{:.3g}") == "1"
+    assert table.number(3e-8, (2e-8, 4e-8), "{:.3g}") == "3e-08±1e-08"
+
+
 def test_arrows_become_words_where_stdout_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
     assert "FID* (lower)" in [heading for heading, _ in table.columns_of(RESULT)]
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert table.number(1.0, (0.5, 1.5), "{:.3g}") == "1.0+-0.5"
 
 
 def test_columns_without_values_are_left_out(capsys: pytest.CaptureFixture) -> None:

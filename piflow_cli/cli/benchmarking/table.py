@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from piflow_cli.engine.benchmark.benchmark import BenchmarkResult
     from piflow_cli.engine.benchmark.gauge import BenchmarkRow
 
+MOST_DECIMALS = 5
 ARROWS = {"lower": "↓", "higher": "↑"}
 
 
@@ -42,6 +44,8 @@ def print_result(result: BenchmarkResult) -> None:
     typer.echo(f"{measured}, reference {result.reference}{known}, seed {result.seed}{by}")
     for metric, reference in result.references.items():
         typer.echo(f"{metric}: reference {reference}")
+    if result.intervals is not None:
+        typer.echo(f"intervals: {result.intervals}, for other noise and as many pictures; ratios share their noise")
     for doubt in result.doubts:
         typer.echo(f"doubtful: {doubt}")
 
@@ -66,16 +70,16 @@ def columns_of(result: BenchmarkResult) -> list[tuple[str, list[str]]]:
     columns.append(("NFE", [str(row.nfe) for row in rows]))
     if any(row.h for row in rows):
         columns.append(("h", [f"{row.h:g}" if row.kind == "student" else "" for row in rows]))
-    ratios = {"fid": [row.fid_ratio for row in rows], "diversity": [row.diversity_ratio for row in rows]}
     for key, title in result.titles.items():
         name = _name(key)
         arrow = ARROWS[result.better[key]]
         arrow = arrow if console.can_write(arrow) else f"({result.better[key]})"
-        columns.append((f"{name}{'*' if title != name else ''} {arrow}", [f"{row.scores[key]:.4g}" for row in rows]))
-        columns += _optional("ratio", ratios.get(key, ()), "{:.3g}")
-    columns += _optional("paired", [row.paired_error for row in rows], "{:.3g}")
-    columns += _optional("to teacher", [row.fid_to_teacher for row in rows], "{:.3g}")
-    columns += _optional("gap closed", [row.gap_closed for row in rows], "{:.0%}")
+        scores = [number(row.scores[key], row.intervals.get(key), "{:.4g}") for row in rows]
+        columns.append((f"{name}{'*' if title != name else ''} {arrow}", scores))
+        columns += _optional("ratio", rows, f"{key}_ratio")
+    columns += _optional("paired", rows, "paired_error")
+    columns += _optional("to teacher", rows, "fid_to_teacher")
+    columns += _optional("gap closed", rows, "gap_closed", "{:.0%}")
     totals = [row.network_s + row.policy_s for row in rows]
     shares = [row.policy_s / max(total, 1e-12) for row, total in zip(rows, totals, strict=True)]
     columns.append(("ms/pic", [f"{1000 * total:.3g}" for total in totals]))
@@ -83,11 +87,30 @@ def columns_of(result: BenchmarkResult) -> list[tuple[str, list[str]]]:
     return columns
 
 
-def _optional(heading: str, values: Sequence[float | None], form: str) -> list[tuple[str, list[str]]]:
-    """The column of some values, none where there are no values."""
+def _optional(
+    heading: str, rows: Sequence[BenchmarkRow], name: str, form: str = "{:.3g}"
+) -> list[tuple[str, list[str]]]:
+    """The column of what rows may say by this name, none where no row says it."""
+    values = [getattr(row, name, None) for row in rows]
     if all(value is None for value in values):
         return []
-    return [(heading, ["" if value is None else form.format(value) for value in values])]
+    cells = ["" if v is None else number(v, r.intervals.get(name), form) for v, r in zip(values, rows, strict=True)]
+    return [(heading, cells)]
+
+
+def number(value: float, interval: tuple[float, float] | None, form: str) -> str:
+    """A value by its form, or with half its interval and as many digits as that leaves it: 1.97±0.04, 67±3%."""
+    half = 0.0 if interval is None else (interval[1] - interval[0]) / 2
+    if not 0 < half < math.inf or not math.isfinite(value):
+        return form.format(value)
+    scale, sign = (100, "%") if form.endswith("%}") else (1, "")
+    value, half = scale * value, scale * half
+    first = math.floor(math.log10(half))
+    digits = max(0, -first + (half < 2 * 10**first))  # two digits of what begins with 1
+    between = "±" if console.can_write("±") else "+-"
+    if digits > MOST_DECIMALS:
+        return f"{value:.2g}{between}{half:.1g}{sign}"
+    return f"{value:.{digits}f}{between}{half:.{digits}f}{sign}"
 
 
 def _name(key: str) -> str:

@@ -20,6 +20,7 @@ from piflow_cli.data.prompt_lists import read_prompt_list
 from piflow_cli.engine.benchmark.check import check_request, check_rows
 from piflow_cli.engine.benchmark.doubts import doubts, heading
 from piflow_cli.engine.benchmark.gauge import BenchmarkRow, Gauge
+from piflow_cli.engine.benchmark.proof.intervals import USUAL_PARTS, Intervals, check_intervals
 from piflow_cli.engine.benchmark.questions import Subjects
 from piflow_cli.engine.benchmark.rows import Measured, Progress, measure_all
 from piflow_cli.engine.benchmark.samplers import Sampler, student_sampler, teacher_key, teacher_of, teacher_sampler
@@ -68,6 +69,7 @@ class BenchmarkResult:
         warnings: what a user should know.
         doubts: what makes scores doubtful: too few pictures or references for an FID.
         num_processes: that drew the pictures, each some of the batches.
+        intervals: how the rows' intervals were made; None where there are none.
     """
 
     rows: tuple[BenchmarkRow, ...]
@@ -88,6 +90,7 @@ class BenchmarkResult:
     num_prompts: int | None = None
     num_processes: int = 1
     piflow_version: str = __version__
+    intervals: str | None = None
 
     def to_json(self) -> str:
         """Everything, for programs."""
@@ -110,6 +113,7 @@ def benchmark(
     dtype: Dtype = "auto",
     teacher_steps: Sequence[int] = (),
     solvers: Sequence[str] = ("euler",),
+    intervals: int = USUAL_PARTS,
     together: Together | None = None,
     on_progress: Progress | None = None,
 ) -> BenchmarkResult:
@@ -134,6 +138,7 @@ def benchmark(
         dtype: of the networks; auto is that of `open_student`. Times, policies and solvers stay float32.
         teacher_steps: steps to sample the teacher with; empty leaves the teacher out and unloaded.
         solvers: the teacher's solvers: euler, heun, unipc, dpmsolver++.
+        intervals: parts of a row's pictures that are left out in turn for intervals of 95%; 0 makes none.
         together: processes that measure together, as `joined` yields them, each drawing whole batches in turn; all of
             them return the result. None is this process alone.
         on_progress: called after each batch.
@@ -147,6 +152,7 @@ def benchmark(
     """
     together = together or Together()
     chosen = check_request(metrics, solvers, samples=samples, batch_size=batch_size, seed=seed, steps=teacher_steps)
+    check_intervals(intervals)
     check_rows(models=models or (), nfe=nfe or (), h=h or ())
     check_rows(solvers=solvers, teacher_steps=teacher_steps)
     listed = read_prompt_list(prompts) if prompts is not None else None
@@ -179,6 +185,7 @@ def benchmark(
         seed=seed,
         device=target,
         together=together,
+        intervals=Intervals(intervals, seed),
     )
     together.each_does(lambda: gauge.rehearse(students[0].space))
     if teacher_steps:
@@ -217,6 +224,7 @@ def _result(gauge: Gauge, measured: Measured, warnings: Sequence[str]) -> Benchm
         prompts=gauge.subjects.name,
         num_prompts=min(len(gauge.subjects), gauge.samples) if listed else None,
         num_processes=gauge.together.num_processes,
+        intervals=gauge.intervals.method if any(row.intervals for row in measured.rows) else None,
     )
 
 

@@ -2,47 +2,83 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from piflow_cli.engine.benchmark.proof.intervals import intervals_of
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference
-from piflow_cli.metrics.fid import fid
+from piflow_cli.metrics.fid import fid, fid_without
+from piflow_cli.metrics.intervals.jackknife import combine
+from piflow_cli.metrics.intervals.parts import Parts
 from piflow_cli.metrics.paired import paired_error
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from piflow_cli.engine.benchmark.gauge import BenchmarkRow
     from piflow_cli.engine.benchmark.samplers import Sampler
 
 GAP_SOLVER = "euler"
 """The solver of the teacher's short row that a student of as many evaluations is to beat."""
+RATIOS = ("fid", "diversity")
+"""Scores that are divided by those of the teacher's longest row."""
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """The teacher's longest row (of most steps), and its pictures as what others are compared to."""
+    """The teacher's longest row (of most steps), its pictures as what others are compared to, and parts of them."""
 
     row: BenchmarkRow
     pictures: Reference
+    parts: Parts | None = None
 
     @classmethod
-    def of(cls, row: BenchmarkRow, features: FeatureSet, *, detector: str) -> Anchor:
+    def of(cls, row: BenchmarkRow, features: FeatureSet, *, detector: str, parts: Parts | None = None) -> Anchor:
         """The anchor of a measured row."""
-        return cls(row, Reference.of(features, name=f"{row.model} {row.method} {row.steps} steps", detector=detector))
+        name = f"{row.model} {row.method} {row.steps} steps"
+        return cls(row, Reference.of(features, name=name, detector=detector), parts)
 
-    def compare(self, row: BenchmarkRow, features: FeatureSet) -> BenchmarkRow:
-        """A row with its distances and its ratios to the anchor."""
+    def compare(self, row: BenchmarkRow, features: FeatureSet, *, reference: Reference | None = None) -> BenchmarkRow:
+        """A row with its distances and its ratios to the anchor.
+
+        Args:
+            row: as it was measured.
+            features: of its pictures.
+            reference: what its FID is of; where that is this anchor's pictures, it is the distance.
+        """
+        same = reference is not None and reference.features is self.pictures.features
+        known = same and "fid" in row.scores
         return replace(
             row,
-            fid_to_teacher=fid(features.features, self.pictures.mean, self.pictures.cov),
+            fid_to_teacher=(
+                row.scores["fid"] if known else fid(features.features, self.pictures.mean, self.pictures.cov)
+            ),
             paired_error=paired_error(features.features, self.pictures.features),
-            fid_ratio=self._ratio(row, "fid"),
-            diversity_ratio=self._ratio(row, "diversity"),
+            **{f"{name}_ratio": self._ratio(row, name) for name in RATIOS},
+            without=row.without | self._without(row, features.features, known=known),
         )
+
+    def _without(self, row: BenchmarkRow, features: Tensor, *, known: bool) -> dict[str, tuple[float, ...]]:
+        """Distances and ratios without each part of the pictures, which both sides lose."""
+        own, other = row.without, self.row.without
+        ratios = {f"{name}_ratio": combine(_quotient, own.get(name, ()), other.get(name, ())) for name in RATIOS}
+        if self.parts is None:
+            return ratios
+        parts, theirs = self.parts.own, self.pictures.features
+        kept = [parts != part for part in range(self.parts.count)]
+        errors = [paired_error(features[some], theirs[some]) for some in kept]
+        distances = own["fid"] if known else fid_without(features, self.pictures, replace(self.parts, reference=parts))
+        return ratios | {"fid_to_teacher": tuple(distances), "paired_error": tuple(errors)}
 
     def _ratio(self, row: BenchmarkRow, column: str) -> float | None:
         own, other = row.scores.get(column), self.row.scores.get(column)
         return own / other if own is not None and other is not None and other > 0 else None
+
+
+def _quotient(own: float, other: float) -> float:
+    return own / other if other > 0 else math.nan
 
 
 def gap_closed(student: float, teacher: float, longest: float) -> float | None:
@@ -70,6 +106,21 @@ def with_gaps(rows: Mapping[Sampler, BenchmarkRow], longest: Mapping[str, Sample
     for sampler, row in rows.items():
         own, end = short.get((sampler.teacher, sampler.nfe)), longest.get(sampler.teacher)
         if sampler.kind == "student" and own is not None and end.steps > own.steps and "fid" in row.scores:
-            gap = gap_closed(row.scores["fid"], own.scores["fid"], rows[end].scores["fid"])
-            found[sampler] = replace(row, gap_closed=gap)
+            three = (row, own, rows[end])
+            gap = gap_closed(*(some.scores["fid"] for some in three))
+            without = combine(_gap_or_nan, *(some.without.get("fid", ()) for some in three))
+            found[sampler] = replace(row, gap_closed=gap, without=row.without | {"gap_closed": without})
     return {**rows, **found}
+
+
+def _gap_or_nan(*fids: float) -> float:
+    gap = gap_closed(*fids)
+    return math.nan if gap is None else gap
+
+
+def with_intervals(row: BenchmarkRow) -> BenchmarkRow:
+    """A finished row with the intervals of all that it says, and without what they cannot be made of."""
+    names = ("fid_to_teacher", "paired_error", *(f"{name}_ratio" for name in RATIOS), "gap_closed")
+    said = row.scores | {name: getattr(row, name) for name in names}
+    intervals = intervals_of(said, row.without)
+    return replace(row, intervals=intervals, without={name: row.without[name] for name in intervals})

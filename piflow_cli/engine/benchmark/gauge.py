@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from piflow_cli.core.interfaces import Space
+from piflow_cli.engine.benchmark.proof.intervals import Intervals
 from piflow_cli.engine.benchmark.questions import Questions, Subjects
 from piflow_cli.engine.benchmark.samplers import Meter, Sampler
 from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.students.finite import decode_finite
 from piflow_cli.io.pictures import to_uint8
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference, join_features
+from piflow_cli.metrics.intervals.jackknife import scores_without
+from piflow_cli.metrics.intervals.parts import Parts
 from piflow_cli.metrics.metric import WHOLE, Groups, Judgement, Metric
 from piflow_cli.metrics.panel import Panel, Seat, seats_of
 
@@ -52,6 +55,8 @@ class BenchmarkRow:
         gap_closed: of students, where FID was measured, the part of the way from the teacher's Euler row of as many
             steps to its row of most steps; None where those rows are missing or the latter is no better.
         h: stochasticity between a student's segments; 0 is the ODE.
+        intervals: from and to of each score, ratio, distance and gap, by its name; see `metrics.intervals`.
+        without: what they are made of: the same with each part of the pictures left out, in the parts' order.
     """
 
     model: str
@@ -70,13 +75,16 @@ class BenchmarkRow:
     diversity_ratio: float | None = None
     gap_closed: float | None = None
     h: float = 0.0
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    without: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Gauge:
     """What every row of a benchmark is asked and measured with, and how much of it.
 
-    Where metrics have no reference the first row that is measured becomes it: the teacher's of most steps.
+    Where metrics have no reference the first row that is measured becomes it: the teacher's of most steps, whose
+    pictures are `of_rows` and share their noise with those of the others.
     """
 
     metrics: Sequence[Metric]
@@ -88,6 +96,8 @@ class Gauge:
     seed: int
     device: torch.device
     together: Together
+    intervals: Intervals
+    of_rows: frozenset[Seat] = frozenset()
 
     @property
     def questions(self) -> Questions:
@@ -112,7 +122,7 @@ class Gauge:
             for seat, features in pictures.items()
             if not isinstance(seat, Judgement) and seat not in self.references
         }
-        return replace(self, references={**made, **self.references})
+        return replace(self, references={**made, **self.references}, of_rows=self.of_rows | set(made))
 
     @property
     def pictures_a_row(self) -> int:
@@ -166,8 +176,11 @@ class Gauge:
         if seen is None:
             return None
         scores = self._scores(seen, questions.labels)
+        without = self._without(seen, questions.labels, self.intervals.parts_of(questions))
         for groups, found in others.items():
-            scores |= self._scores(found, self.grouped[groups].numbers, groups=groups)
+            numbers = self.grouped[groups].numbers
+            scores |= self._scores(found, numbers, groups=groups)
+            without |= self._without(found, numbers, self.intervals.parts_of_groups(numbers), groups=groups)
         network_s, policy_s, network_rows = (sum(values) / self.samples for values in zip(*costs, strict=True))
         row = BenchmarkRow(
             model=sampler.model,
@@ -181,6 +194,7 @@ class Gauge:
             policy_s=policy_s,
             scores={column: scores[column] for metric in self.metrics for column in metric.columns},
             h=sampler.h,
+            without=without,
         )
         return row, seen
 
@@ -213,11 +227,34 @@ class Gauge:
         for metric in self.metrics:
             if metric.groups == groups:
                 features = seen[metric.reads]
-                reference = self.references.get(metric.reads)
-                if reference is None:
-                    reference = Reference.of(features, name=TEACHER, detector=TEACHER)
-                scores |= metric.compute(features, reference, labels=labels, seed=self.seed)
+                scores |= metric.compute(features, self._reference(metric, features), labels=labels, seed=self.seed)
         return scores
+
+    def _without(
+        self,
+        seen: Mapping[Seat, FeatureSet],
+        labels: Tensor | None,
+        parts: Parts | None,
+        *,
+        groups: Groups | None = None,
+    ) -> dict[str, tuple[float, ...]]:
+        """The same scores with each part of the pictures left out; none where there are no parts."""
+        found: dict[str, tuple[float, ...]] = {}
+        for metric in self.metrics:
+            if parts is None or metric.groups != groups:
+                continue
+            features, with_them = seen[metric.reads], parts
+            shares_noise = metric.reads in self.of_rows or metric.reads not in self.references
+            if metric.needs_reference and shares_noise and groups is None:
+                with_them = replace(parts, reference=parts.own)
+            reference = self._reference(metric, features)
+            found |= scores_without(metric, features, reference, with_them, labels=labels, seed=self.seed)
+        return found
+
+    def _reference(self, metric: Metric, features: FeatureSet) -> Reference:
+        """What a metric compares to: where there is nothing else, the pictures themselves."""
+        known = self.references.get(metric.reads)
+        return Reference.of(features, name=TEACHER, detector=TEACHER) if known is None else known
 
 
 def _joined(parts: Sequence[Mapping[Seat, FeatureSet]]) -> dict[Seat, FeatureSet]:

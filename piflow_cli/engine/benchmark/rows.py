@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from piflow_cli.engine.benchmark.comparison import Anchor, with_gaps
+from piflow_cli.engine.benchmark.comparison import Anchor, with_gaps, with_intervals
 from piflow_cli.engine.benchmark.gauge import BenchmarkRow, Gauge
 from piflow_cli.engine.benchmark.samplers import Sampler
 from piflow_cli.metrics.detectors.features import Reference
@@ -52,12 +52,13 @@ def measure_all(gauge: Gauge, samplers: Sequence[Sampler], on_progress: Progress
             continue
         row, seen = measured
         if sampler in longest.values():
-            anchor = Anchor.of(row, seen[WHOLE], detector=gauge.panel.detector.name)
+            parts = gauge.intervals.parts_of(gauge.questions)
+            anchor = Anchor.of(row, seen[WHOLE], detector=gauge.panel.detector.name, parts=parts)
             anchors[sampler.teacher] = anchor
             gauge = gauge.compared_to(seen, name=anchor.pictures.name)
         elif sampler.teacher in anchors:
-            row = anchors[sampler.teacher].compare(row, seen[WHOLE])
+            row = anchors[sampler.teacher].compare(row, seen[WHOLE], reference=gauge.references.get(WHOLE))
         rows[sampler] = row
     rows = with_gaps(rows, longest)
-    in_order = [rows[sampler] for sampler in samplers if sampler in rows]
+    in_order = [with_intervals(rows[sampler]) for sampler in samplers if sampler in rows]
     return Measured(in_order, [anchor.row for anchor in anchors.values()], gauge.references)
