@@ -26,6 +26,7 @@ class _Options(NamedTuple):
     seed: int
     seeds: list[int] | None
     temperature: float | str | None
+    shift: float | str | None
 
 
 EXAMPLES = console.examples(
@@ -110,6 +111,13 @@ def command(
         bool, typer.Option("--teacher", help="Draw with the student's teacher instead, from the same noise.")
     ] = False,
     steps: Annotated[int | None, typer.Option(help="Euler steps of the teacher. [default: 32]")] = None,
+    shift: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M|own",
+            help="Of the teacher's time grid; own is its scheduler's at this size. [default: its student's]",
+        ),
+    ] = None,
     beside: Annotated[
         str | None,
         typer.Option(
@@ -136,12 +144,13 @@ def command(
     if seeds is not None and (num_images is not None or seed is not None):
         raise typer.BadParameter("leave out --num-images and --seed: the list says both", param_hint="--seeds")
     loras = [_lora(text) for text in lora or ()]
-    _check_teacher(teacher, steps=steps, loras=loras, quantize=quantize, offload=offload)
+    _check_teacher(teacher, steps=steps, shift=shift, loras=loras, quantize=quantize, offload=offload)
     options = _Options(
         num_images=1 if num_images is None else num_images,
         seed=0 if seed is None else seed,
         seeds=None if seeds is None else parse_seeds(seeds),
         temperature=_temperature(temperature),
+        shift=_shift(shift),
     )
     from piflow_cli.engine.sample.beside import parse_beside
 
@@ -174,7 +183,7 @@ def command(
         recipe = load_preset(preset) if preset is not None else None
         bases = Bases() if others else None
         model_options = {"base": base, "device": own_device, "dtype": dtype, "recipe": recipe, "bases": bases}
-        early = EarlyCheck(asked, request, changes, steps)
+        early = EarlyCheck(asked, request, changes, steps, options.shift)
         if teacher:
             opened = open_teacher(model, early=early, **model_options)
         else:
@@ -188,7 +197,7 @@ def command(
             seeds=options.seeds,
             batch_size=batch_size,
         )
-        jobs = [pictures(request=request, model=opened, steps=steps, **changes)]
+        jobs = [pictures(request=request, model=opened, steps=steps, shift=options.shift, **changes)]
         for other in others:
             if other.source is None:
                 opened = open_teacher(model, **model_options)
@@ -221,13 +230,26 @@ def _asked(prompts: list[str] | None, prompt_file: str | None) -> list[Asked]:
     return [*(Asked(prompt) for prompt in prompts or ()), *(read_asked(prompt_file) if prompt_file else ())]
 
 
-def _check_teacher(teacher: bool, *, steps: int | None, loras: list, quantize: str | None, offload: str) -> None:
+def _check_teacher(
+    teacher: bool, *, steps: int | None, shift: str | None, loras: list, quantize: str | None, offload: str
+) -> None:
     """Refuse options that only a teacher has, or only a student."""
+    if not teacher and shift is not None:
+        raise typer.BadParameter("is for --teacher; a student's shift is as trained", param_hint="--shift")
     if not teacher and steps is not None:
         raise typer.BadParameter("is for --teacher; a student's evaluations are --nfe", param_hint="--steps")
     given = {"--lora": bool(loras), "--quantize": quantize is not None, "--offload": offload != "none"}
     if teacher and (refused := [name for name, is_given in given.items() if is_given]):
         raise typer.BadParameter(f"goes without {', '.join(refused)}", param_hint="--teacher")
+
+
+def _shift(text: str | None) -> float | str | None:
+    if text is None or text == "own":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a number nor own", param_hint="--shift") from None
 
 
 def _temperature(text: str | None) -> float | str | None:

@@ -35,6 +35,11 @@ class Shift:
         if not self.m > 0:
             raise ValueError(f"shift is {self.m}; it must be > 0 (1 is the identity)")
 
+    @property
+    def log(self) -> float:
+        """Log of m: what schedulers of diffusers call mu."""
+        return math.log(self.m)
+
     def sigma(self, tau: T) -> T:
         """Noise level of raw time tau."""
         return self.m * tau / (1 + (self.m - 1) * tau)

@@ -16,6 +16,7 @@ from piflow_cli.core.interfaces.checking import BaseWalk
 from piflow_cli.core.interfaces.planning import Advice, CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.core.interfaces.policies import PatchLayout
 from piflow_cli.core.interfaces.spaces import Condition, Space
+from piflow_cli.core.schedule import Shift
 from piflow_cli.io.tensors.slices import SlicedWeights
 
 TeacherVelocity = Callable[[Tensor, Tensor], Tensor]
@@ -80,6 +81,18 @@ class Teacher(Protocol):
 
     def as_base(self, scale: float) -> Self:
         """The same teacher, guided as the base's own pipeline does it at another scale; an embedded one stays."""
+        ...
+
+    def own_shift(self, positions: int, *, num_steps: int) -> Shift:
+        """The time grid on which the base's own pipeline samples.
+
+        Args:
+            positions: patches of a latent, which some schedulers go by.
+            num_steps: of the walk, which others go by.
+
+        Raises:
+            ModelError: it is none that a shift makes.
+        """
         ...
 
     def velocity(

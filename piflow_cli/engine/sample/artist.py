@@ -28,7 +28,7 @@ class TeacherSampling(Settings):
     """How a teacher is sampled."""
 
     nfe: int = Field(ge=1, le=1000, description="Euler steps")
-    shift: float = Field(1.0, gt=0, le=100, description="of the time grid, as its student's")
+    shift: float = Field(1.0, gt=0, le=100, description="of the time grid")
 
 
 class Artist(Protocol):
@@ -100,7 +100,7 @@ class StudentArtist:
 
 @dataclass(frozen=True)
 class TeacherArtist:
-    """A teacher on the time grid of its student, guided as the student learnt it.
+    """A teacher, guided as its student learnt it.
 
     Args:
         name: what the teacher's settings call its source.

@@ -22,13 +22,14 @@ class EarlyCheck:
         asked: prompts.
         request: what is asked beside them.
         changes: nfe, substeps, temperature and h of a student; what is None stays as trained.
-        steps: of a teacher; None is the usual number.
+        steps, shift: of a teacher; None is as usual.
     """
 
     asked: Sequence[Asked]
     request: TextRequest
     changes: Mapping[str, object] = field(default_factory=dict)
     steps: int | None = None
+    shift: float | str | None = None
 
     def student(self, card: StudentCard, family: TeacherFamily, *, name: str) -> None:
         """Raise PolicyError or DataError where a student cannot be asked so."""
@@ -37,8 +38,8 @@ class EarlyCheck:
 
     def teacher(self, card: StudentCard, family: TeacherFamily, *, name: str) -> None:
         """Raise PolicyError or DataError where the teacher of a student cannot be asked so."""
-        if self.steps is not None:
-            checked(TeacherSampling, {"nfe": self.steps})
+        grid = {"nfe": self.steps, "shift": self.shift if isinstance(self.shift, float) else None}
+        checked(TeacherSampling, {"nfe": 1} | {name: value for name, value in grid.items() if value is not None})
         self._check(card, family, name=name)
 
     def _check(self, card: StudentCard, family: TeacherFamily, *, name: str) -> None:

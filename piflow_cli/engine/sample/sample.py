@@ -25,6 +25,7 @@ from piflow_cli.errors import DataError
 SMALL_BATCH, SMALL_POSITIONS = 64, 32 * 32
 """Pictures a forward pass where none is asked for, up to this many latent positions; larger ones go one by one."""
 TEACHER_STEPS = 32
+OWN = "own"
 """Euler steps of a teacher where none are asked for."""
 
 
@@ -45,6 +46,7 @@ def sample(
     temperature: float | Literal["auto"] | None = None,
     h: float | None = None,
     steps: int | None = None,
+    shift: float | Literal["own"] | None = None,
     batch_size: int | None = None,
     device: str = "auto",
     together: Together | None = None,
@@ -68,6 +70,7 @@ def sample(
         batch_size: pictures a forward pass; None is 64 small pictures, or one large one.
         device: auto, cpu, cuda, cuda:N or mps; an opened student stays where it is.
         steps: Euler steps of a teacher; None is 32.
+        shift: of a teacher's time grid; "own" is that of its own scheduler at this size, None its student's.
         together: processes that draw this one request, as `joined` yields them; None is this process alone.
         on_progress, on_picture: as `SampleJob.run`.
 
@@ -89,6 +92,7 @@ def sample(
         temperature=temperature,
         h=h,
         steps=steps,
+        shift=shift,
         batch_size=batch_size,
         device=device,
     )
@@ -108,6 +112,7 @@ def prepare(
     temperature: float | Literal["auto"] | None = None,
     h: float | None = None,
     steps: int | None = None,
+    shift: float | Literal["own"] | None = None,
     batch_size: int | None = None,
     device: str = "auto",
 ) -> SampleJob:
@@ -124,12 +129,14 @@ def prepare(
     texts = [item.prompt for item in asked]
     if isinstance(opened, OpenTeacher):
         request.check_teacher(opened.space, texts, {key for key, value in changes.items() if value is not None})
-        grid = {"nfe": TEACHER_STEPS if steps is None else steps, "shift": opened.shift.m}
-        artist = TeacherArtist(opened.name, opened.teacher, checked(TeacherSampling, grid), opened.dtype)
+        grid = _teacher_grid(opened, request.latent_shape(opened.space), steps=steps, shift=shift)
+        artist = TeacherArtist(opened.name, opened.teacher, grid, opened.dtype)
         warnings = [*opened.warnings]
     else:
-        if steps is not None:
-            raise DataError("steps are a teacher's; a student's evaluations are its nfe")
+        if steps is not None or shift is not None:
+            raise DataError(
+                "steps and shift are a teacher's; a student's evaluations are its nfe, its shift as trained"
+            )
         settings, found = sampling_settings(opened, **changes)
         request.check(opened, texts)
         artist = StudentArtist(opened, settings, request)
@@ -146,6 +153,18 @@ def prepare(
         batch_size=batch_size or usual,
         warnings=[*warnings, *prompt_warnings(artist.space, texts)],
     )
+
+
+def _teacher_grid(
+    opened: OpenTeacher, shape: tuple[int, ...], *, steps: int | None, shift: float | Literal["own"] | None
+) -> TeacherSampling:
+    """The time grid of a teacher for latents of a shape; errors as `Teacher.own_shift`."""
+    nfe = TEACHER_STEPS if steps is None else steps
+    if shift == OWN:
+        sides = opened.teacher.backbone.layout.sides
+        positions = math.prod(shape[-len(sides) :]) // math.prod(sides)
+        shift = opened.teacher.own_shift(positions, num_steps=nfe).m
+    return checked(TeacherSampling, {"nfe": nfe, "shift": opened.shift.m if shift is None else shift})
 
 
 def _seeds(item: Asked, *, seed: int, seeds: Sequence[int] | None, number: int) -> list[int]:

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from piflow_cli.core.guidance import guided_velocity
+from piflow_cli.core.schedule import Shift
 from piflow_cli.teachers.dit.backbone import DiTBackbone
 from piflow_cli.teachers.dit.settings import DiTSettings
 from piflow_cli.teachers.dit.space import DiTSpace
+from piflow_cli.teachers.schedules import scheduler_shift
 
 
 @dataclass
@@ -39,6 +41,10 @@ class DiTTeacher:
     def as_base(self, scale: float) -> Self:
         """The same teacher with another guidance."""
         return replace(self, settings=self.settings.model_copy(update={"guidance_scale": scale}))
+
+    def own_shift(self, positions: int, *, num_steps: int) -> Shift:  # noqa: ARG002
+        """The time grid of the base's own scheduler; arguments and errors as `Teacher.own_shift`."""
+        return scheduler_shift(self.network["scheduler"] or {}, positions, origin=f"the scheduler of {self.name}")
 
     @torch.no_grad()
     def velocity(

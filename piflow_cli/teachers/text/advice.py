@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 from piflow_cli.core.interfaces import Advice
 from piflow_cli.errors import ModelError
 from piflow_cli.io.weights import read_json
+from piflow_cli.teachers.schedules import scheduler_shift
 from piflow_cli.teachers.text.loading.base import base_file
+
+SCHEDULER = "scheduler/scheduler_config.json"
 
 if TYPE_CHECKING:
     from piflow_cli.teachers.text.settings import TextSettings
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 def advice(
     settings: TextSettings, *, halvings: Callable[[dict[str, Any]], int], embeds: bool, usual: bool
 ) -> tuple[Advice, ...]:
-    """Size, length of prompts and guidance.
+    """Size, length of prompts, guidance and shift.
 
     Args:
         settings: of the preset that is started from, for this source.
@@ -30,7 +33,8 @@ def advice(
     """
     autoencoder = read_json(base_file(settings, "vae/config.json"))
     step = 2 ** halvings(autoencoder) * max(settings.backbone_class.layout.sides)
-    return (*_sizes(settings, autoencoder, step), *_length(settings), _guidance(settings, embeds, usual))
+    sizes = _sizes(settings, autoencoder, step)
+    return (*sizes, *_length(settings), _guidance(settings, embeds, usual), _shift(settings, sizes, step))
 
 
 def _sizes(settings: TextSettings, autoencoder: dict[str, Any], step: int) -> list[Advice]:
@@ -62,3 +66,14 @@ def _guidance(settings: TextSettings, embeds: bool, usual: bool) -> Advice:
     if not usual:
         return Advice(key, scale, "a choice, by two passes an evaluation, with teacher.negative_prompt; 1 is none")
     return Advice(key, 1.0, "its network embeds none; above 1 takes two passes, if it learnt without prompts too")
+
+
+def _shift(settings: TextSettings, sizes: list[Advice], step: int) -> Advice:
+    """What its scheduler has at that size; the recipe's own stays, which was published with the rest of it."""
+    config, origin = read_json(base_file(settings, SCHEDULER)), f"the scheduler of {settings.source}"
+    width, height = (size.value for size in sizes)
+    try:
+        own = scheduler_shift(config, width * height // step**2, origin=origin)
+    except ModelError as error:
+        return Advice("sampling.shift", None, str(error))
+    return Advice("sampling.shift", None, f"the recipe's; its own scheduler has {own.m:.3g} at {width}x{height}")

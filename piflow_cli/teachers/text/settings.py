@@ -31,6 +31,7 @@ class TextSettings(Settings):
     normalized_guidance: bool = Field(
         False, description="rescale two-pass guidance, patch by patch, to the norm of the velocity without it"
     )
+    orthogonal: float = Field(0.0, ge=0, le=1, description="part of two-pass guidance parallel to x_0 that is removed")
     negative_prompt: str = Field("", description="of two-pass guidance")
     width: int = Field(1024, ge=16, le=16_384, description="pixels")
     height: int = Field(1024, ge=16, le=16_384, description="pixels")

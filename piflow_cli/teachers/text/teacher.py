@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from piflow_cli.core.conditions import TextCondition, join_conditions
 from piflow_cli.core.guidance import guided_velocity
 from piflow_cli.core.interfaces import Backbone
+from piflow_cli.core.schedule import Shift
 from piflow_cli.teachers.text.settings import TextSettings
 from piflow_cli.teachers.text.space import TextSpace
 
@@ -42,6 +43,10 @@ class TextTeacher:
         changes = {"guidance_scale": scale, "normalized_guidance": self.settings.base_normalizes}
         return replace(self, settings=self.settings.model_copy(update=changes))
 
+    def own_shift(self, positions: int, *, num_steps: int) -> Shift:
+        """The time grid of the base's own pipeline; arguments and errors as `Teacher.own_shift`."""
+        return self.space.own_shift(positions, num_steps=num_steps)
+
     @torch.no_grad()
     def velocity(self, x: Tensor, sigma: Tensor, condition: TextCondition, *, network: Network | None = None) -> Tensor:
         """Guided velocity (B, C, H, W) in float32 at x (B, C, H, W), sigma (B,).
@@ -61,6 +66,7 @@ class TextTeacher:
             with_null=self._with_null,
             scale=1.0 if condition.guidance is not None else self.settings.guidance_scale,
             interval=self.settings.guidance_interval,
+            orthogonal=self.settings.orthogonal,
             normed=self.backbone.layout.sides if self.settings.normalized_guidance else (),
         )
 
