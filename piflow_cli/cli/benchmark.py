@@ -13,7 +13,7 @@ from piflow_cli.cli.numbers import parse_numbers
 from piflow_cli.cli.processes import NumProcesses, start_processes
 
 if TYPE_CHECKING:
-    from piflow_cli.engine.benchmark.benchmark import BenchmarkResult
+    from piflow_cli.engine.benchmark.result import BenchmarkResult
 
 EXAMPLES = console.examples(
     ("the embedded students beside their teacher's solvers", "piflow benchmark --metric fid"),
