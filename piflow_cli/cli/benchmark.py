@@ -69,7 +69,8 @@ def command(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Prompts for text-to-image students: .txt, .jsonl (with `label` for accuracy), .parquet, or a folder.",
+            help="Prompts for text-to-image students: .txt, .jsonl (with `label` for accuracy), .parquet, a folder, or "
+            "a published set, NAME:PATH.",
             show_default=False,
         ),
     ] = None,
