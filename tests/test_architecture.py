@@ -29,7 +29,7 @@ LEAVES = {"zoo": 6, "speed": 6}
 ROOMS = {
     "students": set(),
     "processes": set(),
-    "report": set(),
+    "report": {"benchmark"},
     "pipelines": {"students"},
     "plan": set(),
     "check": {"students"},

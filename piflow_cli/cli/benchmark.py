@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from piflow_cli.cli import console
+from piflow_cli.cli.benchmarking.page import write_page
 from piflow_cli.cli.benchmarking.table import print_result
 from piflow_cli.cli.numbers import parse_numbers
 from piflow_cli.cli.processes import NumProcesses, start_processes
+from piflow_cli.cli.report import check_page
 
 if TYPE_CHECKING:
-    from piflow_cli.engine.benchmark.result import BenchmarkResult
+    from piflow_cli.engine.benchmark.benchmark import BenchmarkResult
 
 EXAMPLES = console.examples(
     ("the embedded students beside their teacher's solvers", "piflow benchmark --metric fid"),
@@ -38,6 +40,10 @@ EXAMPLES = console.examples(
         "what people see, by models of their own",
         "piflow benchmark --metric clip-score --metric pickscore --metric cmmd --metric vqa-score=models/llava "
         "--model runs/flux-4nfe --prompts prompts.txt --samples 1000 --teacher-steps 28",
+    ),
+    (
+        "a page of it: table, plots over evaluations and time, pictures",
+        "piflow benchmark --metric fid --report fid.html",
     ),
     (
         "with the papers' detector and statistics",
@@ -69,8 +75,7 @@ def command(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Prompts for text-to-image students: .txt, .jsonl (with `label` for accuracy), .parquet, a folder, or "
-            "a published set, NAME:PATH.",
+            help="Prompts for text-to-image students: .txt, .jsonl (with `label` for accuracy), .parquet, or a folder.",
             show_default=False,
         ),
     ] = None,
@@ -102,6 +107,10 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     num_processes: NumProcesses = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Also write a page: table, plots, pictures."),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the result; - for stdout.")
     ] = None,
@@ -111,6 +120,8 @@ def command(
 
     if json_file is not None and str(json_file) != STDOUT:
         check_file(json_file)
+    if report is not None:
+        check_page(report, option="--report")
     chosen = {
         "nfe": parse_numbers(nfe, "--nfe"),
         "h": parse_numbers(h, "--h", float),
@@ -118,9 +129,10 @@ def command(
     }
     start_processes(num_processes)
     from piflow_cli.engine.benchmark import benchmark
+    from piflow_cli.engine.benchmark.showing.album import Album
     from piflow_cli.engine.processes.together import joined
 
-    countdown = console.Countdown()
+    countdown, album = console.Countdown(), None if report is None else Album()
     with joined(device) as (together, own_device), console.progress(shown=together.is_main) as line:
         result = benchmark(
             metrics=metrics,
@@ -135,6 +147,7 @@ def command(
             device=own_device,
             dtype=dtype,
             solvers=solvers or ("euler",),
+            album=album,
             together=together,
             on_progress=lambda done, total, what: line.update(
                 done, total, f"{what}  {countdown.left(done, total)} left"
@@ -142,6 +155,9 @@ def command(
             **chosen,
         )
     if together.is_main:
+        if report is not None:
+            write_page(result, album, report)
+            console.note(f"written to {report}")
         _tell(result, json_file)
 
 

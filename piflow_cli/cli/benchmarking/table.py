@@ -3,59 +3,57 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
 from piflow_cli.cli import console
 
 if TYPE_CHECKING:
+    from piflow_cli.engine.benchmark.benchmark import BenchmarkResult
     from piflow_cli.engine.benchmark.gauge import BenchmarkRow
-    from piflow_cli.engine.benchmark.result import BenchmarkResult
 
 MOST_DECIMALS = 5
+NUM_WORDS = 2
+"""Columns of words: the model and its method."""
 ARROWS = {"lower": "↓", "higher": "↑"}
 
 
 def print_result(result: BenchmarkResult) -> None:
     """The table, and what its numbers depend on."""
     headings, columns = zip(*columns_of(result), strict=True)
-    console.print_table(headings, list(zip(*columns, strict=True)), num_left=2)
-    marked = [title for key, title in result.titles.items() if title != _name(key)]
-    if marked:
-        typer.echo(f"* {', '.join(marked)}")
-    for line in _guided(result.rows):
+    console.print_table(headings, list(zip(*columns, strict=True)), num_left=NUM_WORDS)
+    for line in notes_of(result):
         typer.echo(line)
+
+
+def notes_of(result: BenchmarkResult) -> list[str]:
+    """What the numbers depend on, and what their names mean, a line each."""
+    marked = [title for key, title in result.titles.items() if title != _name(key)]
+    lines = [f"* {', '.join(marked)}"] if marked else []
+    lines += _guided(result.rows)
     if any(row.h for row in result.rows):
-        typer.echo(
+        lines.append(
             "h: fresh noise between evaluations; above 0 pictures leave those of the teacher from the same noise"
         )
     if result.teacher_rows:
-        typer.echo(f"ratio: to the score of {', '.join(result.teacher_rows)}; to teacher: FID to its pictures")
+        lines.append(f"ratio: to the score of {', '.join(result.teacher_rows)}; to teacher: FID to its pictures")
     if any(row.paired_error is not None for row in result.rows):
-        typer.echo("paired: distance to its picture from the same noise; 0 is the same, 1 as far as another of its own")
+        lines.append(
+            "paired: distance to its picture from the same noise; 0 is the same, 1 as far as another of its own"
+        )
     if any(row.gap_closed is not None for row in result.rows):
-        typer.echo("gap closed: 0% is the teacher's FID at as many Euler steps, 100% that of its row of most steps")
+        lines.append("gap closed: 0% is the teacher's FID at as many Euler steps, 100% that of its row of most steps")
     asked = f" of {result.num_prompts} prompts ({result.prompts})" if result.prompts is not None else ""
     known = f" ({result.reference_samples})" if result.reference_samples else ""
     measured = f"{result.samples} pictures a row{asked}, detector {result.detector}"
     by = f", {result.num_processes} processes" if result.num_processes > 1 else ""
-    typer.echo(f"{measured}, reference {result.reference}{known}, seed {result.seed}{by}")
-    for metric, reference in result.references.items():
-        typer.echo(f"{metric}: reference {reference}")
+    lines.append(f"{measured}, reference {result.reference}{known}, seed {result.seed}{by}")
+    lines += [f"{metric}: reference {reference}" for metric, reference in result.references.items()]
     if result.intervals is not None:
-        typer.echo(f"intervals: {result.intervals}, for other noise and as many pictures; ratios share their noise")
-    if result.fingerprint:
-        typer.echo(f"protocol {result.fingerprint}: {protocol_in_words(result.protocol)}")
-    for doubt in result.doubts:
-        typer.echo(f"doubtful: {doubt}")
-
-
-def protocol_in_words(parts: Mapping[str, Any]) -> str:
-    """What the footer says of a protocol beside what the lines above it say; the JSON has all."""
-    dtypes, versions = ", ".join(parts["dtype"]), parts["versions"]
-    return f"{dtypes}, " + ", ".join(f"{name} {version}" for name, version in versions.items())
+        lines.append(f"intervals: {result.intervals}, for other noise and as many pictures; ratios share their noise")
+    return [*lines, *(f"doubtful: {doubt}" for doubt in result.doubts)]
 
 
 def _guided(rows: Sequence[BenchmarkRow]) -> list[str]:

@@ -14,6 +14,7 @@ from piflow_cli.core.interfaces import Space
 from piflow_cli.engine.benchmark.proof.intervals import Intervals
 from piflow_cli.engine.benchmark.questions import Questions, Subjects
 from piflow_cli.engine.benchmark.samplers import Meter, Sampler
+from piflow_cli.engine.benchmark.showing.album import Album
 from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.students.finite import decode_finite
 from piflow_cli.io.pictures import to_uint8
@@ -98,6 +99,7 @@ class Gauge:
     together: Together
     intervals: Intervals
     of_rows: frozenset[Seat] = frozenset()
+    album: Album | None = None
 
     @property
     def questions(self) -> Questions:
@@ -165,7 +167,9 @@ class Gauge:
             The row and what was seen of its own pictures in the main process, None in those that only draw.
         """
         meter, questions = Meter(), self.questions
-        seen = self._seen(sampler, questions, on_pictures, seats=self.seats(), seed=self.seed, meter=meter)
+        seen = self._seen(
+            sampler, questions, on_pictures, seats=self.seats(), seed=self.seed, meter=meter, album=self.album
+        )
         others = {
             groups: self._seen(
                 sampler, asked, on_pictures, seats=self.seats(groups), seed=groups_seed(self.seed), meter=Meter()
@@ -207,6 +211,7 @@ class Gauge:
         seats: Sequence[Seat],
         seed: int,
         meter: Meter,
+        album: Album | None = None,
     ) -> dict[Seat, FeatureSet] | None:
         """What was seen of all pictures, in their order, in the main process; processes take whole batches in turn."""
         options = {"batch_size": self.batch_size, "seed": seed, "device": self.device, "meter": meter}
@@ -215,6 +220,8 @@ class Gauge:
             begun = len(own) * a_round
             start = begun + self.together.index * self.batch_size
             own.append(self.panel.look(batch, questions.prompts(start, start + len(batch)), seats))
+            if album is not None:
+                album.take(sampler, batch, start=start, questions=questions)
             on_pictures(min(begun + a_round, len(questions)) - begun)
         parts = self.together.collect_in_turn(own)
         return _joined(parts) if self.together.is_main else None

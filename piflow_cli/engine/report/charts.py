@@ -23,11 +23,10 @@ class Line:
     Args:
         label: in the legend.
         x, y: numbers; None leaves a point out.
-        low, high: edges of a band around it, where it has one.
+        low, high: around it: edges of a band, or ends of a bar through each point that is marked; or nothing.
         colour: number of it.
         dash: pattern in pixels.
         marked: whether points are shown, not only joined.
-        joined: whether a line goes through them.
     """
 
     label: str
@@ -38,7 +37,6 @@ class Line:
     colour: int = 0
     dash: tuple[int, ...] = ()
     marked: bool = False
-    joined: bool = True
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,8 @@ class Chart:
         note: what it is good for, in a few words.
         x_label: of the axis below.
         lines: at least one of them with a point.
-        log_x, log_y: whether an axis is logarithmic at first; all its numbers are above 0.
+        log_x: base of the axis below where it is logarithmic; 0 is none. All its numbers are above 0.
+        log_y: whether the upright axis is logarithmic at first.
         can_log: whether the upright one can be.
     """
 
@@ -58,7 +57,7 @@ class Chart:
     note: str
     x_label: str
     lines: tuple[Line, ...]
-    log_x: bool = False
+    log_x: int = 0
     log_y: bool = False
     can_log: bool = False
 
@@ -69,14 +68,14 @@ class Chart:
         return f"{self.title} over {self.x_label}. " + "; ".join(ends)
 
 
-def chart_of(title: str, note: str, lines: Sequence[Line], *, x_label: str = "step", log_x: bool = False) -> Chart:
+def chart_of(title: str, note: str, lines: Sequence[Line], *, x_label: str = "step", log_x: int = 0) -> Chart:
     """A chart whose upright axis is logarithmic where its numbers are far apart."""
     values = [y for line in lines for y in line.y if y is not None]
     across = [x for line in lines for x in line.x]
     positive = bool(values) and min(values) > 0
     wide = positive and max(values) / min(values) > WIDE
-    log_x = log_x and bool(across) and min(across) > 0
-    return Chart(title, note, x_label, tuple(lines), log_x=log_x, log_y=wide, can_log=positive)
+    base = log_x if across and min(across) > 0 else 0
+    return Chart(title, note, x_label, tuple(lines), log_x=base, log_y=wide, can_log=positive)
 
 
 def line_of(
