@@ -111,11 +111,12 @@ class DXHead(nn.Module):
     """N copies of the teacher's final projection, or for a polynomial one copy and N - 1 of nothing."""
 
     def __init__(
-        self, in_features: int, *, num_points: int, latent_channels: int, layout: PatchLayout, mode: Mode
+        self, projection: nn.Linear, *, num_points: int, latent_channels: int, layout: PatchLayout, mode: Mode
     ) -> None:
         super().__init__()
         self.num_points, self.latent_channels, self.layout, self.mode = num_points, latent_channels, layout, mode
-        self.points = nn.Linear(in_features, num_points * latent_channels * layout.positions)
+        rows = num_points * latent_channels * layout.positions
+        self.points = nn.Linear(projection.in_features, rows, bias=projection.bias is not None)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, tokens, D) to tokens that hold N C channels a position in the teacher's layout."""
@@ -136,7 +137,8 @@ class DXHead(nn.Module):
         else:  # rows (N, C, P)
             weight, bias = weight[None] * copies.view(n, 1, 1, 1), bias[None] * copies.view(n, 1, 1)
         self.points.weight.copy_(weight.reshape(self.points.weight.shape))
-        self.points.bias.copy_(bias.flatten())
+        if self.points.bias is not None:
+            self.points.bias.copy_(bias.flatten())
 
 
 class DX(Settings):
@@ -168,7 +170,7 @@ class DX(Settings):
     def build_head(self, projection: nn.Linear, *, latent_channels: int, embed_dim: int, layout: PatchLayout) -> DXHead:  # noqa: ARG002
         """An uninitialised head on the device and in the dtype of `projection`."""
         head = DXHead(
-            projection.in_features,
+            projection,
             num_points=self.num_points,
             latent_channels=latent_channels,
             layout=layout,
