@@ -4,13 +4,18 @@ They are ordinary folders of the families' own classes, small enough to be made 
 few words.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Pipeline,
+    Flux2Transformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     ZImagePipeline,
@@ -21,12 +26,18 @@ from transformers import (
     AutoTokenizer,
     CLIPTextConfig,
     CLIPTextModelWithProjection,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    MistralConfig,
+    PreTrainedTokenizerBase,
     Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3Model,
     T5Config,
     T5EncoderModel,
 )
 
+from piflow_cli.teachers.flux2 import Flux2
 from piflow_cli.teachers.sd3 import SD3
 from piflow_cli.teachers.z_image import ZImage
 
@@ -35,7 +46,10 @@ WORDS = PARITY / "e2e_flux" / "pipeline"
 """Whose tokenizers are used: tokenizer is CLIP's, tokenizer_2 is T5's."""
 CHATS = PARITY / "e2e_qwen" / "pipeline" / "tokenizer"
 """A byte-level tokenizer of a few merges."""
-CHAT_TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for part in m.content %}{{ part.text }}{% endfor %}{% endif %}\n{% endfor %}"
+)
 SIZE = {"width": 48, "height": 64}
 
 
@@ -119,18 +133,23 @@ def tiny_sd3(folder: Path, **settings: Any) -> SD3:
     return SD3(**{"source": str(folder), "max_sequence_length": 12} | SIZE | settings)
 
 
-def qwen3(width: int, *, seed: int, num_layers: int = 3) -> Qwen3Model:
-    config = Qwen3Config(
-        vocab_size=280,
-        hidden_size=width,
-        intermediate_size=16,
-        num_hidden_layers=num_layers,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        max_position_embeddings=64,
-    )
-    return randomised(Qwen3Model(config), seed=seed)
+def chat_tokenizer() -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(CHATS)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def language_model(width: int, *, num_layers: int) -> dict[str, int]:
+    """The keys of a config as Qwen3 and Mistral have them."""
+    return {
+        "vocab_size": 280,
+        "hidden_size": width,
+        "intermediate_size": 16,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+    }
 
 
 def tiny_z_image(folder: Path, **settings: Any) -> ZImage:
@@ -147,13 +166,71 @@ def tiny_z_image(folder: Path, **settings: Any) -> ZImage:
             axes_dims=[4, 6, 6],
             axes_lens=[128, 32, 32],
         )
-        tokenizer = AutoTokenizer.from_pretrained(CHATS)
-        tokenizer.chat_template = CHAT_TEMPLATE
+        encoder = Qwen3Model(Qwen3Config(**language_model(24, num_layers=3)))
         ZImagePipeline(
             transformer=randomised(transformer, seed=1),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
             vae=tiny_autoencoder(latent_channels=4),
-            text_encoder=qwen3(24, seed=2),
-            tokenizer=tokenizer,
+            text_encoder=randomised(encoder, seed=2),
+            tokenizer=chat_tokenizer(),
         ).save_pretrained(folder)
     return ZImage(**{"source": str(folder), "max_sequence_length": 24} | SIZE | settings)
+
+
+def flux2_parts(*, guidance_embeds: bool) -> dict[str, Any]:
+    """What klein and dev share: 4 latent channels, statistics of the autoencoder that show where they are forgotten."""
+    transformer = Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        timestep_guidance_channels=16,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=guidance_embeds,
+    )
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=4, sample_size=64, layers_per_block=1
+    )
+    generator = torch.Generator().manual_seed(8)
+    vae.bn.running_mean.copy_(torch.randn(16, generator=generator))
+    vae.bn.running_var.copy_(torch.rand(16, generator=generator) + 0.5)
+    return {
+        "transformer": randomised(transformer, seed=1),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        "vae": randomised(vae, seed=7, std=0.2),
+        "tokenizer": chat_tokenizer(),
+    }
+
+
+def tiny_flux2(folder: Path, **settings: Any) -> Flux2:
+    """FLUX.2 klein base: a Qwen3 of as many layers as hidden states are taken from."""
+    if not folder.exists():
+        encoder = Qwen3ForCausalLM(Qwen3Config(**language_model(8, num_layers=28)))
+        parts = flux2_parts(guidance_embeds=False)
+        Flux2KleinPipeline(**parts, text_encoder=randomised(encoder, seed=2, std=0.3)).save_pretrained(folder)
+    return Flux2(**{"source": str(folder), "max_sequence_length": 40} | SIZE | settings)
+
+
+def tiny_flux2_dev(folder: Path, **settings: Any) -> Flux2:
+    """FLUX.2 dev: a Mistral 3, and a tokenizer that its index calls a processor, as the published one's does."""
+    if not folder.exists():
+        vision = {
+            "model_type": "pixtral",
+            "hidden_size": 8,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "head_dim": 4,
+            "image_size": 28,
+            "patch_size": 14,
+        }
+        text = MistralConfig(**language_model(8, num_layers=31), sliding_window=None)
+        encoder = Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=vision))
+        parts = flux2_parts(guidance_embeds=True)
+        Flux2Pipeline(**parts, text_encoder=randomised(encoder, seed=3, std=0.3)).save_pretrained(folder)
+        index = json.loads((folder / "model_index.json").read_text())
+        index["tokenizer"] = ["transformers", "PixtralProcessor"]
+        (folder / "model_index.json").write_text(json.dumps(index))
+    return Flux2(**{"source": str(folder), "max_sequence_length": 320} | SIZE | settings)

@@ -16,7 +16,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 from safetensors.torch import save_file
-from tiny_bases import tiny_sd3, tiny_z_image
+from tiny_bases import tiny_flux2, tiny_flux2_dev, tiny_sd3, tiny_z_image
 from torch import Tensor, nn
 
 from piflow_cli.core.settings import SamplingSettings
@@ -209,7 +209,19 @@ TEACHERS = {
     "qwen_image": lambda _: tiny_qwen(),
     "sd3": tiny_sd3,
     "z_image": tiny_z_image,
+    "flux2": tiny_flux2,
+    "flux2-dev": tiny_flux2_dev,
 }
-"""A small teacher of every registered family, written into an empty folder; its settings are returned."""
+"""A small teacher of every registered family, written into an empty folder; its settings are returned.
+
+Where a family reads pipelines of several classes, there is one of each, named by the family and a dash.
+"""
+
+
+def type_of(name: str) -> str:
+    """The registered family of one of these."""
+    return name.partition("-")[0]
+
+
 POLICIES = {"gmflow": gmflow(bias_noise=0.0), "dx": dx()}
 """A small policy of every registered family, without the noise that tells a new student's components apart."""

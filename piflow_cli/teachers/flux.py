@@ -116,7 +116,7 @@ class Flux(TextFamily):
         3.5, ge=0, le=100, description="embedded where the network takes it, else by two passes"
     )
 
-    pipeline_class: ClassVar[str] = "FluxPipeline"
+    pipeline_classes: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
     transformer_class: ClassVar[str] = "FluxTransformer2DModel"
     backbone_class: ClassVar[BackboneClass] = FluxBackbone
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")

@@ -117,7 +117,7 @@ class QwenImage(TextFamily):
     guidance_scale: float = Field(4.0, ge=0, le=100, description="by two passes, with the negative prompt")
 
     base_normalizes: ClassVar[bool] = True
-    pipeline_class: ClassVar[str] = "QwenImagePipeline"
+    pipeline_classes: ClassVar[tuple[str, ...]] = ("QwenImagePipeline",)
     transformer_class: ClassVar[str] = "QwenImageTransformer2DModel"
     backbone_class: ClassVar[BackboneClass] = QwenImageBackbone
     space_class: ClassVar[Callable[..., TextSpace]] = QwenImageSpace

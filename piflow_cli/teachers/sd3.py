@@ -96,7 +96,7 @@ class SD3(TextFamily):
     guidance_scale: float = Field(4.5, ge=0, le=100, description="by two passes, with the negative prompt")
     max_sequence_length: int = Field(256, ge=1, le=512, description="T5 tokens a prompt is cut to")
 
-    pipeline_class: ClassVar[str] = "StableDiffusion3Pipeline"
+    pipeline_classes: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
     transformer_class: ClassVar[str] = "SD3Transformer2DModel"
     backbone_class: ClassVar[BackboneClass] = SD3Backbone
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2", "text_encoder_3")

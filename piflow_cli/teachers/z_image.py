@@ -124,7 +124,7 @@ class ZImage(TextFamily):
     guidance_scale: float = Field(5.0, ge=0, le=100, description="by two passes, with the negative prompt")
     max_sequence_length: int = Field(512, ge=1, le=1024, description="tokens a prompt and its template are cut to")
 
-    pipeline_class: ClassVar[str] = "ZImagePipeline"
+    pipeline_classes: ClassVar[tuple[str, ...]] = ("ZImagePipeline",)
     transformer_class: ClassVar[str] = "ZImageTransformer2DModel"
     backbone_class: ClassVar[BackboneClass] = ZImageBackbone
     space_class: ClassVar[Callable[..., TextSpace]] = ZImageSpace

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import POLICIES, TEACHERS
+from tiny_models import POLICIES, TEACHERS, type_of
 from torch import Tensor
 
 from piflow_cli import registry
@@ -14,7 +14,7 @@ from piflow_cli.core.student import Student
 from piflow_cli.engine.check.check import check_teacher
 from piflow_cli.errors import ModelError
 
-pytestmark = pytest.mark.parametrize("family", registry.names("teacher"))
+pytestmark = pytest.mark.parametrize("family", dict.fromkeys([*registry.names("teacher"), *TEACHERS]))
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def draw(teacher: Teacher, size: int = 2) -> tuple[Tensor, Tensor, object]:
 
 
 def test_settings_are_registered_under_their_type_and_survive_json(family: str, settings: TeacherFamily) -> None:
-    cls = registry.resolve("teacher", family)
-    assert settings.type == family
+    cls = registry.resolve("teacher", type_of(family))
+    assert settings.type == type_of(family)
     assert cls.model_validate_json(settings.model_dump_json()) == settings
     assert cls.model_config["frozen"]
     assert cls.model_config["extra"] == "forbid"

@@ -94,6 +94,8 @@ class PromptSpace(Space, Protocol):
 
     pipeline: Any
     """Of the base's class; its transformer may be None."""
+    base_class: type
+    """The base's own class of diffusers."""
     embedding_arguments: Sequence[str]
     """Arguments of the base's own pipeline that take embeddings of prompts."""
     settings: Any

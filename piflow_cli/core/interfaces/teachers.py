@@ -120,8 +120,8 @@ class TeacherFamily(Protocol):
     """Of the frozen weights while they load; "none" keeps them whole."""
     offload_encoders: bool
     """Whether text encoders and autoencoder are on the device only while they work."""
-    pipeline_class: ClassVar[str]
-    """The base's pipeline of diffusers, by the name in its index."""
+    pipeline_classes: ClassVar[tuple[str, ...]]
+    """The pipelines of diffusers that bases come as, by the name in their index."""
     students_need_base: ClassVar[bool]
     """Whether a student needs parts of the teacher to be sampled: text encoders, an autoencoder, frozen weights."""
 

@@ -47,9 +47,10 @@ def family_of(source: str) -> str:
     """
     place = locate(source)
     path = fetch_file(place, INDEX) if isinstance(place, str) else Path(place) / INDEX
-    known = {registry.resolve("teacher", name).pipeline_class: name for name in registry.names("teacher")}
+    families = {name: registry.resolve("teacher", name) for name in registry.names("teacher")}
+    known = {pipeline: name for name, family in families.items() for pipeline in family.pipeline_classes}
     if not path.is_file():
-        names = ", ".join(known.values())
+        names = ", ".join(families)
         raise ModelError(f"{source} has no {INDEX}, which would say whose it is; name its family (--family): {names}")
     found = read_json(path).get("_class_name")
     if found not in known:

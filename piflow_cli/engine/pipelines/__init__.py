@@ -44,4 +44,4 @@ def pipeline_of(student: LoadedStudent) -> StudentPipeline:
         return getattr(import_module(module), name).of(student)
     from piflow_cli.engine.pipelines.called import pipeline_class
 
-    return pipeline_class(type(teacher)).of(student)
+    return pipeline_class(type(teacher), student.space.base_class).of(student)

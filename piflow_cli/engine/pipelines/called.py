@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, ClassVar, Literal
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from piflow_cli.core.conditions import TextCondition
@@ -219,11 +220,10 @@ def _repeated(condition: TextCondition, copies: int) -> TextCondition:
 
 
 @cache
-def pipeline_class(family: type[TextFamily]) -> type[CalledAsBase]:
-    """The class of pipelines of a family's students, called as the family's own pipeline."""
+def pipeline_class(family: type[TextFamily], base: type[DiffusionPipeline]) -> type[CalledAsBase]:
+    """The class of pipelines of a family's students on a base of some class, called as that is."""
     import diffusers
 
-    base = getattr(diffusers, family.pipeline_class)
     transformer: Callable[..., Any] = getattr(diffusers, family.transformer_class).forward
     call, forward = inspect.signature(base.__call__), inspect.signature(transformer).parameters
     facts = {

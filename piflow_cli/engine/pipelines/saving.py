@@ -142,8 +142,6 @@ def _save_base(pipeline: HoldsStudent, folder: Path, options: SaveOptions) -> No
     Raises:
         ValueError: a quantised base.
     """
-    import diffusers
-
     student, settings = pipeline.student, pipeline.student.space.settings
     if settings.quantization != "none":
         raise ValueError(f"the base is quantised ({settings.quantization}); save without save_base")
@@ -156,7 +154,7 @@ def _save_base(pipeline: HoldsStudent, folder: Path, options: SaveOptions) -> No
         transformer = settings.build(student.card.network["config"])
     held = student.teacher is not None
     parts = pipeline.components | {TRANSFORMER: transformer if held else None}
-    saved = getattr(diffusers, settings.pipeline_class)(**parts)
+    saved = student.space.base_class(**parts)
     shards = {"max_shard_size": options.max_shard_size} if options.max_shard_size is not None else {}
     saved.save_pretrained(folder, variant=options.variant, **shards)
     if not held:

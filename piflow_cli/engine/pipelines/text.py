@@ -219,7 +219,7 @@ class TextPipeline(StudentPipeline, StyleLoras):
         given = given.to(device, torch.float32)
         whole = (batch, channels, height, width)
         frames = ((batch, channels, 1, height, width), (batch, 1, channels, height, width))
-        base = tuple(backbone.to_base(given.new_empty(whole, device="meta")).shape)
+        base = tuple(backbone.to_call(given.new_empty(whole, device="meta")).shape)
         if given.shape == base:
             return backbone.from_base(given, height, width)
         if given.shape == whole or tuple(given.shape) in frames:

@@ -36,7 +36,7 @@ class DiTSettings(Settings):
     num_attention_heads: int = Field(16, ge=1, le=1024, description="attention heads, for files without a config")
     revision: str | None = Field(None, description="hub revision")
 
-    pipeline_class: ClassVar[str] = "DiTPipeline"
+    pipeline_classes: ClassVar[tuple[str, ...]] = ("DiTPipeline",)
     students_need_base: ClassVar[bool] = False
     size_px: ClassVar[None] = None
     quantization: ClassVar[str] = "none"

@@ -46,7 +46,7 @@ def base_walk(
         arguments |= {f"negative_{name}": value for name, value in negative.items()}
     with recorded_calls(teacher.module) as calls, recorded_steps(pipeline.scheduler) as steps:
         pictures = pipeline(
-            latents=backbone.to_base(noise).to(condition.embeds.dtype),
+            latents=backbone.to_call(noise).to(condition.embeds.dtype),
             width=size_px[0],
             height=size_px[1],
             num_inference_steps=num_steps,

@@ -41,7 +41,8 @@ class TextSettings(Settings):
     students_need_base: ClassVar[bool] = True
     base_normalizes: ClassVar[bool] = False
     """Whether the base's own pipeline normalises guidance."""
-    pipeline_class: ClassVar[str]
+    pipeline_classes: ClassVar[tuple[str, ...]]
+    """The pipelines of diffusers that it reads; the index of a folder says which one is there."""
     transformer_class: ClassVar[str]
     backbone_class: ClassVar[BackboneClass]
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
@@ -53,6 +54,15 @@ class TextSettings(Settings):
     def parts(self) -> tuple[str, ...]:
         """What the pipeline needs to be whole, by the names of its folders."""
         return ("scheduler", "vae", *self.tokenizers, *self.encoders, "transformer")
+
+    @property
+    def pipelines(self) -> str:
+        """The classes that its pipelines may have, in words."""
+        return " or ".join(self.pipeline_classes)
+
+    def check_index(self, index: dict[str, Any]) -> None:  # noqa: ARG002
+        """Raise ModelError for a pipeline that is of one of the classes, but by its index is no teacher."""
+        return
 
     @classmethod
     def said_by(cls, source: str) -> frozenset[str]:  # noqa: ARG003

@@ -51,6 +51,8 @@ class TextSpace(ABC):
         dtype: of the conditions.
         embedded_guidance: whether the network embeds the guidance scale.
         warnings: what a user should know of how the pipeline was loaded.
+
+    `base_class` is the pipeline's own class of diffusers; a student's pipeline may take the pipeline's place.
     """
 
     pipeline: DiffusionPipeline
@@ -60,6 +62,7 @@ class TextSpace(ABC):
     dtype: torch.dtype
     embedded_guidance: bool
     warnings: tuple[str, ...] = ()
+    base_class: type[DiffusionPipeline] = field(init=False)
     _null: TextCondition | None = field(default=None, init=False)
 
     embedding_arguments: ClassVar[tuple[str, ...]] = ("prompt_embeds",)
@@ -67,6 +70,9 @@ class TextSpace(ABC):
     num_classes = None
     classes_are_named = False
     own_vae = None
+
+    def __post_init__(self) -> None:
+        self.base_class = type(self.pipeline)
 
     @property
     def max_tokens(self) -> int:

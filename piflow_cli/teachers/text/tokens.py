@@ -45,11 +45,15 @@ class TextBackbone:
         module.set_submodule(self.projection_name, head)
 
     def to_base(self, x: Tensor) -> Tensor:
-        """Latents or noise (B, C, H, W) as the base's own pipeline takes them."""
+        """Latents or noise (B, C, H, W) as the base's own pipeline steps them, and shows them to callbacks."""
         return x
 
+    def to_call(self, noise: Tensor) -> Tensor:
+        """Noise (B, C, H, W) as the call of the base's own pipeline takes it."""
+        return self.to_base(noise)
+
     def from_base(self, given: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG002
-        """The inverse of `to_base`, for latents of height x width."""
+        """The inverse of `to_base` and of `to_call`, for latents of height x width."""
         return given
 
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from runs import assert_same, stop_at
 from safetensors.torch import load_file
-from tiny_models import TEACHERS
+from tiny_models import TEACHERS, type_of
 from tiny_runs import SMALL_TEXT
 
-from piflow_cli import load_pipeline, registry
+from piflow_cli import load_pipeline
 from piflow_cli.core.sampling import sample_student
 from piflow_cli.engine.convert import convert
 from piflow_cli.engine.distill import distill
@@ -26,14 +26,15 @@ from piflow_cli.io.presets import preset_headers
 from piflow_cli.preset import Preset, load_preset
 
 PROMPTS = ("a red cat", "blue dog on the house", "the cat", "a photo of a house")
-FAMILIES = [name for name in registry.names("teacher") if name != "dit"]
+PIPELINES = [name for name in TEACHERS if name != "dit"]
+FAMILIES = [name for name in PIPELINES if name == type_of(name)]
 
 
 def published(family: str) -> str:
     """A preset of a family, with pictures, of 4 evaluations."""
-    names = [header.name for header in preset_headers() if header.family == family]
+    names = [h.name for h in preset_headers() if h.family == type_of(family) and h.name.endswith("-4nfe")]
     assert names, f"there is no preset of a {family} teacher"
-    return [name for name in names if name.endswith("-4nfe")][-1]
+    return next((name for name in names if name == f"{family}-4nfe"), names[-1])
 
 
 def tiny(family: str, folder: Path, *overrides: str, images: bool = False) -> Preset:
@@ -69,8 +70,14 @@ def test_its_presets_are_planned(family: str) -> None:
             assert planned.memory_bytes("one GPU", 1) > planned.memory_bytes("FSDP2", 8) > 1e9, header.name
 
 
-@pytest.mark.parametrize("images", [False, True], ids=["data-free", "pictures"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "images"),
+    [
+        *(pytest.param(name, False, id=f"{name}-data-free") for name in FAMILIES),
+        *(pytest.param(name, True, id=f"{name}-pictures") for name in FAMILIES),
+        *(pytest.param(name, False, id=name, marks=pytest.mark.slow) for name in PIPELINES if name not in FAMILIES),
+    ],
+)
 def test_distil_resume_sample_convert_and_reload(tmp_path: Path, family: str, images: bool) -> None:
     changes = ("training.gradient_checkpointing=true", "training.preview_every=3", "training.preview_images=1")
     preset = tiny(family, tmp_path, *changes, images=images)
@@ -93,7 +100,7 @@ def test_distil_resume_sample_convert_and_reload(tmp_path: Path, family: str, im
         torch.testing.assert_close(draw(tmp_path / target).latents, drawn.latents, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PIPELINES)
 def test_its_students_are_pipelines_that_are_called_as_the_base_is(tmp_path: Path, family: str) -> None:
     preset = tiny(family, tmp_path)
     distill(preset, out=tmp_path / "run", device="cpu")

@@ -29,7 +29,7 @@ def test_planning_names_no_family_and_asks_no_attribute_by_name(path: Path) -> N
             assert node.func.id not in ("getattr", "hasattr"), f"line {node.lineno}"
 
 
-@pytest.mark.parametrize("family", registry.names("teacher"))
+@pytest.mark.parametrize("family", TEACHERS)
 def test_a_family_says_what_its_loaded_teacher_has(family: str, tmp_path: Path) -> None:
     settings = TEACHERS[family](tmp_path / "teacher")
     teacher, (module, _) = settings.load(), settings.describe()

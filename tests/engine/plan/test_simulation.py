@@ -90,7 +90,7 @@ def shallow_preset(name: str, folder: Path, *, micro_batch_size: int) -> Preset:
     config = {key: value for key, value in config.items() if not key.startswith("_")} | SHALLOW[name]
     (folder / "transformer").mkdir()
     (folder / "transformer" / "config.json").write_text(json.dumps(config))
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": settings.pipeline_class}))
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": settings.pipeline_classes[0]}))
     return load_preset(name, [f"teacher.source={folder}", f"training.micro_batch_size={micro_batch_size}"])
 
 

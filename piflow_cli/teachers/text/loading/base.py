@@ -46,11 +46,12 @@ def read_index(settings: TextSettings) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     path = base_file(settings, INDEX)
     index = read_json(path)
-    if index.get("_class_name") != settings.pipeline_class:
+    if index.get("_class_name") not in settings.pipeline_classes:
         raise ModelError(
-            f"{settings.source} holds a {index.get('_class_name')}, not a {settings.pipeline_class}: it is a teacher "
+            f"{settings.source} holds a {index.get('_class_name')}, not a {settings.pipelines}: it is a teacher "
             "of another family. Check teacher.type and teacher.source."
         )
+    settings.check_index(index)
     for part in settings.parts:
         if part in index and index[part] != [None, None]:
             check_entry(index[part], part=part, origin=path)
@@ -164,7 +165,7 @@ def _check_parts(
             variants += [found.variant] if found is not None else []
     if missing:
         raise ModelError(
-            f"{settings.source} is no whole {settings.pipeline_class}: {'; '.join(missing)}. Was its download cut off? "
+            f"{settings.source} is no whole {index['_class_name']}: {'; '.join(missing)}. Was its download cut off? "
             "Download it again, or pass a folder that has every part."
         )
     named = sorted({variant for variant in variants if variant is not None})

@@ -38,6 +38,17 @@ def check_whole(module_class: Any, folder: Path, *, variant: str | None) -> None
     _check(said, folder)
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a processor's folder, without what the processor has for pictures.
+
+    Raises:
+        Exception: whatever the library raises for damage.
+    """
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+
+
 def _load(module_class: Any, folder: Path, variant: str | None, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
     found = find_weights([path.name for path in folder.iterdir()], variant=variant)
     return module_class.from_pretrained(

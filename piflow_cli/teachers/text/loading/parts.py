@@ -15,7 +15,7 @@ from piflow_cli.errors import DeviceError, MissingExtraError, ModelError
 from piflow_cli.io.hub import fetch_folder, list_files, locate
 from piflow_cli.io.texts.names import user_path
 from piflow_cli.io.weights import check_layers, check_values, find_weights, read_dtypes, read_json
-from piflow_cli.teachers.classes import library_class
+from piflow_cli.teachers.classes import holds_tokenizer, library_class
 from piflow_cli.teachers.text.loading.base import (
     INDEX,
     TRANSFORMER,
@@ -27,7 +27,7 @@ from piflow_cli.teachers.text.loading.base import (
     read_index,
 )
 from piflow_cli.teachers.text.loading.configs import build_transformer
-from piflow_cli.teachers.text.loading.encoders import check_whole, load_whole
+from piflow_cli.teachers.text.loading.encoders import check_whole, load_tokenizer, load_whole
 from piflow_cli.teachers.text.loading.float8 import UNSCALED
 from piflow_cli.teachers.text.loading.quantization import quantization_config, require, restore_projection
 from piflow_cli.teachers.text.loading.single_file import load_single_file
@@ -90,13 +90,17 @@ def load_pipeline_parts(
     options = OFFLINE | {"variant": base.variant}
     if settings.device_map is not None:
         options["device_map"] = settings.device_map
-    pipeline_class = getattr(diffusers, settings.pipeline_class)
+    pipeline_class = getattr(diffusers, index["_class_name"])
     with _quietly():
+        inner = [part for part in wanted if part in settings.tokenizers and holds_tokenizer(index[part], part=part)]
+        tokenizers = {part: _guarded(settings, partial(load_tokenizer, base.folder / part)) for part in inner}
+        parts |= dict.fromkeys(tokenizers)
         for part in (name for name in wanted if name in (*settings.encoders, VAE)):
             parts |= _load_encoder(settings, base, part, index[part], dtype=dtype)
         pipeline = _guarded(
             settings, lambda: pipeline_class.from_pretrained(str(base.folder), dtype=dtype, **options, **parts)
         )
+    pipeline.register_modules(**tokenizers)
     _check_loaded(pipeline, settings)
     _freeze(pipeline, settings, device=device)
     return pipeline
@@ -282,4 +286,4 @@ def _guarded(settings: TextSettings, load: Any) -> Any:
 
 def _unloadable(settings: TextSettings, error: Exception) -> ModelError:
     reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-    return ModelError(f"{settings.source} cannot be loaded as a {settings.pipeline_class}: {reason}")
+    return ModelError(f"{settings.source} cannot be loaded as a {settings.pipelines}: {reason}")

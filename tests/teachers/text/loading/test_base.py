@@ -30,7 +30,7 @@ def copy_of(family: str, place: Path) -> TextFamily:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_parts_are_what_the_pipeline_takes(family: str) -> None:
-    pipeline = getattr(diffusers, FAMILIES[family]().pipeline_class)
+    pipeline = getattr(diffusers, FAMILIES[family]().pipeline_classes[0])
     needed = set(inspect.signature(pipeline.__init__).parameters) - {"self", *pipeline._optional_components}
     assert set(FAMILIES[family]().parts) == needed
 
