@@ -24,7 +24,7 @@ from piflow_cli.io.checksums import TENSORS_KEY, tensors_sha256
 from piflow_cli.io.tensors.files import write_tensors
 from piflow_cli.io.weights import read_checked, read_header
 
-ADAPTED = {family: layout for family, layout in LAYOUTS.items() if layout.block}
+ADAPTED = {family: layout for family, layout in LAYOUTS.items() if layout.marks}
 """The families that the loader knows."""
 
 
@@ -93,8 +93,9 @@ class ComfyUIFormat:
 
 
 def _family_of(names: list[str]) -> str | None:
-    """The family whose blocks the names have, None for others."""
-    return next((family for family, layout in ADAPTED.items() if any(layout.block in name for name in names)), None)
+    """The family whose marks the names have, None for others."""
+    marked = (f for f, layout in ADAPTED.items() if any(mark in name for mark in layout.marks for name in names))
+    return next(marked, None)
 
 
 def _policy_of(names: list[str], layout: Layout) -> str | None:
@@ -108,7 +109,7 @@ def _check_family(path: Path, names: list[str], recipe: Recipe | None) -> None:
     """Raise ModelError where the names are of no known family, or of another than the recipe's teacher."""
     family = _family_of(names)
     if family is None:
-        known = ", ".join(f"{layout.block.strip('.')} ({family})" for family, layout in ADAPTED.items())
+        known = ", ".join(f"{layout.marks[0].strip('.')} ({family})" for family, layout in ADAPTED.items())
         raise ModelError(f"{path} is an adapter of an unknown family: none of its layers is in {known}")
     if recipe is not None and recipe.teacher.type != family:
         raise ModelError(

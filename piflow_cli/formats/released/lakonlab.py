@@ -29,7 +29,7 @@ from piflow_cli.formats.student import Recipe, StoredStudent, StudentCard
 from piflow_cli.io.tensors.files import write_tensors
 from piflow_cli.io.weights import read_checked, read_header, read_json
 
-STOCK_CLASSES = ("FluxTransformer2DModel", "QwenImageTransformer2DModel")
+STOCK_CLASSES = ("FluxTransformer2DModel", "QwenImageTransformer2DModel", "Flux2Transformer2DModel")
 """Classes of diffusers that released DX students share with their bases: the name alone says nothing."""
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin")
 

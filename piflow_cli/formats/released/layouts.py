@@ -40,7 +40,8 @@ class Layout:
         projection: name of the teacher's final projection.
         aliases: other names that are read, by policy.
         presets: what the published students were trained by, by policy and NFE.
-        block: part of a name that all adapters of the family have and no other's; empty for families without any.
+        marks: parts of names; adapters of the family have one of them, and no other's has any. Empty for families
+            without adapters.
         extra: keys of the config beyond the teacher's and the head's, by policy.
         foreign: the teacher's keys that the authors' class does not take, by policy.
     """
@@ -49,7 +50,7 @@ class Layout:
     projection: str
     aliases: dict[str, str] = field(default_factory=dict)
     presets: dict[str, dict[int, str]] = field(default_factory=dict)
-    block: str = ""
+    marks: tuple[str, ...] = ()
     extra: dict[str, dict[str, Any]] = field(default_factory=dict)
     foreign: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -101,7 +102,7 @@ LAYOUTS = {
         projection="proj_out",
         aliases={"dx": "DXFluxTransformer2DModel"},
         presets={"gmflow": {4: "flux-4nfe", 8: "flux-8nfe"}, "dx": {4: "flux-4nfe-dx"}},
-        block="single_transformer_blocks.",
+        marks=(".proj_mlp.",),
         extra={"gmflow": {"logweights_channels": 4}},
         foreign={"gmflow": ("patch_size",)},
     ),
@@ -110,9 +111,18 @@ LAYOUTS = {
         projection="proj_out",
         aliases={"dx": "DXQwenImageTransformer2DModel"},
         presets={"gmflow": {4: "qwen-4nfe"}, "dx": {4: "qwen-4nfe-dx"}},
-        block=".img_mlp.",
+        marks=(".img_mlp.",),
         extra={"gmflow": {"logweights_channels": 4}},
         foreign={"gmflow": ("patch_size", "guidance_embeds")},
+    ),
+    "flux2": Layout(
+        {"gmflow": "GMFlux2Transformer2DModel", "dx": "Flux2Transformer2DModel"},
+        projection="proj_out",
+        aliases={"dx": "DXFlux2Transformer2DModel"},
+        presets={"gmflow": {4: "flux2-dev-4nfe"}},
+        marks=(".to_qkv_mlp_proj.", ".ff.linear_in.", "time_guidance_embed."),
+        extra={"gmflow": {"logweights_channels": 4}},
+        foreign={"gmflow": ("patch_size",)},
     ),
 }
 """Of families whose students were published, by `type` of the teacher; each is a `ReleasedFamily`."""
