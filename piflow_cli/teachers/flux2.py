@@ -7,6 +7,7 @@ Shapes: B batch, N image tokens, T text tokens, C latent channels, H, W latent s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.interfaces import Conditioning, Part
+from piflow_cli.core.schedule import Shift
 from piflow_cli.errors import ModelError
 from piflow_cli.teachers.text.family import TextFamily
 from piflow_cli.teachers.text.space import TextSpace
@@ -229,6 +231,16 @@ class Flux2(TextFamily):
         """The language model whose embeddings the transformer takes, and the autoencoder."""
         width = self.describe()[0].config.joint_attention_dim
         return tuple(part for key, part in PUBLISHED_PARTS.items() if key in (width, None))
+
+    def own_shift(self, scheduler: Mapping[str, Any], positions: int, *, num_steps: int) -> Shift:
+        """As every family's, but a dynamic shift goes by the number of steps too, as the pipelines reckon it."""
+        from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
+
+        shift = super().own_shift(scheduler, positions, num_steps=num_steps)
+        if not scheduler.get("use_dynamic_shifting"):
+            return shift
+        mu = compute_empirical_mu(positions, num_steps)
+        return Shift(mu if scheduler.get("time_shift_type") == "linear" else math.exp(mu))
 
     def check_index(self, index: dict[str, Any]) -> None:
         """Raise ModelError for a klein that was distilled to few steps."""

@@ -34,9 +34,9 @@ def test_what_is_no_shift_is_refused() -> None:
         scheduler_shift({"use_karras_sigmas": True}, 64, origin="here")
 
 
-@pytest.mark.parametrize("family", ["flux", "z_image"])
+@pytest.mark.parametrize("family", ["flux", "z_image", "flux2", "flux2-dev"])
 def test_it_is_the_grid_of_the_bases_own_pipeline(family: str, tmp_path: Path) -> None:
-    """FLUX.1's goes by the size, Z-Image's is fixed; both are walked from noise to data without a stretch."""
+    """FLUX.1's goes by the size, FLUX.2's by the steps too, Z-Image's is fixed; all are walked without a stretch."""
     settings = TEACHERS[family](tmp_path / family)
     teacher = settings.load()
     condition = teacher.space.encode_prompts(["a red cat"])

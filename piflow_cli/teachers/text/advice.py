@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from piflow_cli.core.interfaces import Advice
 from piflow_cli.errors import ModelError
 from piflow_cli.io.weights import read_json
-from piflow_cli.teachers.schedules import scheduler_shift
 from piflow_cli.teachers.text.loading.base import base_file
 
 SCHEDULER = "scheduler/scheduler_config.json"
+USUAL_STEPS = 50
+"""Of a teacher, where its scheduler goes by their number."""
 
 if TYPE_CHECKING:
     from piflow_cli.teachers.text.settings import TextSettings
@@ -70,10 +71,11 @@ def _guidance(settings: TextSettings, embeds: bool, usual: bool) -> Advice:
 
 def _shift(settings: TextSettings, sizes: list[Advice], step: int) -> Advice:
     """What its scheduler has at that size; the recipe's own stays, which was published with the rest of it."""
-    config, origin = read_json(base_file(settings, SCHEDULER)), f"the scheduler of {settings.source}"
+    config = read_json(base_file(settings, SCHEDULER))
     width, height = (size.value for size in sizes)
     try:
-        own = scheduler_shift(config, width * height // step**2, origin=origin)
+        own = settings.own_shift(config, width * height // step**2, num_steps=USUAL_STEPS)
     except ModelError as error:
         return Advice("sampling.shift", None, str(error))
-    return Advice("sampling.shift", None, f"the recipe's; its own scheduler has {own.m:.3g} at {width}x{height}")
+    at = f"{width}x{height} in {USUAL_STEPS} steps"
+    return Advice("sampling.shift", None, f"the recipe's; its own scheduler has {own.m:.3g} at {at}")

@@ -1,13 +1,15 @@
 """What a preset says of a text-to-image teacher: the leaf that its other files import."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from piflow_cli.core.schedule import Shift
 from piflow_cli.core.settings import NoiseInterval, Settings
 from piflow_cli.io.hub import local_path
+from piflow_cli.teachers.schedules import scheduler_shift
 from piflow_cli.teachers.text.tokens import BackboneClass
 
 Quantization = Literal["none", "bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-fp8"]
@@ -63,6 +65,14 @@ class TextSettings(Settings):
     def check_index(self, index: dict[str, Any]) -> None:  # noqa: ARG002
         """Raise ModelError for a pipeline that is of one of the classes, but by its index is no teacher."""
         return
+
+    def own_shift(self, scheduler: Mapping[str, Any], positions: int, *, num_steps: int) -> Shift:  # noqa: ARG002
+        """The time grid of its pipeline with a scheduler of this config; further arguments as `Teacher.own_shift`.
+
+        Raises:
+            ModelError: it is none that a shift makes.
+        """
+        return scheduler_shift(scheduler, positions, origin=f"the scheduler of {self.source}")
 
     @classmethod
     def said_by(cls, source: str) -> frozenset[str]:  # noqa: ARG003

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.schedule import Shift
 from piflow_cli.errors import ModelError
-from piflow_cli.teachers.schedules import scheduler_shift
 from piflow_cli.teachers.text.tokens import TextBackbone, check_sides
 
 if TYPE_CHECKING:
@@ -230,11 +229,9 @@ class TextSpace(ABC):
         scaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
         return vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
 
-    def own_shift(self, positions: int, *, num_steps: int) -> Shift:  # noqa: ARG002  (some schedulers look at it)
+    def own_shift(self, positions: int, *, num_steps: int) -> Shift:
         """The time grid of the base's own pipeline; arguments and errors as `Teacher.own_shift`."""
-        return scheduler_shift(
-            self.pipeline.scheduler.config, positions, origin=f"the scheduler of {self.settings.source}"
-        )
+        return self.settings.own_shift(self.pipeline.scheduler.config, positions, num_steps=num_steps)
 
     @abstractmethod
     def base_arguments(self, condition: TextCondition) -> dict[str, Any]:
