@@ -30,6 +30,15 @@ ENTRIES: dict[str, dict[str, str]] = {
         "prompts": "piflow_cli.data.prompts:Prompts",
         "captioned": "piflow_cli.data.captioned:Captioned",
     },
+    "prompts": {
+        "hpsv2": "piflow_cli.data.published.hpsv2:SET",
+        "hpsv3": "piflow_cli.data.published.hpsv3:SET",
+        "geneval": "piflow_cli.data.published.geneval:SET",
+        "dpg": "piflow_cli.data.published.dpg:SET",
+        "oneig": "piflow_cli.data.published.oneig:SET",
+        "parti": "piflow_cli.data.published.parti:SET",
+        "coco": "piflow_cli.data.published.coco:SET",
+    },
     "format": {
         "native": "piflow_cli.formats.native:NativeFormat",
         "lakonlab": "piflow_cli.formats.released.lakonlab:LakonlabFormat",
@@ -63,7 +72,7 @@ DEFAULTS = {"objective": "imitation"}
 
 
 def names(kind: str) -> list[str]:
-    """Names registered under a kind: policy, teacher, objective, data, format or metric."""
+    """Names registered under a kind: policy, teacher, objective, data, prompts, format or metric."""
     return list(ENTRIES[kind])
 
 

@@ -15,7 +15,7 @@ from piflow_cli.cli.processes import NumProcesses, start_processes
 from piflow_cli.cli.report import check_page
 
 if TYPE_CHECKING:
-    from piflow_cli.engine.benchmark.benchmark import BenchmarkResult
+    from piflow_cli.engine.benchmark.result import BenchmarkResult
 
 EXAMPLES = console.examples(
     ("the embedded students beside their teacher's solvers", "piflow benchmark --metric fid"),
@@ -75,7 +75,8 @@ def command(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Prompts for text-to-image students: .txt, .jsonl (with `label` for accuracy), .parquet, or a folder.",
+            help="Prompts for text-to-image students: .txt, .jsonl (with `label` for accuracy), .parquet, a folder, or "
+            "a published set, NAME:PATH.",
             show_default=False,
         ),
     ] = None,

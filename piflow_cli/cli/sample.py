@@ -11,18 +11,18 @@ import typer
 from piflow_cli.cli import console
 from piflow_cli.cli.numbers import parse_seeds
 from piflow_cli.cli.processes import NumProcesses, start_processes
-from piflow_cli.cli.sampling.drawing import draw, draw_beside
+from piflow_cli.cli.sampling.drawing import draw, draw_beside, draw_set
 
 if TYPE_CHECKING:
     from piflow_cli.data.asked import Asked
     from piflow_cli.engine.sample.job import SampleJob
+    from piflow_cli.engine.sample.laid_out import LaidOut
     from piflow_cli.engine.sample.save import Gallery
 
 
 class _Options(NamedTuple):
     """Options that are written as text, or whose default depends on others, as they are meant."""
 
-    num_images: int
     seed: int
     seeds: list[int] | None
     temperature: float | str | None
@@ -41,6 +41,10 @@ EXAMPLES = console.examples(
     (
         "teacher and students from the same noise on one sheet",
         'piflow sample "a cat" "a lion" --teacher --steps 32 --beside emoji-4nfe,emoji-1nfe,teacher@4 --out beside.png',
+    ),
+    (
+        "a published set of prompts, laid out for its scorer",
+        "piflow sample --prompts geneval:evaluation_metadata.jsonl --layout geneval --model runs/flux-4nfe --out drawn",
     ),
     (
         "a student of your own with a style on top, every prompt of a file",
@@ -68,7 +72,8 @@ def command(
         typer.Option(
             "--prompts",
             metavar="FILE",
-            help="More prompts: a .txt, .jsonl or .csv (with `seed`, if wanted), .parquet, or - for stdin.",
+            help="More prompts: a .txt, .jsonl or .csv (with `seed`, if wanted), .parquet, - for stdin, or a published "
+            "set, NAME:PATH.",
             show_default=False,
         ),
     ] = None,
@@ -126,6 +131,12 @@ def command(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="A .png file, or a folder.")] = Path("samples"),
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="As the scorer of --prompts NAME:PATH wants files: geneval, dpg, oneig, hpsv2, hpsv3."
+        ),
+    ] = None,
     grid: Annotated[
         bool | None,
         typer.Option(
@@ -146,7 +157,6 @@ def command(
     loras = [_lora(text) for text in lora or ()]
     _check_teacher(teacher, steps=steps, shift=shift, loras=loras, quantize=quantize, offload=offload)
     options = _Options(
-        num_images=1 if num_images is None else num_images,
         seed=0 if seed is None else seed,
         seeds=None if seeds is None else parse_seeds(seeds),
         temperature=_temperature(temperature),
@@ -157,6 +167,8 @@ def command(
     others = parse_beside(beside) if beside is not None else []
     if others and (grid is False or loras or offload != "none"):
         raise typer.BadParameter("draws one sheet: leave out --no-grid, --lora and --offload", param_hint="--beside")
+    if layout is not None and (prompts or others or grid is not None):
+        raise typer.BadParameter("draws a published set: leave out PROMPT, --beside and --grid", param_hint="--layout")
     start_processes(num_processes)
     from piflow_cli.engine.processes.together import joined
     from piflow_cli.engine.sample.check import check_request
@@ -171,15 +183,17 @@ def command(
     request = TextRequest(width, height, guidance, negative_prompt, negative_scale)
     changes = {"nfe": nfe, "substeps": substeps, "temperature": options.temperature, "h": h}
 
-    def ask() -> tuple[list[Asked], Gallery]:
-        gallery = Gallery(out, grid=grid)
-        asked = _asked(prompts, prompt_file)
-        counts = {"num_images": options.num_images, "seed": options.seed, "seeds": options.seeds}
+    def ask() -> tuple[list[Asked], Gallery | LaidOut, int]:
+        gallery = Gallery(out, grid=grid) if layout is None else _laid_out(layout, prompt_file, out)
+        asked = _asked(prompts, prompt_file) if isinstance(gallery, Gallery) else gallery.asked
+        usual = 1 if isinstance(gallery, Gallery) else gallery.usual
+        number = usual if num_images is None else num_images
+        counts = {"num_images": number, "seed": options.seed, "seeds": options.seeds}
         check_request(asked, **counts, batch_size=batch_size)
         request.check_numbers()
-        return asked, gallery
+        return asked, gallery, number
 
-    def load(asked: list[Asked], own_device: str) -> list[SampleJob]:
+    def load(asked: list[Asked], number: int, own_device: str) -> list[SampleJob]:
         recipe = load_preset(preset) if preset is not None else None
         bases = Bases() if others else None
         model_options = {"base": base, "device": own_device, "dtype": dtype, "recipe": recipe, "bases": bases}
@@ -192,7 +206,7 @@ def command(
         pictures = partial(
             prepare,
             asked,
-            num_images=options.num_images,
+            num_images=number,
             seed=options.seed,
             seeds=options.seeds,
             batch_size=batch_size,
@@ -207,9 +221,10 @@ def command(
         return jobs
 
     with joined(device) as (together, own_device):
-        asked, gallery = together.main_does(ask)
-        jobs = together.each_does(lambda: load(asked, own_device))
-        (draw_beside if others else draw)(jobs, gallery, together, as_json=as_json)
+        asked, gallery, number = together.main_does(ask)
+        jobs = together.each_does(lambda: load(asked, number, own_device))
+        tell = draw_beside if others else draw if isinstance(gallery, Gallery) else draw_set
+        tell(jobs, gallery, together, as_json=as_json)
 
 
 def _lora(text: str) -> tuple[str, float]:
@@ -228,6 +243,22 @@ def _asked(prompts: list[str] | None, prompt_file: str | None) -> list[Asked]:
     from piflow_cli.data.asked import Asked, read_asked
 
     return [*(Asked(prompt) for prompt in prompts or ()), *(read_asked(prompt_file) if prompt_file else ())]
+
+
+def _laid_out(layout: str, prompt_file: str | None, out: Path) -> LaidOut:
+    """The place for a published set's pictures.
+
+    Raises:
+        DataError: `--prompts` is not of the set that the layout belongs to.
+    """
+    from piflow_cli.data.published.entry import read_published
+    from piflow_cli.engine.sample.laid_out import LaidOut
+    from piflow_cli.errors import DataError
+
+    found = read_published(prompt_file) if prompt_file else None
+    if found is None or found[0].name != layout:
+        raise DataError(f"--layout {layout} is of the published set of this name: pass --prompts {layout}:PATH")
+    return LaidOut(out, *found)
 
 
 def _check_teacher(

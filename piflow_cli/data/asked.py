@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from piflow_cli.data.files.prompts import clean_text, pick_column, read_json_lines, read_prompts, text_of
+from piflow_cli.data.published.entry import read_published
 from piflow_cli.errors import DataError
 from piflow_cli.io.bounds import MAX_LIST_BYTES
 from piflow_cli.io.regular import read_text
@@ -33,7 +34,7 @@ def read_asked(path: str, *, what: str = "--prompts") -> list[Asked]:
     """The prompts of a .txt, .jsonl, .csv or .parquet, of a folder, of a data set of the hub, or of stdin (`-`).
 
     Args:
-        path: where they are; JSON lines and .csv files may have a whole number `seed`.
+        path: where they are, or `NAME:PATH` of a published set; JSON lines and .csv may have a whole number `seed`.
         what: how error messages call the path.
 
     Raises:
@@ -41,7 +42,10 @@ def read_asked(path: str, *, what: str = "--prompts") -> list[Asked]:
         MissingExtraError: as `read_prompts`.
     """
     suffix = Path(path).suffix
-    if path == STDIN:
+    published = read_published(path, what=what)
+    if published is not None:
+        found = [Asked(entry.prompt) for entry in published[1]]
+    elif path == STDIN:
         found = [Asked(line) for line in _stdin_lines()]
     elif suffix == ".csv":
         found = list(_csv_rows(user_path(path)))

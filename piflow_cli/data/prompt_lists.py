@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from piflow_cli.data.files.prompts import PromptSet, is_on_hub, prompt_shards, read_json_lines, read_prompts, text_of
+from piflow_cli.data.published.entry import read_published
 from piflow_cli.errors import DataError
 from piflow_cli.io.texts.names import user_path
 
@@ -46,7 +47,7 @@ def read_prompt_list(path: str | Path, *, name: str | None = None, what: str = "
     JSON lines whose field `label` is a whole number have labels; other kinds of files have none.
 
     Args:
-        path: where they are.
+        path: where they are, or `NAME:PATH` of a published set.
         name: what to call the list; None is the path.
         what: how error messages call the path.
 
@@ -54,6 +55,9 @@ def read_prompt_list(path: str | Path, *, name: str | None = None, what: str = "
         DataError: missing, empty or broken, or labels that some of the lines have and others lack.
         MissingExtraError: as `read_prompts`.
     """
+    published = read_published(str(path), what=what)
+    if published is not None:
+        return PromptList(name=name or str(path), texts=PromptSet.pack(entry.prompt for entry in published[1]))
     texts = read_prompts(str(path), what=what)
     return PromptList(name=name or str(path), texts=texts, labels=_labels(str(path)))
 

@@ -19,6 +19,12 @@ MIN_CELL_PX = 64
 LABELLED_CELL_PX = 128
 """And to this one where each has a label, which is cut to the picture's width."""
 LABEL_PX = 14
+FORMATS = {
+    ".png": {"format": "PNG"},
+    ".webp": {"format": "WEBP", "lossless": True},
+    ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+}
+"""How a picture is written, by its file's suffix."""
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -108,4 +114,21 @@ def png_bytes(picture: Image.Image, facts: dict[str, str] | None = None) -> byte
         info.add_itxt(key, value)
     buffer = BytesIO()
     picture.save(buffer, format="PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def tiled(pictures: Sequence[Image.Image], *, columns: int) -> Image.Image:
+    """Pictures of one size row by row without gaps, as they are."""
+    width, height = pictures[0].size
+    sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, columns)
+        sheet.paste(picture, (column * width, row * height))
+    return sheet
+
+
+def encoded(picture: Image.Image, suffix: str) -> bytes:
+    """A picture as the bytes of a file: .png and .webp without loss, .jpg with little."""
+    buffer = BytesIO()
+    picture.convert("RGB").save(buffer, **FORMATS[suffix])
     return buffer.getvalue()

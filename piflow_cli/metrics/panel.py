@@ -83,6 +83,13 @@ class Panel:
         who: dict[Seat, Detector | Judge] = {**self.detectors, **self.judges}
         return {metric.name: who[metric.reads].name for metric in metrics if metric.reads in who}
 
+    def described(self, metrics: Sequence[Metric]) -> dict[str, str]:
+        """By name, all that looks at pictures for these metrics, and what decides what it says."""
+        seats = seats_of(metrics)
+        detectors = [self.detector, *(self.detector_of(seat) for seat in seats if isinstance(seat, Features))]
+        judges = (self.judges[seat] for seat in seats if isinstance(seat, Judgement))
+        return {who.name: who.described() for who in detectors} | {who.name: "by its name" for who in judges}
+
     def look(self, images: Tensor, prompts: Sequence[str] | None, seats: Sequence[Seat]) -> dict[Seat, FeatureSet]:
         """What each seat says of a batch.
 

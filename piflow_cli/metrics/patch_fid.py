@@ -41,6 +41,10 @@ class PatchDetector:
         """As the detector's."""
         return self.detector.title(metric)
 
+    def described(self) -> str:
+        """Of detector and patch."""
+        return f"middle {self.size_px}x{self.size_px} px of a picture, {self.detector.described()}"
+
     def __call__(self, images: Tensor) -> FeatureSet:
         """Features of (B, C, H, W) pictures' middle (B, C, P, P).
 

@@ -13,8 +13,8 @@ from tiny_models import gmflow, tiny_flux
 
 from piflow_cli.cli.benchmarking import table
 from piflow_cli.core.settings import SamplingSettings
-from piflow_cli.engine.benchmark.benchmark import BenchmarkResult
 from piflow_cli.engine.benchmark.gauge import BenchmarkRow
+from piflow_cli.engine.benchmark.result import BenchmarkResult
 from piflow_cli.engine.students.save import save_student
 
 STUDENT = BenchmarkRow(

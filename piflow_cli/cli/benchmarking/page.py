@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from piflow_cli.cli.benchmarking.table import NUM_WORDS, columns_of, notes_of
 
 if TYPE_CHECKING:
-    from piflow_cli.engine.benchmark.benchmark import BenchmarkResult
+    from piflow_cli.engine.benchmark.result import BenchmarkResult
     from piflow_cli.engine.benchmark.showing.album import Album
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from piflow_cli.cli import console
 
 if TYPE_CHECKING:
-    from piflow_cli.engine.benchmark.benchmark import BenchmarkResult
     from piflow_cli.engine.benchmark.gauge import BenchmarkRow
+    from piflow_cli.engine.benchmark.result import BenchmarkResult
 
 MOST_DECIMALS = 5
 NUM_WORDS = 2
@@ -53,7 +53,15 @@ def notes_of(result: BenchmarkResult) -> list[str]:
     lines += [f"{metric}: reference {reference}" for metric, reference in result.references.items()]
     if result.intervals is not None:
         lines.append(f"intervals: {result.intervals}, for other noise and as many pictures; ratios share their noise")
+    if result.fingerprint:
+        lines.append(f"protocol {result.fingerprint}: {protocol_in_words(result.protocol)}")
     return [*lines, *(f"doubtful: {doubt}" for doubt in result.doubts)]
+
+
+def protocol_in_words(parts: Mapping[str, Any]) -> str:
+    """What the footer says of a protocol beside what the lines above it say; the JSON has all."""
+    dtypes, versions = ", ".join(parts["dtype"]), parts["versions"]
+    return f"{dtypes}, " + ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _guided(rows: Sequence[BenchmarkRow]) -> list[str]:

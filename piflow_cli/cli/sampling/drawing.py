@@ -13,6 +13,7 @@ from piflow_cli.cli import console
 if TYPE_CHECKING:
     from piflow_cli.engine.processes.together import Together
     from piflow_cli.engine.sample.job import SampleJob, SampleResult
+    from piflow_cli.engine.sample.laid_out import LaidOut
     from piflow_cli.engine.sample.save import Gallery
 
 
@@ -49,6 +50,30 @@ def draw_beside(jobs: list[SampleJob], gallery: Gallery, together: Together, *, 
     typer.echo(path)
     for result in results:
         typer.echo(_summary(result))
+
+
+def draw_set(jobs: list[SampleJob], gallery: LaidOut, together: Together, *, as_json: bool) -> None:
+    """A published set, as its scorer wants it."""
+    from piflow_cli.engine.sample.laid_out import draw_laid_out
+
+    (job,) = jobs
+    together.main_does(lambda: gallery.expect(job))
+    with _telling([*job.warnings, *job.idle(together.num_processes)], together) as on_progress:
+        result = draw_laid_out(job, gallery, together=together, on_progress=on_progress)
+    if not together.is_main:
+        return
+    if as_json:
+        facts = {"model": job.artist.name, "sampling": job.artist.settings.model_dump(), "warnings": job.warnings}
+        times = {"network_s": result.network_s, "policy_s": result.policy_s}
+        console.print_json(
+            {"paths": result.paths, "pictures": result.pictures, "prompts": result.prompts} | facts | times
+        )
+        return
+    typer.echo(gallery.out)
+    typer.echo(
+        f"{result.pictures} pictures of the {result.prompts} prompts of {gallery.published.name} by {job.artist.name} "
+        f"at {job.artist.settings.nfe} NFE: network {result.network_s:.2f} s, policy {result.policy_s:.2f} s"
+    )
 
 
 @contextmanager

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import TypeVar
 
 import torch
 
-from piflow_cli import __version__
 from piflow_cli.core.interfaces import Space
 from piflow_cli.data.prompt_lists import read_prompt_list
 from piflow_cli.engine.benchmark.check import check_request, check_rows
-from piflow_cli.engine.benchmark.doubts import doubts, heading
-from piflow_cli.engine.benchmark.gauge import BenchmarkRow, Gauge
+from piflow_cli.engine.benchmark.gauge import Gauge
 from piflow_cli.engine.benchmark.proof.intervals import USUAL_PARTS, Intervals, check_intervals
 from piflow_cli.engine.benchmark.questions import Subjects
-from piflow_cli.engine.benchmark.rows import Measured, Progress, measure_all
+from piflow_cli.engine.benchmark.result import BenchmarkResult, result_of
+from piflow_cli.engine.benchmark.rows import Progress, measure_all
 from piflow_cli.engine.benchmark.samplers import Sampler, student_sampler, teacher_key, teacher_of, teacher_sampler
 from piflow_cli.engine.benchmark.showing.album import Album
 from piflow_cli.engine.benchmark.yardsticks import (
@@ -40,62 +38,11 @@ from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.engine.students.settings import sampling_settings
 from piflow_cli.engine.students.shared import Bases
 from piflow_cli.errors import DataError
-from piflow_cli.io.texts.json_text import json_text
 from piflow_cli.metrics.panel import Panel
 
 SMALL_BATCH = 500
 """Pictures a forward pass where none is asked for, up to `SMALL_POSITIONS` latent positions; larger ones go singly."""
-NONE = "none"
-"""What the reference is called where no metric compares pictures to others."""
 N = TypeVar("N", int, float)
-
-
-@dataclass(frozen=True)
-class BenchmarkResult:
-    """A table and all that its numbers depend on.
-
-    Args:
-        rows: students first, then teachers.
-        titles: heading of each column of scores, which names the detector where it is not the papers' Inception.
-        better: "lower" or "higher", by column.
-        samples: pictures a row; scores of different numbers do not compare.
-        seed: of noise and subsets.
-        prompts, num_prompts: the list that pictures were asked from in turn, and how many of it; None for class models,
-            which are asked for their classes in turn.
-        reference, reference_samples: what pictures are compared to; 0 where the statistics do not say how many.
-        detector: what features are of.
-        models: by metric, the model of its own that it is measured by.
-        references: by metric, what it compares pictures to, where that is another reference.
-        teacher_rows: the rows that `fid_to_teacher`, ratios and gaps refer to, in words.
-        warnings: what a user should know.
-        doubts: what makes scores doubtful: too few pictures or references for an FID.
-        num_processes: that drew the pictures, each some of the batches.
-        intervals: how the rows' intervals were made; None where there are none.
-    """
-
-    rows: tuple[BenchmarkRow, ...]
-    titles: dict[str, str]
-    better: dict[str, str]
-    samples: int
-    seed: int
-    reference: str
-    reference_samples: int
-    detector: str
-    teacher_rows: tuple[str, ...]
-    warnings: tuple[str, ...]
-    device: str
-    models: dict[str, str] = field(default_factory=dict)
-    references: dict[str, str] = field(default_factory=dict)
-    doubts: tuple[str, ...] = ()
-    prompts: str | None = None
-    num_prompts: int | None = None
-    num_processes: int = 1
-    piflow_version: str = __version__
-    intervals: str | None = None
-
-    def to_json(self) -> str:
-        """Everything, for programs."""
-        return json_text(asdict(self))
 
 
 def benchmark(
@@ -199,37 +146,7 @@ def benchmark(
             )
         )
     measured = measure_all(gauge, samplers, on_progress)
-    return together.main_does(lambda: _result(gauge, measured, warnings))
-
-
-def _result(gauge: Gauge, measured: Measured, warnings: Sequence[str]) -> BenchmarkResult:
-    """The table of measured rows, with what they were measured by."""
-    panel, columns = gauge.panel, {column: metric for metric in gauge.metrics for column in metric.columns}
-    compared = {
-        metric.name: measured.references.get(metric.reads) for metric in gauge.metrics if metric.needs_reference
-    }
-    reference = next((found for found in compared.values() if found is not None), None)
-    listed = gauge.subjects.name is not None
-    return BenchmarkResult(
-        rows=tuple(measured.rows),
-        titles={column: panel.title(metric, heading(column)) for column, metric in columns.items()},
-        better={column: metric.better for column, metric in columns.items()},
-        samples=gauge.samples,
-        seed=gauge.seed,
-        reference=NONE if reference is None else reference.name,
-        reference_samples=0 if reference is None else reference.num_samples,
-        detector=panel.detector.name,
-        models=panel.names(gauge.metrics),
-        references={name: found.name for name, found in compared.items() if found and found.name != reference.name},
-        teacher_rows=tuple(f"{row.model} {row.method} {row.steps} steps" for row in measured.anchors),
-        warnings=tuple(dict.fromkeys(warnings)),
-        device=str(gauge.device),
-        doubts=tuple(doubts(gauge.metrics, panel, measured.references, samples=gauge.samples)),
-        prompts=gauge.subjects.name,
-        num_prompts=min(len(gauge.subjects), gauge.samples) if listed else None,
-        num_processes=gauge.together.num_processes,
-        intervals=gauge.intervals.method if any(row.intervals for row in measured.rows) else None,
-    )
+    return together.main_does(lambda: result_of(gauge, measured, students, warnings))
 
 
 def _usual_batch(space: Space) -> int:

@@ -5,6 +5,7 @@ Shapes: N pictures, K classes or prompts.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -42,6 +43,10 @@ class Subjects(Protocol):
 
     def first_distinct(self, count: int) -> list[int]:
         """Numbers of the first `count` different ones, of all where there are fewer."""
+        ...
+
+    def digest(self, count: int) -> str:
+        """The first `count` by what they say, wherever they are from."""
         ...
 
 
@@ -117,6 +122,10 @@ class Classes:
         """The first classes."""
         return list(range(min(count, self.count)))
 
+    def digest(self, count: int) -> str:  # noqa: ARG002
+        """All of them."""
+        return f"{self.count} classes in turn"
+
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
@@ -163,6 +172,11 @@ class Prompts:
     def first_distinct(self, count: int) -> list[int]:
         """As the list."""
         return self.listed.first_distinct(count)
+
+    def digest(self, count: int) -> str:
+        """By texts and labels."""
+        texts, labels = self.listed.texts.between(0, count).digest(), (self.listed.labels or ())[:count]
+        return f"{count} prompts {hashlib.sha256(f'{texts} {labels}'.encode()).hexdigest()[:12]}"
 
     def _row(self, number: int) -> TextCondition:
         """One prompt's condition (1, T, D), on the CPU."""

@@ -15,8 +15,8 @@ from piflow_cli.engine.report.thumbnails import thumbnail
 from piflow_cli.io.files import write_atomic
 
 if TYPE_CHECKING:
-    from piflow_cli.engine.benchmark.benchmark import BenchmarkResult
     from piflow_cli.engine.benchmark.gauge import BenchmarkRow
+    from piflow_cli.engine.benchmark.result import BenchmarkResult
 
 SHEET_BYTES = 3_000_000
 PAIRED = ("paired_error", "Paired distance", "to the teacher's pictures from the same noise")

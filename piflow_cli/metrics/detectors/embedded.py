@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from piflow_cli.errors import DataError, ModelError
+from piflow_cli.io.checksums import tensors_sha256
 from piflow_cli.io.weights import read_weights
 from piflow_cli.metrics.detectors.features import FeatureSet
 from piflow_cli.metrics.detectors.torchscript import INCEPTION_URL
@@ -67,6 +68,10 @@ class EmbeddedDetector:
     def title(self, metric: str) -> str:
         """For example "digits-FID (not Inception)"."""
         return f"{self.subject}-{metric} (not Inception)"
+
+    def described(self) -> str:
+        """Its weights; nothing is resized."""
+        return f"{self.size_px}x{self.size_px} px as they are, weights {tensors_sha256(self.net.state_dict())[:12]}"
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> FeatureSet:

@@ -77,6 +77,10 @@ class Detector(Protocol):
         """How a score is headed in a table: "FID" alone only where the detector is the one of the papers."""
         ...
 
+    def described(self) -> str:
+        """What decides the features besides pictures: how these are prepared, and a digest of weights."""
+        ...
+
 
 def extract_features(detector: Detector, batches: Iterable[Tensor]) -> FeatureSet:
     """Run a detector over batches of pictures.

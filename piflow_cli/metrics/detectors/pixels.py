@@ -23,6 +23,10 @@ class PixelDetector:
         """Says what is compared."""
         return f"{metric} (pixels)"
 
+    def described(self) -> str:
+        """There is nothing else."""
+        return f"averaged to {SIZE_PX}x{SIZE_PX} px"
+
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> FeatureSet:
         """Features of (B, C, H, W) pictures in [0, 1]; grey ones are repeated to three channels."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from piflow_cli.errors import ModelError
+from piflow_cli.io.checksums import tensors_sha256
 from piflow_cli.io.texts.names import user_path
 from piflow_cli.metrics.detectors.features import FeatureSet
 
@@ -48,6 +49,10 @@ class TorchScriptDetector:
     def title(self, metric: str) -> str:
         """The bare name for the known Inception; another file's name is added."""
         return metric if self.name == INCEPTION_NAME else f"{metric} ({self.name})"
+
+    def described(self) -> str:
+        """The file's own resizing, and its weights."""
+        return f"resized by the file itself, weights {tensors_sha256(self.module.state_dict())[:12]}"
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> FeatureSet:

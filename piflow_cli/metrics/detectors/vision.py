@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from piflow_cli.errors import ModelError
-from piflow_cli.io.checksums import file_sha256
+from piflow_cli.io.checksums import file_sha256, tensors_sha256
 from piflow_cli.io.hub import HUB_ID, fetch_folder, locate
 from piflow_cli.io.weights import read_json
 from piflow_cli.metrics.detectors.features import FeatureSet
@@ -64,6 +64,14 @@ class VisionDetector:
     def title(self, metric: str) -> str:
         """Names the model: scores of others do not compare."""
         return f"{metric} ({self.name})"
+
+    def described(self) -> str:
+        """Resizing, and its weights."""
+        levels = (" ".join(f"{v:.4g}" for v in some.flatten().tolist()) for some in (self.mean, self.deviation))
+        return (
+            f"middle square of {self.size_px} px, antialiased bicubic, mean {next(levels)}, deviation {next(levels)}, "
+            f"weights {tensors_sha256(self.module.state_dict())[:12]}"
+        )
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> FeatureSet:

@@ -14,8 +14,9 @@ from tiny_models import DIGIT_NAMES, dx, gmflow, save_teacher, stored_student, s
 from piflow_cli import registry
 from piflow_cli.core.sampling import sample_euler, sample_student
 from piflow_cli.core.schedule import Shift
-from piflow_cli.engine.benchmark.benchmark import BenchmarkResult, benchmark
+from piflow_cli.engine.benchmark.benchmark import benchmark
 from piflow_cli.engine.benchmark.questions import Classes, Questions
+from piflow_cli.engine.benchmark.result import BenchmarkResult
 from piflow_cli.engine.benchmark.samplers import Meter, Sampler, student_sampler
 from piflow_cli.engine.students.load import LoadedStudent, assemble
 from piflow_cli.errors import DataError, ModelError, PiflowError, PolicyError

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from piflow_cli.core.sampling import sample_student
 from piflow_cli.core.settings import SamplingSettings
-from piflow_cli.engine.benchmark.benchmark import NONE, BenchmarkResult, benchmark
+from piflow_cli.engine.benchmark.benchmark import benchmark
 from piflow_cli.engine.benchmark.gauge import groups_seed
+from piflow_cli.engine.benchmark.result import NONE, BenchmarkResult
 from piflow_cli.engine.students.load import LoadedStudent, assemble
 from piflow_cli.errors import DataError
 from piflow_cli.metrics.cmmd import cmmd

@@ -18,8 +18,9 @@ from piflow_cli.core.sampling import sample_euler, sample_student
 from piflow_cli.core.schedule import Shift
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.benchmark import yardsticks
-from piflow_cli.engine.benchmark.benchmark import BenchmarkResult, _usual_batch, benchmark
+from piflow_cli.engine.benchmark.benchmark import _usual_batch, benchmark
 from piflow_cli.engine.benchmark.gauge import groups_seed
+from piflow_cli.engine.benchmark.result import BenchmarkResult
 from piflow_cli.engine.benchmark.samplers import Sampler
 from piflow_cli.engine.benchmark.yardsticks import Yardstick
 from piflow_cli.engine.students.load import LoadedStudent, assemble

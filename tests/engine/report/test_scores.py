@@ -12,8 +12,8 @@ from PIL import Image
 from read_pages import Page
 
 from piflow_cli.cli.benchmarking.page import write_page
-from piflow_cli.engine.benchmark.benchmark import BenchmarkResult
 from piflow_cli.engine.benchmark.gauge import BenchmarkRow
+from piflow_cli.engine.benchmark.result import BenchmarkResult
 from piflow_cli.engine.benchmark.showing.album import Album
 from piflow_cli.engine.report.scores import score_charts
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from piflow_cli import __version__
+from piflow_cli.engine.students.versions import versions_of
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
 
@@ -21,17 +20,9 @@ def environment_of(device: torch.device, *, run: str, data: str) -> dict[str, st
         run: processes, batch and precision in words.
         data: what it trains on, in words.
     """
-    found = {"piflow": __version__, "Python": platform.python_version()}
-    found |= {name: _version(name) for name in LIBRARIES}
+    found = versions_of(LIBRARIES) | {"Python": platform.python_version()}
     found |= {"system": f"{platform.system()} {platform.machine()}", "device": _named(device)}
     return found | {"run": run, "data": data}
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:  # importable, and not installed as a package
-        return "unknown"
 
 
 def _named(device: torch.device) -> str:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from tiny_models import DIGIT_NAMES, dx, save_teacher, student_of
 
-from piflow_cli.engine.benchmark.benchmark import BenchmarkResult, benchmark
+from piflow_cli.engine.benchmark.benchmark import benchmark
 from piflow_cli.engine.benchmark.gauge import BenchmarkRow
+from piflow_cli.engine.benchmark.result import BenchmarkResult
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.errors import DataError
 from piflow_cli.teachers.dit.family import DiT
