@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from piflow_cli.cli import console
+from piflow_cli.cli.benchmarking.comparing import print_comparison
 from piflow_cli.cli.benchmarking.page import write_page
 from piflow_cli.cli.benchmarking.table import print_result
 from piflow_cli.cli.numbers import parse_numbers
@@ -46,19 +47,25 @@ EXAMPLES = console.examples(
         "piflow benchmark --metric fid --report fid.html",
     ),
     (
+        "whether two results differ by more than noise",
+        "piflow benchmark --compare before.json after.json",
+    ),
+    (
         "with the papers' detector and statistics",
         "piflow benchmark --metric fid --metric kid --model runs/dit-1nfe --reference imagenet256.npz "
         "--detector inception.pt",
     ),
 )
-METRICS = "Such as fid or clip-score; MODEL: folder or hub id of its own network. Repeatable."
+METRICS = "What to measure, such as fid or clip-score; MODEL: folder or hub id of its own network. Repeatable."
 STDOUT = "-"
 DEFAULT_TEACHER_STEPS = "1,2,4,8,16,32"
 USUAL_PARTS = 20
 
 
 def command(
-    metrics: Annotated[list[str], typer.Option("--metric", metavar="NAME[=MODEL]", help=METRICS)],
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metric", metavar="NAME[=MODEL]", help=METRICS, show_default=False)
+    ] = None,
     models: Annotated[
         list[str] | None,
         typer.Option("--model", "-m", help="Student; repeatable. [default: the embedded ones]", show_default=False),
@@ -115,12 +122,26 @@ def command(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the result; - for stdout.")
     ] = None,
+    compared: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            "--compare",
+            metavar="A.json B.json",
+            help="Measure nothing: say what differs between two results, in protocol and beyond noise.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Measure students and their teacher's own solvers in one table, on the same noise and classes or prompts."""
     from piflow_cli.io.files import check_file
 
     if json_file is not None and str(json_file) != STDOUT:
         check_file(json_file)
+    if compared is not None:
+        _compare(compared, json_file)
+        return
+    if not metrics:
+        raise typer.BadParameter("say what to measure, such as --metric fid", param_hint="'--metric'")
     if report is not None:
         check_page(report, option="--report")
     chosen = {
@@ -164,14 +185,30 @@ def command(
 
 def _tell(result: BenchmarkResult, json_file: Path | None) -> None:
     """Warnings and the table, or JSON, or both."""
-    from piflow_cli.io.files import write_atomic
-
     for warning in result.warnings:
         console.warn(warning)
+    if not _only_json(result.to_json(), json_file):
+        print_result(result)
+
+
+def _compare(files: tuple[Path, Path], json_file: Path | None) -> None:
+    """What two files of results say of each other, or JSON, or both."""
+    from piflow_cli.engine.benchmark.proof.compare import compare, read_table
+
+    first, second = (read_table(file) for file in files)
+    found = compare(first, second)
+    if not _only_json(found.to_json(), json_file):
+        print_comparison(found, *files)
+
+
+def _only_json(text: str, json_file: Path | None) -> bool:
+    """Write a result where it is asked for; whether stdout has it, and is to have nothing else."""
+    from piflow_cli.io.files import write_atomic
+
     if str(json_file) == STDOUT:
-        typer.echo(result.to_json())
-        return
+        typer.echo(text)
+        return True
     if json_file is not None:
-        write_atomic(json_file, result.to_json() + "\n")
+        write_atomic(json_file, text + "\n")
         console.note(f"written to {json_file}")
-    print_result(result)
+    return False

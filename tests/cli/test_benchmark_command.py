@@ -1,6 +1,7 @@
 """What `piflow benchmark` prints: short headings, and below the table what its numbers depend on."""
 
 import io
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -166,3 +167,29 @@ def test_class_students_are_measured_for_diversity_too(tmp_path: Path) -> None:
     assert process.returncode == 0, process.stderr
     assert "digits-diversity (not Inception)" in process.stdout
     assert "gap closed" in process.stdout
+
+
+def test_two_results_are_compared(tmp_path: Path) -> None:
+    options = ["--metric", "fid", "--model", "digits-1nfe", "--samples", 60, "--teacher-steps", 1]
+    for seed in (0, 1):
+        process = run("benchmark", *options, "--seed", seed, "--json", f"{seed}.json", cwd=tmp_path)
+        assert process.returncode == 0, process.stderr
+    process = run("benchmark", "--compare", "0.json", "1.json", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    first, heading, _, *lines = map(words, process.stdout.splitlines())
+    assert first == "protocol differs in seed: 0 and 1"
+    assert heading == "row number 0.json 1.json difference"
+    assert lines[0].startswith("digits-1nfe gmflow 1 NFE FID ")
+    assert any(line.startswith("unpaired: ") for line in lines)
+    same = run("benchmark", "--compare", "0.json", "0.json", "--json", "-", cwd=tmp_path)
+    told = json.loads(same.stdout)
+    assert told["same_protocol"] is True
+    assert {(found["verdict"], found["paired"], found["half"]) for found in told["differences"]} == {
+        ("within noise", True, 0.0)
+    }
+
+
+def test_something_has_to_be_asked_for(tmp_path: Path) -> None:
+    process = run("benchmark", cwd=tmp_path)
+    assert process.returncode == 2
+    assert "say what to measure, such as --metric fid" in process.stderr

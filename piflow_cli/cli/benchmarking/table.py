@@ -30,7 +30,7 @@ def print_result(result: BenchmarkResult) -> None:
 
 def notes_of(result: BenchmarkResult) -> list[str]:
     """What the numbers depend on, and what their names mean, a line each."""
-    marked = [title for key, title in result.titles.items() if title != _name(key)]
+    marked = [title for key, title in result.titles.items() if title != in_heading(key)]
     lines = [f"* {', '.join(marked)}"] if marked else []
     lines += _guided(result.rows)
     if any(row.h for row in result.rows):
@@ -85,7 +85,7 @@ def columns_of(result: BenchmarkResult) -> list[tuple[str, list[str]]]:
     if any(row.h for row in rows):
         columns.append(("h", [f"{row.h:g}" if row.kind == "student" else "" for row in rows]))
     for key, title in result.titles.items():
-        name = _name(key)
+        name = in_heading(key)
         arrow = ARROWS[result.better[key]]
         arrow = arrow if console.can_write(arrow) else f"({result.better[key]})"
         scores = [number(row.scores[key], row.intervals.get(key), "{:.4g}") for row in rows]
@@ -124,10 +124,10 @@ def number(value: float, interval: tuple[float, float] | None, form: str) -> str
     between = "±" if console.can_write("±") else "+-"
     if digits > MOST_DECIMALS:
         return f"{value:.2g}{between}{half:.1g}{sign}"
-    return f"{value:.{digits}f}{between}{half:.{digits}f}{sign}"
+    return f"{round(value, digits) + 0.0:.{digits}f}{between}{half:.{digits}f}{sign}"
 
 
-def _name(key: str) -> str:
+def in_heading(key: str) -> str:
     """A score's name in a heading: FID, KID and IS in capitals. The detector, where it is not Inception, goes below."""
     from piflow_cli.engine.benchmark.doubts import heading
 

@@ -1,0 +1,232 @@
+"""Two benchmarks by their JSON: what differs in protocol, and which numbers differ by more than noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from piflow_cli.errors import DataError
+from piflow_cli.io.bounds import MAX_TEXT_BYTES, bounded_json
+from piflow_cli.io.regular import read_regular
+from piflow_cli.io.texts.json_text import json_text
+from piflow_cli.io.texts.names import first_line
+from piflow_cli.metrics.intervals.jackknife import combine, half_width
+
+Verdict = Literal["better", "worse", "within noise", "no interval", "does not compare"]
+DERIVED = {
+    "fid_ratio": "lower",
+    "diversity_ratio": "higher",
+    "fid_to_teacher": "lower",
+    "paired_error": "lower",
+    "gap_closed": "higher",
+}
+"""What rows say besides scores, and which direction is better."""
+HARMLESS = ("seed", "guidance", "dtype", "versions")
+"""Parts that may differ between numbers that compare: it is what differs that one may want to know."""
+BY_NAME = ("detectors", "references", "groups")
+"""Parts with an entry for each model or metric, of which those that only one table has say nothing of the others."""
+AFTER_THE_NOISE = ("guidance", "dtype", "versions", "pictures", *BY_NAME)
+"""Parts that leave picture i its noise and its prompt."""
+
+
+class Row(BaseModel):
+    """A row, as far as it is compared."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    model: str
+    kind: str
+    method: str
+    nfe: int
+    h: float = 0.0
+    scores: dict[str, float | None]
+    fid_ratio: float | None = None
+    diversity_ratio: float | None = None
+    fid_to_teacher: float | None = None
+    paired_error: float | None = None
+    gap_closed: float | None = None
+    intervals: dict[str, tuple[float, float]] = {}
+    without: dict[str, tuple[float | None, ...]] = {}
+
+    @property
+    def what(self) -> tuple[str, str, int, float]:
+        """All but the model's name."""
+        return (self.kind, self.method, self.nfe, self.h)
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return f"{self.model} {self.method} {self.nfe} NFE" + (f" h={self.h:g}" if self.h else "")
+
+    def values(self) -> dict[str, float]:
+        """All numbers by name."""
+        found = self.scores | {name: getattr(self, name) for name in DERIVED}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def spread(self, name: str) -> tuple[float, ...]:
+        """A number without each part of the pictures; nothing where it was not kept."""
+        return tuple(math.nan if value is None else value for value in self.without.get(name, ()))
+
+
+class Table(BaseModel):
+    """What `piflow benchmark --json` wrote, as far as it is compared; files of older versions say less."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    rows: tuple[Row, ...]
+    titles: dict[str, str]
+    better: dict[str, str]
+    protocol: dict[str, Any] = {}
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One number of one row in two tables.
+
+    Args:
+        row: in words, as the first table says it.
+        name: of the number.
+        first, second: its values.
+        half: of the interval of 95% of second - first; None where it is not known.
+        paired: whether both began from the same noise and prompts, so that what they share is not in the interval.
+        verdict: of the second beside the first.
+    """
+
+    row: str
+    name: str
+    first: float
+    second: float
+    half: float | None
+    paired: bool
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two tables say of each other.
+
+    Args:
+        same_protocol: whether all parts are equal; None where a table does not say its protocol.
+        differing: parts of the protocol that differ, each with both values.
+        differences: by row and number.
+        only_first, only_second: rows that the other has not.
+        titles: headings of scores, by name.
+    """
+
+    same_protocol: bool | None
+    differing: dict[str, tuple[Any, Any]]
+    differences: tuple[Difference, ...]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    titles: dict[str, str]
+
+    def to_json(self) -> str:
+        """Everything, for programs."""
+        return json_text(asdict(self))
+
+
+def read_table(path: Path) -> Table:
+    """What a benchmark wrote.
+
+    Raises:
+        DataError: it cannot be read, or is no such file.
+    """
+    try:
+        return Table.model_validate(bounded_json(read_regular(path, max_bytes=MAX_TEXT_BYTES)))
+    except (OSError, ValueError) as error:
+        said = f"{error.error_count()} keys are missing or wrong" if isinstance(error, ValidationError) else error
+        reason = getattr(error, "strerror", None) or (said if isinstance(said, str) else first_line(said))
+        raise DataError(
+            f"{path} is no benchmark to compare: {reason}. Write one by piflow benchmark --metric ... --json FILE"
+        ) from None
+
+
+def compare(first: Table, second: Table) -> Comparison:
+    """Hold the numbers of the second table against those of the first."""
+    known = bool(first.protocol and second.protocol)
+    parts = {**first.protocol, **second.protocol} if known else {}
+    differing = {
+        part: (first.protocol.get(part), second.protocol.get(part))
+        for part in parts
+        if first.protocol.get(part) != second.protocol.get(part)
+    }
+    barred = [part for part, values in differing.items() if part not in HARMLESS and not _agree(part, values)]
+    paired = known and set(differing) <= set(AFTER_THE_NOISE)
+    pairs = list(_pairs(first.rows, second.rows))
+    matched = {id(row) for pair in pairs for row in pair}
+    differences = [
+        _difference(own, other, name, (first, second), paired=paired, barred=bool(barred))
+        for own, other in pairs
+        for name in own.values()
+        if name in other.values()
+    ]
+    return Comparison(
+        same_protocol=not differing if known else None,
+        differing=differing,
+        differences=tuple(differences),
+        only_first=tuple(row.name for row in first.rows if id(row) not in matched),
+        only_second=tuple(row.name for row in second.rows if id(row) not in matched),
+        titles={**second.titles, **first.titles},
+    )
+
+
+def _agree(part: str, values: tuple[Any, Any]) -> bool:
+    """Whether all that both tables have of a part with entries by name is equal."""
+    own, other = values
+    if part not in BY_NAME or not isinstance(own, Mapping) or not isinstance(other, Mapping):
+        return False
+    return all(own[name] == other[name] for name in set(own) & set(other))
+
+
+def _pairs(first: Sequence[Row], second: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    """Rows that belong together: of one name, or else the only ones of their kind, method, evaluations and h."""
+    left, others = [], {(row.model, row.what): row for row in second}
+    for row in first:
+        if (row.model, row.what) in others:
+            yield row, others.pop((row.model, row.what))
+        else:
+            left.append(row)
+    for row in left:
+        found = [other for other in others.values() if other.what == row.what]
+        if len(found) == 1 and sum(other.what == row.what for other in left) == 1:
+            yield row, found[0]
+
+
+def _difference(
+    own: Row, other: Row, name: str, tables: tuple[Table, Table], *, paired: bool, barred: bool
+) -> Difference:
+    first, second = own.values()[name], other.values()[name]
+    spreads = (own.spread(name), other.spread(name))
+    paired = paired and len(spreads[0]) == len(spreads[1]) > 0
+    if paired:
+        half = half_width(combine(lambda a, b: b - a, *spreads))
+    elif name in own.intervals and name in other.intervals:
+        half = math.hypot(*((high - low) / 2 for low, high in (own.intervals[name], other.intervals[name])))
+    else:
+        half = None
+    titles = {table.titles.get(name) for table in tables}
+    better = tables[0].better.get(name) or DERIVED.get(name, "lower")
+    verdict: Verdict
+    if barred or len(titles) > 1:
+        verdict = "does not compare"
+    elif half is None:
+        verdict = "no interval"
+    elif abs(second - first) <= half:
+        verdict = "within noise"
+    else:
+        verdict = "better" if (second < first) == (better == "lower") else "worse"
+    return Difference(
+        row=own.name if own.name == other.name else f"{own.name} / {other.model}",
+        name=name,
+        first=first,
+        second=second,
+        half=half,
+        paired=paired,
+        verdict=verdict,
+    )
