@@ -1,7 +1,8 @@
 """Reading model files safely: JSON objects, state dicts without executing a pickle, and whether they fit a module."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,3 +201,19 @@ def check_shapes(weights: dict[str, Tensor], expected: dict[str, Tensor], *, sou
     problems = [f"missing {name}" for name in missing] + [f"unknown {name}" for name in extra] + wrong
     if problems:
         raise ModelError(f"the weights of {source} do not fit this model: {_first(problems)}")
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Without the loading bars of diffusers and transformers: they download nothing, and one a part says little."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    libraries = [lib for lib in (diffusers_logging, transformers_logging) if lib.is_progress_bar_enabled()]
+    for library in libraries:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in libraries:
+            library.enable_progress_bar()

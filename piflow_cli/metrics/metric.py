@@ -60,6 +60,10 @@ class Judge(Protocol):
         """How a score is headed in a table: with the judge's name, as scores of others do not compare."""
         ...
 
+    def described(self) -> str:
+        """What decides its words besides pictures and prompts: how these are prepared, and a digest of weights."""
+        ...
+
 
 @dataclass(frozen=True)
 class Features:

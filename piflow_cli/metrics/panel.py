@@ -87,8 +87,9 @@ class Panel:
         """By name, all that looks at pictures for these metrics, and what decides what it says."""
         seats = seats_of(metrics)
         detectors = [self.detector, *(self.detector_of(seat) for seat in seats if isinstance(seat, Features))]
-        judges = (self.judges[seat] for seat in seats if isinstance(seat, Judgement))
-        return {who.name: who.described() for who in detectors} | {who.name: "by its name" for who in judges}
+        judges = {m.name: self.judges[m.reads] for m in metrics if isinstance(m.reads, Judgement)}
+        said = {f"{metric} by {who.name}": who.described() for metric, who in judges.items()}
+        return {who.name: who.described() for who in detectors} | said
 
     def look(self, images: Tensor, prompts: Sequence[str] | None, seats: Sequence[Seat]) -> dict[Seat, FeatureSet]:
         """What each seat says of a batch.

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from piflow_cli.metrics.cmmd import METRIC, cmmd
+from piflow_cli.metrics.cmmd import METRIC, cmmd, cmmd_without
+from piflow_cli.metrics.intervals.parts import Parts
 from piflow_cli.metrics.metric import Features
 
 
@@ -33,3 +34,14 @@ def test_cmmd_of_opposite_points_is_that_of_the_paper_and_of_one_set_0() -> None
 def test_cmmd_reads_clip_of_336_pixels() -> None:
     assert METRIC.reads == Features("openai/clip-vit-large-patch14-336")
     assert METRIC.better == "lower"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_cmmd_without_parts_is_that_of_the_pictures_that_are_left(whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("piflow_cli.metrics.cmmd.ROWS", 7)
+    generator = torch.Generator().manual_seed(3)
+    x, y = torch.randn(20, 5, generator=generator), torch.randn(20, 5, generator=generator) + 1
+    own = torch.arange(20) % 4
+    found = cmmd_without(x, y, Parts(own, 4, None if whole else own))
+    expected = [cmmd(x[own != part], y if whole else y[own != part]) for part in range(4)]
+    assert found == pytest.approx(expected, rel=1e-9)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_detector import save_detector
-from tiny_judges import save_clip
+from tiny_judges import save_clip, save_llava
 
 from piflow_cli.errors import DataError, ModelError
 from piflow_cli.metrics.detectors.load import load_detector
@@ -77,3 +77,19 @@ def test_what_is_missing_says_how_to_have_it(tmp_path: Path, monkeypatch: pytest
 def test_a_model_that_is_no_classifier_gives_no_inception_score(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is needs a classifier"):
         panel(f"is={save_clip(tmp_path)}")
+
+
+def test_judges_say_what_decides_their_words(tmp_path: Path) -> None:
+    specs = [f"clip-score={save_clip(tmp_path / 'a')}", f"hpsv2={save_clip(tmp_path / 'b')}"]
+    metrics = [metric_of(spec) for spec in (*specs, f"vqa-score={save_llava(tmp_path / 'c')}")]
+    described = Panel.of(metrics, load_detector("pixels"), device=CPU).described(metrics)
+    first, second, third = (next(text for who, text in described.items() if m.name in who) for m in metrics)
+    assert "covering a square" in first
+    assert "letterboxed a square" in second
+    assert first.partition("CLIPImageProcessorPil")[2] == second.partition("CLIPImageProcessorPil")[2]  # same files
+    assert 'asked \'Does this figure show "{}"?' in third
+    (save_clip(tmp_path / "a") / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "CLIPImageProcessor"}'
+    )
+    changed = Panel.of(metrics[:1], load_detector("pixels"), device=CPU).described(metrics[:1])
+    assert next(text for who, text in changed.items() if "clip-score" in who) != first

@@ -13,7 +13,7 @@ from torch.nn import functional
 from piflow_cli.errors import ModelError
 from piflow_cli.io.checksums import file_sha256, tensors_sha256
 from piflow_cli.io.hub import HUB_ID, fetch_folder, locate
-from piflow_cli.io.weights import read_json
+from piflow_cli.io.weights import read_json, without_bars
 from piflow_cli.metrics.detectors.features import FeatureSet
 
 CONFIG, PREPROCESSING = "config.json", "preprocessor_config.json"
@@ -107,9 +107,10 @@ def load_vision(spec: str, *, device: str | torch.device) -> VisionDetector:
     if not files:
         raise ModelError(f"{folder} has no .safetensors; detectors are read from these alone")
     try:
-        module, info = AutoModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
+        with without_bars():
+            module, info = AutoModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
         missing = [key for key in info["missing_keys"] if not key.startswith(POOLER)]
         if missing:
             raise ModelError(f"{folder} lacks {len(missing)} of the model's weights, such as {sorted(missing)[0]}")

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from piflow_cli.errors import ModelError
+from piflow_cli.io.checksums import tensors_sha256
 from piflow_cli.io.pictures import to_pictures
 from piflow_cli.metrics.detectors.features import FeatureSet
-from piflow_cli.metrics.prompted.models import load_judge
+from piflow_cli.metrics.prompted.models import load_judge, prepared
 
 KIND = "an image-text model of transformers with a processor and a chat template, such as LLaVA"
 
@@ -39,6 +40,13 @@ class ChatJudge:
     def title(self, metric: str) -> str:
         """Names the model: scores of others do not compare."""
         return f"{metric} ({self.name})"
+
+    def described(self) -> str:
+        """Preparation, question, precision and weights."""
+        return (
+            f"{prepared(self.processor.image_processor)}, asked {self.question!r}, {str(self.model.dtype)[6:]}, "
+            f"weights {tensors_sha256(self.model.state_dict())[:12]}"
+        )
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> FeatureSet:

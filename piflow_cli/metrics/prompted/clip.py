@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from piflow_cli.io.checksums import tensors_sha256
 from piflow_cli.io.pictures import to_pictures
 from piflow_cli.metrics.detectors.features import FeatureSet
-from piflow_cli.metrics.prompted.models import load_judge
+from piflow_cli.metrics.prompted.models import load_judge, prepared
 
 Prepare = Callable[["ClipJudge", Tensor], Tensor]
 """Pictures (B, C, H, W) in [0, 1] as the model takes them (B, 3, S, S)."""
@@ -54,6 +55,13 @@ class ClipJudge:
     def title(self, metric: str) -> str:
         """Names the model: scores of others do not compare."""
         return f"{metric} ({self.name})"
+
+    def described(self) -> str:
+        """Preparation, tokens, scale and weights."""
+        return (
+            f"pictures {self.prepare.__name__} a square, {prepared(self.processor)}, {self.num_tokens} tokens, scale "
+            f"{self.scale:.6g}, weights {tensors_sha256(self.model.state_dict())[:12]}"
+        )
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> FeatureSet:

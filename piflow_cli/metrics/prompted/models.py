@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from piflow_cli.errors import DataError, ModelError
 from piflow_cli.io.checksums import file_sha256
 from piflow_cli.io.hub import fetch_folder, locate
 from piflow_cli.io.texts.names import first_line
+from piflow_cli.io.weights import without_bars
 from piflow_cli.metrics.detectors.features import FeatureSet
 
 P = TypeVar("P")
@@ -50,9 +53,10 @@ def load_judge(
     """
     folder = model_folder(spec)
     try:
-        network, info = model(
-            folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
-        )
+        with without_bars():
+            network, info = model(
+                folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
+            )
         if info["missing_keys"] or info["mismatched_keys"]:
             lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
             raise ModelError(f"{folder} is not {kind}: it lacks {len(lacking)} of its weights, such as {lacking[0]}.")
@@ -63,6 +67,13 @@ def load_judge(
         raise ModelError(f"{spec} cannot be used as {kind}: {first_line(error)}") from None
     digest = file_sha256(min(folder.glob("*.safetensors")))[:8]
     return network.eval().requires_grad_(False), preparation, f"{network.config.model_type}-{digest}"
+
+
+def prepared(processor: Any) -> str:
+    """What a processor of pictures does, in short: its class and a hash of its settings, whoever saved them."""
+    said = {key: value for key, value in processor.to_dict().items() if not key.startswith(("_", "processor_class"))}
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return f"{type(processor).__name__} {digest}"
 
 
 def mean_score(generated: FeatureSet) -> float:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ import torch
 from piflow_cli.errors import DeviceError, MissingExtraError, ModelError
 from piflow_cli.io.hub import fetch_folder, list_files, locate
 from piflow_cli.io.texts.names import user_path
-from piflow_cli.io.weights import check_layers, check_values, find_weights, read_dtypes, read_json
+from piflow_cli.io.weights import check_layers, check_values, find_weights, read_dtypes, read_json, without_bars
 from piflow_cli.teachers.classes import holds_tokenizer, library_class
 from piflow_cli.teachers.text.loading.base import (
     INDEX,
@@ -91,7 +90,7 @@ def load_pipeline_parts(
     if settings.device_map is not None:
         options["device_map"] = settings.device_map
     pipeline_class = getattr(diffusers, index["_class_name"])
-    with _quietly():
+    with without_bars():
         inner = [part for part in wanted if part in settings.tokenizers and holds_tokenizer(index[part], part=part)]
         tokenizers = {part: _guarded(settings, partial(load_tokenizer, base.folder / part)) for part in inner}
         parts |= dict.fromkeys(tokenizers)
@@ -116,22 +115,6 @@ def _load_encoder(
         _guarded(settings, partial(check_whole, part_class, **where))
         return {}
     return {part: _guarded(settings, partial(load_whole, part_class, dtype=dtype, **where))}
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the loading bars of diffusers and transformers: they download nothing, and one a part says little."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    libraries = [lib for lib in (diffusers_logging, transformers_logging) if lib.is_progress_bar_enabled()]
-    for library in libraries:
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library in libraries:
-            library.enable_progress_bar()
 
 
 def _check_loaded(pipeline: DiffusionPipeline, settings: TextSettings) -> None:
