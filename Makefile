@@ -31,8 +31,9 @@ demo: $(VENV)/.demo  ## Distil a 4-NFE student of the embedded text-to-image tea
 	$(BIN)/piflow sample "a cat" "a panda" "a lion" "a red heart" "a guitar" "flag of japan" "a house" "a purple cat" \
 		--num-images 8 --nfe 4 --model $(DEMO) --grid --out $(DEMO)/samples.png
 	@echo "3/3  The student beside its teacher at 1 to 32 steps, on the same prompts and noise."
-	$(BIN)/piflow benchmark --metric fid --model $(DEMO) --samples 500 --json $(DEMO)/benchmark.json
+	$(BIN)/piflow benchmark --metric fid --model $(DEMO) --samples 500 --json $(DEMO)/benchmark.json --report $(DEMO)/benchmark.html
 	@echo "Pictures: $(DEMO)/samples.png (the student's) and $(DEMO)/previews/ (teacher above student, while it learnt)."
+	@echo "Pages for a browser: $(DEMO)/report.html (how it learnt) and $(DEMO)/benchmark.html (how good it is)."
 
 test: $(VENV)/.test  ## Run every test, with coverage and its floors
 	$(BIN)/coverage erase

@@ -106,7 +106,9 @@ def test_commands_import_late(path: Path) -> None:
         assert not top_level_imports(path) & {"torch", "diffusers", "pydantic", "rich", "numpy", "PIL"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["distill", "--help"], ["presets", "list"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["distill", "--help"], ["report", "--help"], ["presets", "list"]]
+)
 def test_light_commands_load_no_network_library(arguments: list[str]) -> None:
     code = (
         "import sys\n"

@@ -32,6 +32,7 @@ OFFERED = {
         "piflow_cli.preset.changed_preset",
         "piflow_cli.engine.plan.plan.plan",
         "piflow_cli.engine.distill.distill",
+        "piflow_cli.engine.report.runs.write_report",
     ),
     "Measuring": ("piflow_cli.engine.benchmark.benchmark",),
     "Converting": ("piflow_cli.engine.convert.convert", "piflow_cli.engine.convert.check.check"),

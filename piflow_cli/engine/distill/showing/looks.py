@@ -53,6 +53,7 @@ class Looks:
         intervals = [every for every in (self.preview_every, self.validate_every, self.save_every) if every]
         if self.report is not None and any(step % every == 0 for every in intervals) and self.report.is_due:
             self._write_report(every=min(intervals))
+            self.journal.busy(f"taking step {step + 1}" if step < self.steps else "ending the run")
 
     def finish(self) -> None:
         """Write the report of a run that ends, for whatever reason."""
