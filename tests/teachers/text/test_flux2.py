@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_bases import tiny_flux2, tiny_flux2_dev
 from torch import Tensor
 
@@ -15,6 +16,31 @@ from piflow_cli.teachers.flux2 import Flux2, Flux2Space, patchify
 
 PIPELINES = {"klein": tiny_flux2, "dev": tiny_flux2_dev}
 PROMPTS = ["a red cat", "blue dog on the house"]
+ORIGINAL = {
+    "single_transformer_blocks": "single_blocks",
+    "transformer_blocks": "double_blocks",
+    "attn.to_qkv_mlp_proj": "linear1",
+    "attn.to_out.0": "img_attn.proj",
+    "attn.to_out": "linear2",
+    "attn.to_add_out": "txt_attn.proj",
+    "attn.norm_added_q.weight": "txt_attn.norm.query_norm.scale",
+    "attn.norm_added_k.weight": "txt_attn.norm.key_norm.scale",
+    "ff_context.linear_in": "txt_mlp.0",
+    "ff_context.linear_out": "txt_mlp.2",
+    "ff.linear_in": "img_mlp.0",
+    "ff.linear_out": "img_mlp.2",
+    "x_embedder": "img_in",
+    "context_embedder": "txt_in",
+    "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "time_guidance_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
+    "time_guidance_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
+    "_modulation_img.linear": "_modulation_img.lin",
+    "_modulation_txt.linear": "_modulation_txt.lin",
+    "single_stream_modulation.linear": "single_stream_modulation.lin",
+    "proj_out": "final_layer.linear",
+}
+"""Parts of names, diffusers' and as published; norms of single blocks and of pictures are told apart in code."""
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
@@ -72,6 +98,35 @@ def test_what_is_decoded_has_the_statistics_of_the_autoencoder(space: Flux2Space
     space.decode(latents)
     handle.remove()
     torch.testing.assert_close(vae.bn(patchify(decoded[0])), patchify(latents))
+
+
+def test_a_file_in_the_original_names_is_the_folder(tmp_path: Path) -> None:
+    settings = tiny_flux2_dev(tmp_path / "base")
+    folder = settings.load(encoders=False).module
+    save_file(original_names(folder.state_dict()), tmp_path / "flux2.safetensors")
+    file = settings.model_copy(update={"transformer": str(tmp_path / "flux2.safetensors")}).load(encoders=False).module
+    for name, tensor in folder.state_dict().items():
+        assert torch.equal(file.state_dict()[name], tensor), name
+
+
+def original_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A transformer's weights as they were published beside diffusers': q, k and v in one, shift before scale."""
+    left, found = dict(weights), {}
+    for name in [name for name in weights if name.endswith((".attn.to_q.weight", ".attn.add_q_proj.weight"))]:
+        side, parts = ("img", "to_{}") if "to_q" in name else ("txt", "add_{}_proj")
+        block = name.split(".")[1]
+        names = [f"transformer_blocks.{block}.attn.{parts.format(kind)}.weight" for kind in "qkv"]
+        found[f"double_blocks.{block}.{side}_attn.qkv.weight"] = torch.cat([left.pop(part) for part in names])
+    scale, shift = left.pop("norm_out.linear.weight").chunk(2)
+    found["final_layer.adaLN_modulation.1.weight"] = torch.cat([shift, scale])
+    for name, tensor in left.items():
+        norm = "norm." if name.startswith("single") else "img_attn.norm."
+        for kind, word in (("q", "query"), ("k", "key")):
+            name = name.replace(f"attn.norm_{kind}.weight", f"{norm}{word}_norm.scale")
+        for ours, theirs in ORIGINAL.items():
+            name = name.replace(ours, theirs)
+        found[name] = tensor
+    return {f"model.diffusion_model.{name}": tensor.contiguous() for name, tensor in found.items()}
 
 
 def test_published_sizes_of_encoders_and_autoencoder() -> None:
