@@ -98,6 +98,9 @@ class CalledAsBase(TextPipeline):
 
     def _given(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """What was passed and is not the base's default, by name."""
+        first, given = list(self.base_call.parameters)[1], args[0] if args else None
+        if first != "prompt" and isinstance(given[0] if isinstance(given, list) and given else given, str):
+            raise ValueError(f"the first argument is {first}, as the base's; pass prompt by name")
         bound = self.base_call.bind(self, *args, **kwargs).arguments
         defaults = {name: parameter.default for name, parameter in self.base_call.parameters.items()}
         return {name: value for name, value in bound.items() if name != "self" and value is not defaults[name]}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from piflow_cli.errors import PiflowError
+from piflow_cli.formats.released.comfyui import ADAPTED
 from piflow_cli.formats.student import StudentCard
 from piflow_cli.io.hub import locate
 
@@ -98,7 +99,7 @@ def _facts(card: StudentCard) -> list[str]:
 
 def _usage(card: StudentCard, *, place: str, written_as: str) -> list[str]:
     """How it is used from piflow, diffusers and ComfyUI."""
-    prompt = "a cat" if card.teacher.students_need_base else "0"
+    prompt, call = ("a cat", 'prompt="a cat"') if card.teacher.students_need_base else ("0", '"0"')
     lines = [
         "## Use",
         "",
@@ -114,7 +115,7 @@ def _usage(card: StudentCard, *, place: str, written_as: str) -> list[str]:
         "from piflow_cli import load_pipeline",
         "",
         f'pipe = load_pipeline("{place}")',
-        f'pipe("{prompt}").images[0].save("picture.png")',
+        f'pipe({call}).images[0].save("picture.png")',
         "```",
         "",
     ]
@@ -125,7 +126,7 @@ def _usage(card: StudentCard, *, place: str, written_as: str) -> list[str]:
             f"{card.sampling.final_step_scale:g}.",
             "",
         ]
-    elif card.adapter is not None:
+    elif card.adapter is not None and card.teacher.type in ADAPTED:
         lines += [f"For ComfyUI: `piflow convert {place} student.safetensors --to comfyui`.", ""]
     return lines
 

@@ -62,6 +62,9 @@ def test_arguments_go_by_place_and_by_name_as_the_bases(family: str, pipe: Calle
     named = latents(pipe, prompt=PROMPTS)
     assert torch.equal(latents(pipe, *before, PROMPTS), named)
     assert not torch.equal(latents(pipe, prompt=PROMPTS, seed=4), named)
+    if before:
+        with pytest.raises(ValueError, match=f"the first argument is {names[0]}, as the base's; pass prompt by name"):
+            pipe(PROMPTS)
     with pytest.raises(TypeError, match="no_such_argument"):
         pipe(prompt="a cat", no_such_argument=1)
 
