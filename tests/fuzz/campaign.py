@@ -24,7 +24,7 @@ SHARES = {
     "preset": 160, "settings": 160, "plan": 20, "arguments": 40, "picture": 140, "prompts": 100, "captioned": 40,
     "metadata": 40, "table": 20, "tar": 40, "parquet": 30, "classes": 20, "latents": 30, "shards": 20, "reference": 30,
     "detector": 10, "embeddings": 30, "student": 60, "vae student": 10, "check": 40, "convert": 20, "released": 20,
-    "adapter": 30, "base": 5, "dit base": 20, "style": 5, "run": 40, "manifest": 20, "resume": 5,
+    "adapter": 30, "base": 5, "dit base": 20, "style": 5, "run": 40, "manifest": 20, "resume": 5, "report": 20,
 }  # fmt: skip
 """Cases of each target beside those of the others: more of what is read often, and of what is read fast."""
 

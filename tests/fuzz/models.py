@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from made_runs import make_run
+from read_pages import Page
 from safetensors.torch import save_file
 from text_students import FOUR_STEPS, text_student
 from tiny_models import DIGIT_NAMES, gmflow, save_teacher, stored_student, tiny_flux, tiny_vae
@@ -23,6 +25,7 @@ from piflow_cli.engine.distill.resume.checkpoints import Checkpoints
 from piflow_cli.engine.distill.resume.run_folder import RunFolder
 from piflow_cli.engine.distill.resume.snapshot import read_tensors
 from piflow_cli.engine.distill.resume.sources import digests_of_sources
+from piflow_cli.engine.report.runs import write_report
 from piflow_cli.engine.sample import sample
 from piflow_cli.engine.sample.open import open_student
 from piflow_cli.engine.students.load import load_student, read_student
@@ -213,6 +216,19 @@ def _resume(case: Case, _what: object) -> None:
     distill(run_preset(3), out=case.given / "run", device="cpu")
 
 
+def _shown_run(folder: Path) -> None:
+    make_run(folder / "run", steps=12, pictures=2)
+
+
+def _attack_shown(rng: random.Random, folder: Path) -> str:
+    return _any_file(rng, folder / "run")
+
+
+def _report(case: Case, _what: object) -> None:
+    write_report([case.given / "run"], case.out / "page.html")
+    Page((case.out / "page.html").read_text(encoding="utf-8")).check_closed()
+
+
 def _manifests(case: Case, _what: object) -> None:
     card, _ = Checkpoints(case.given / "run" / "checkpoints").newest_whole()
     json.dumps(card.model_dump() if card else None)
@@ -230,5 +246,6 @@ TARGETS = {
     "style": Target(_lora, _one_lora, _add_lora),
     "run": Target(_run, _attack_run, _claim, writes=True),
     "manifest": Target(_run, _attack_run, _manifests, writes=True),
+    "report": Target(_shown_run, _attack_shown, _report),
     "resume": Target(_run, _attack_run, _resume, writes=True),
 }

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from piflow_cli.engine.report.curves import Curve
-from piflow_cli.io.bounds import MAX_LINE_BYTES
-from piflow_cli.io.regular import read_part
+from piflow_cli.io.bounds import MAX_LINE_BYTES, MAX_METRICS_BYTES
+from piflow_cli.io.regular import read_part, require_regular
 
 SEGMENT = re.compile(r"loss_segment_(\d{1,2})")
 SCORE = re.compile(r"validation/([\w.-]{1,40})_(\d{1,3})nfe")
@@ -50,11 +50,12 @@ class Metrics:
         """Read what was written since; all of it where the file has become shorter.
 
         Raises:
-            OSError: it is no regular file, or cannot be read.
+            OSError: it is no regular file, too large, or cannot be read.
         """
         if not self.path.exists():
             self._begin()
             return
+        require_regular(self.path, max_bytes=MAX_METRICS_BYTES)
         if self.path.stat().st_size < self._read:
             self._begin()
         while part := read_part(self.path, start=self._read, max_bytes=CHUNK_BYTES):
