@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -51,6 +51,10 @@ EXAMPLES = console.examples(
         "piflow benchmark --compare before.json after.json",
     ),
     (
+        "by the protocol of pi-Flow's tables, its figures below",
+        "piflow benchmark --recipe paper-flux --model runs/flux-4nfe --prompts hpsv2:HPDv2/benchmark",
+    ),
+    (
         "with the papers' detector and statistics",
         "piflow benchmark --metric fid --metric kid --model runs/dit-1nfe --reference imagenet256.npz "
         "--detector inception.pt",
@@ -60,6 +64,7 @@ METRICS = "What to measure, such as fid or clip-score; MODEL: folder or hub id o
 STDOUT = "-"
 DEFAULT_TEACHER_STEPS = "1,2,4,8,16,32"
 USUAL_PARTS = 20
+USUAL_SAMPLES = 5000
 
 
 def command(
@@ -77,7 +82,15 @@ def command(
             "--h", metavar="H,H,...", help="Stochasticity between evaluations; 0 is the ODE. [default: as trained]"
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Pictures a row, of classes or prompts in turn.")] = 5000,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="A paper's protocol, its figures beside yours: paper-flux, paper-qwen, paper-imagenet."
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Pictures a row, of classes or prompts in turn. [default: 5000]")
+    ] = None,
     prompts: Annotated[
         str | None,
         typer.Option(
@@ -99,8 +112,11 @@ def command(
         ),
     ] = None,
     teacher_steps: Annotated[
-        str, typer.Option(metavar="N,N,...|none", help="Steps to sample the teacher with.")
-    ] = DEFAULT_TEACHER_STEPS,
+        str | None,
+        typer.Option(
+            metavar="N,N,...|none", help=f"Steps to sample the teacher with. [default: {DEFAULT_TEACHER_STEPS}]"
+        ),
+    ] = None,
     solvers: Annotated[
         list[str] | None,
         typer.Option(
@@ -140,15 +156,20 @@ def command(
     if compared is not None:
         _compare(compared, json_file)
         return
-    if not metrics:
+    if not metrics and recipe is None:
         raise typer.BadParameter("say what to measure, such as --metric fid", param_hint="'--metric'")
     if report is not None:
         check_page(report, option="--report")
-    chosen = {
-        "nfe": parse_numbers(nfe, "--nfe"),
-        "h": parse_numbers(h, "--h", float),
-        "teacher_steps": parse_numbers(None if teacher_steps == "none" else teacher_steps, "--teacher-steps") or (),
-    }
+    chosen = {"nfe": parse_numbers(nfe, "--nfe"), "h": parse_numbers(h, "--h", float)}
+    steps = () if teacher_steps == "none" else parse_numbers(teacher_steps, "--teacher-steps")
+    asked = {"metrics": metrics, "samples": samples, "prompts": prompts, "reference": reference, "detector": detector}
+    asked["teacher_steps"] = steps
+    paper = None
+    if recipe is not None:
+        from piflow_cli.engine.benchmark.papers.recipes import recipe_of
+
+        paper = recipe_of(recipe)
+    asked = _with_defaults(asked) if paper is None else paper.options(**asked)
     start_processes(num_processes)
     from piflow_cli.engine.benchmark import benchmark
     from piflow_cli.engine.benchmark.showing.album import Album
@@ -157,12 +178,7 @@ def command(
     countdown, album = console.Countdown(), None if report is None else Album()
     with joined(device) as (together, own_device), console.progress(shown=together.is_main) as line:
         result = benchmark(
-            metrics=metrics,
             models=models,
-            samples=samples,
-            prompts=prompts,
-            reference=reference,
-            detector=detector,
             intervals=intervals,
             seed=seed,
             batch_size=batch_size,
@@ -175,12 +191,21 @@ def command(
                 done, total, f"{what}  {countdown.left(done, total)} left"
             ),
             **chosen,
+            **asked,
         )
     if together.is_main:
+        result = result if paper is None else paper.beside(result)
         if report is not None:
             write_page(result, album, report)
             console.note(f"written to {report}")
         _tell(result, json_file)
+
+
+def _with_defaults(asked: dict[str, Any]) -> dict[str, Any]:
+    """Options of a benchmark by no paper's protocol."""
+    steps = parse_numbers(DEFAULT_TEACHER_STEPS, "--teacher-steps")
+    usual = {"samples": USUAL_SAMPLES, "teacher_steps": steps}
+    return asked | {key: value for key, value in usual.items() if asked[key] is None}
 
 
 def _tell(result: BenchmarkResult, json_file: Path | None) -> None:

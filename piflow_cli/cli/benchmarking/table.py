@@ -55,7 +55,18 @@ def notes_of(result: BenchmarkResult) -> list[str]:
         lines.append(f"intervals: {result.intervals}, for other noise and as many pictures; ratios share their noise")
     if result.fingerprint:
         lines.append(f"protocol {result.fingerprint}: {protocol_in_words(result.protocol)}")
-    return [*lines, *(f"doubtful: {doubt}" for doubt in result.doubts)]
+    return [*lines, *_published(result), *(f"doubtful: {doubt}" for doubt in result.doubts)]
+
+
+def _published(result: BenchmarkResult) -> list[str]:
+    """The paper's rows, of the columns that are here, and what is not as there."""
+    if result.recipe is None:
+        return []
+    rows = []
+    for row in result.published:
+        scores = ", ".join(f"{in_heading(key)} {value:g}" for key, value in row.scores.items() if key in result.titles)
+        rows += [f"  published: {row.model} at {row.nfe} NFE, {scores}"] if scores else []
+    return [result.recipe, *rows, *(f"  not as published: {what}" for what in result.departures)]
 
 
 def protocol_in_words(parts: Mapping[str, Any]) -> str:

@@ -19,6 +19,15 @@ NONE = "none"
 
 
 @dataclass(frozen=True)
+class Published:
+    """A row of somebody's paper: its scores by column."""
+
+    model: str
+    nfe: int
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
 class BenchmarkResult:
     """A table and all that its numbers depend on.
 
@@ -41,6 +50,9 @@ class BenchmarkResult:
         intervals: how the rows' intervals were made; None where there are none.
         protocol: all that the numbers depend on and that is no row's own, by name.
         fingerprint: twelve digits of it; numbers of equal ones compare.
+        recipe: the paper's protocol that was asked for, None without one.
+        published: rows of that paper.
+        departures: what is not as in the paper, or not known to be.
     """
 
     rows: tuple[BenchmarkRow, ...]
@@ -64,6 +76,9 @@ class BenchmarkResult:
     intervals: str | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
+    recipe: str | None = None
+    published: tuple[Published, ...] = ()
+    departures: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Everything, for programs."""

@@ -1,0 +1,1 @@
+"""Protocols of papers: what they measure with, and what they published."""
