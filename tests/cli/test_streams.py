@@ -93,3 +93,16 @@ def test_libraries_are_quiet_whatever_they_set_themselves(tmp_path: Path) -> Non
     )
     ended = shell(f'{sys.executable} -c "{"; ".join(lines)}"', tmp_path)
     assert (ended.returncode, ended.stderr) == (0, b"a process died\n")
+
+
+def test_threads_that_wait_sleep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenMP says itself how it was set, where it is GNU's."""
+    import torch
+
+    if "OpenMP" not in torch.__config__.parallel_info() or sys.platform != "linux":
+        pytest.skip("this torch has no OpenMP of GNU")
+    line = "piflow sample 3 --model digits-1nfe --device cpu --out three.png"
+    told = {"OMP_DISPLAY_ENV": "true", "OMP_NUM_THREADS": "1"}
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert b"OMP_WAIT_POLICY = 'PASSIVE'" in shell(line, tmp_path, **told).stderr
+    assert b"OMP_WAIT_POLICY = 'ACTIVE'" in shell(line, tmp_path, OMP_WAIT_POLICY="active", **told).stderr
