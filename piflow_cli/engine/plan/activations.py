@@ -1,6 +1,6 @@
 """What comes and goes in a training step, by arithmetic; one set of constants for every model.
 
-They were counted on simulated steps of FLUX.1, Qwen-Image and DiT-XL/2 (docs/measurements.md).
+They were counted on simulated steps of FLUX.1, FLUX.2, Qwen-Image and DiT-XL/2 (docs/measurements.md).
 
 Shapes: B micro-batch, T tokens of a sample (image and text), D width of a token, M width inside the MLP, L width of the
 widest layer with LoRA, C latent channels, H, W latent size.
@@ -28,6 +28,8 @@ OWN_TEACHER_WIDTHS, OWN_TEACHER_MLP_TENSORS = 2, 2
 residual and the normed input; the MLP before and after its activation."""
 MLP_TENSORS, FROZEN_MLP_TENSORS = 3, 1
 """M-wide values a token: before and after the activation, and a gradient; frozen layers keep no inputs."""
+FUSED_TENSORS = 2
+"""Of what fused layers give beside their MLP's output, in a forward pass: the layer's own and its LoRA's."""
 LORA_BYTES = 13
 """A token and feature of L: the input in bfloat16, cast to float32 by peft, after dropout, the mask, and cast back."""
 FINAL_NORM_BYTES = 12
@@ -109,14 +111,15 @@ def moments(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
     tokens = setup.micro_batch_size * (facts.image_tokens + facts.condition.text_tokens)
     passes, size = teacher_passes(preset, facts), compute_bytes(preset)
     wide, mlp = _attention_bytes(preset, facts), _mlp_bytes(preset, facts)
+    going = mlp + FUSED_TENSORS * facts.fused * size
     teacher = wide if preset.adapter is not None else _own_teacher_bytes(preset, facts)
     layer, block = _dequantised(preset, facts)
     copies = facts.trainable * size if size < FP32 and setup.strategy != "FSDP2" else 0  # FSDP2 gathers them cast
     return [
         Item(
             "student forward",
-            copies + tokens * mlp + layer,
-            f"{copies:,} bytes of weights cast by autocast + {tokens:,} tokens x {mlp:,} of an MLP" + _and(layer),
+            copies + tokens * going + layer,
+            f"{copies:,} bytes of weights cast by autocast + {tokens:,} tokens x {going:,} of an MLP" + _and(layer),
         ),
         Item(
             "teacher forward",
@@ -175,8 +178,9 @@ def teacher_passes(preset: Preset, facts: ModelFacts) -> int:
 
 
 def _attention_bytes(preset: Preset, facts: ModelFacts) -> int:
-    """Bytes a token of the D-wide values in a block."""
-    return facts.width * (BLOCK_FP32_WIDTHS * FP32 + BLOCK_WIDTHS * compute_bytes(preset))
+    """Bytes a token of the D-wide values in a block, and of what fused layers give beside their MLP's output."""
+    size = compute_bytes(preset)
+    return facts.width * (BLOCK_FP32_WIDTHS * FP32 + BLOCK_WIDTHS * size) + facts.fused * size
 
 
 def _own_teacher_bytes(preset: Preset, facts: ModelFacts) -> int:

@@ -15,6 +15,9 @@ from piflow_cli.core.student import Student
 from piflow_cli.errors import ModelError
 from piflow_cli.preset import Preset
 
+MLP_WIDTHS = 4
+"""D-wide values that an MLP is wide inside, in the models that activations were counted on."""
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -27,6 +30,8 @@ class ModelFacts:
         head: parameters of the policy head.
         width: D, of a token.
         hidden: of a block's MLP.
+        fused: of what a layer gives in one with its MLP's output, beyond `MLP_WIDTHS`: the other half of a gate, and
+            query, key and value.
         lora_input: of the widest layer with LoRA; 0 without.
         largest_layer: weights of the largest linear layer.
         blocks, block_parameters, outside: blocks, parameters of the largest one and of what is in none.
@@ -43,6 +48,7 @@ class ModelFacts:
     head: int
     width: int
     hidden: int
+    fused: int
     lora_input: int
     largest_layer: int
     blocks: int
@@ -91,6 +97,8 @@ def _facts(
     lists = [child for child in module.children() if isinstance(child, nn.ModuleList)]
     blocks = [block for child in lists for block in child]
     sizes, hidden = [count(block.parameters()) for block in blocks], max(_hidden(block) for block in blocks)
+    published = backbone.lora_targets(module)
+    widest = max((module.get_submodule(name).out_features for name in published), default=0)
     outside = frozen - sum(count(child.parameters()) for child in lists)
     layers: list[nn.Linear] = []
     if adapter is None:
@@ -98,7 +106,6 @@ def _facts(
         head = count(student.head.parameters())
         modules = {"network": count(student.parameters()) - head}
     else:
-        published = backbone.lora_targets(module)
         if not published and adapter.targets is None:
             raise ModelError("students of this teacher family are trained in full; leave the [adapter] table out")
         replaced = (*backbone.trained_modules, backbone.projection_name)
@@ -120,7 +127,8 @@ def _facts(
         modules=modules,
         head=head,
         width=width,
-        hidden=hidden,
+        hidden=max(hidden, min(widest, MLP_WIDTHS * width)),
+        fused=max(0, widest - MLP_WIDTHS * width),
         lora_input=max((layer.in_features for layer in layers), default=0),
         largest_layer=max(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear)),
         blocks=len(blocks),

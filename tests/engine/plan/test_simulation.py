@@ -26,10 +26,14 @@ from piflow_cli.core.student import Student
 from piflow_cli.engine.plan.activations import Setup, kept, moments, teacher_passes
 from piflow_cli.engine.plan.model import model_facts
 from piflow_cli.preset import Preset, load_preset
-from piflow_cli.teachers.flux import _image_ids, _text_ids
+from piflow_cli.teachers import flux, flux2
 
 TEXT = 512
-SHALLOW = {"flux-4nfe": {"num_layers": 2, "num_single_layers": 4}, "qwen-4nfe": {"num_layers": 5}}
+SHALLOW = {
+    "flux-4nfe": {"num_layers": 2, "num_single_layers": 4},
+    "qwen-4nfe": {"num_layers": 5},
+    "flux2-klein-4nfe": {"num_layers": 2, "num_single_layers": 8},
+}
 TOLERANCE = 0.1
 
 
@@ -79,7 +83,7 @@ def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(F, "layer_norm", in_float32)
     monkeypatch.setattr(F, "dropout", dropout)
     yield
-    for made_once in (_image_ids, _text_ids):
+    for made_once in (flux._image_ids, flux._text_ids, flux2._image_ids, flux2._text_ids):
         made_once.cache_clear()  # of fake tensors
 
 
@@ -106,7 +110,7 @@ def materialise(student: Student) -> None:
             setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 
 
-@pytest.mark.parametrize("name", ["flux-4nfe", "qwen-4nfe"])
+@pytest.mark.parametrize("name", SHALLOW)
 def test_activations_are_those_of_a_simulated_step(name: str, tmp_path: Path, as_on_cuda: None) -> None:
     batch = 4
     preset = shallow_preset(name, tmp_path, micro_batch_size=batch)
@@ -125,7 +129,7 @@ def test_activations_are_those_of_a_simulated_step(name: str, tmp_path: Path, as
             pooled=torch.randn(batch, takes.pooled_width, dtype=dtype) if takes.pooled_width else None,
             guidance=torch.full((batch,), 3.5) if takes.embeds_guidance else None,
         )
-        x, sigma = torch.randn(batch, 16, 128, 128), torch.rand(batch)
+        x, sigma = torch.randn(batch, backbone.latent_channels, 128, 128), torch.rand(batch)
         doubled = (torch.cat([x] * passes), torch.cat([sigma] * passes), join_conditions([condition] * passes))
         with LiveBytes([*student.parameters()]) as memory:
             with torch.autocast("cpu", dtype=dtype):
