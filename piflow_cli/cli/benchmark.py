@@ -131,6 +131,9 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     num_processes: NumProcesses = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Draw the teacher's rows anew, and keep nothing of them.")
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option(metavar="FILE.html", help="Also write a page: table, plots, pictures."),
@@ -172,6 +175,7 @@ def command(
     asked = _with_defaults(asked) if paper is None else paper.options(**asked)
     start_processes(num_processes)
     from piflow_cli.engine.benchmark import benchmark
+    from piflow_cli.engine.benchmark.drawn.cache import RowCache
     from piflow_cli.engine.benchmark.showing.album import Album
     from piflow_cli.engine.processes.together import joined
 
@@ -186,6 +190,7 @@ def command(
             dtype=dtype,
             solvers=solvers or ("euler",),
             album=album,
+            cache=None if no_cache else RowCache(),
             together=together,
             on_progress=lambda done, total, what: line.update(
                 done, total, f"{what}  {countdown.left(done, total)} left"

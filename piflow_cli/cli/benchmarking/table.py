@@ -51,6 +51,11 @@ def notes_of(result: BenchmarkResult) -> list[str]:
     by = f", {result.num_processes} processes" if result.num_processes > 1 else ""
     lines.append(f"{measured}, reference {result.reference}{known}, seed {result.seed}{by}")
     lines += [f"{metric}: reference {reference}" for metric, reference in result.references.items()]
+    days = sorted({row.drawn_on for row in result.rows if row.drawn_on is not None})
+    if days:
+        count = sum(row.drawn_on is not None for row in result.rows)
+        when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+        lines.append(f"cached: {count} of the teacher's rows, with times of {when}; --no-cache draws them anew")
     if result.intervals is not None:
         lines.append(f"intervals: {result.intervals}, for other noise and as many pictures; ratios share their noise")
     if result.fingerprint:

@@ -16,6 +16,7 @@ import torch
 from piflow_cli.core.interfaces import Space
 from piflow_cli.data.prompt_lists import read_prompt_list
 from piflow_cli.engine.benchmark.check import check_request, check_rows
+from piflow_cli.engine.benchmark.drawn.cache import RowCache
 from piflow_cli.engine.benchmark.gauge import Gauge
 from piflow_cli.engine.benchmark.proof.intervals import USUAL_PARTS, Intervals, check_intervals
 from piflow_cli.engine.benchmark.questions import Subjects
@@ -63,6 +64,7 @@ def benchmark(
     solvers: Sequence[str] = ("euler",),
     intervals: int = USUAL_PARTS,
     album: Album | None = None,
+    cache: RowCache | None = None,
     together: Together | None = None,
     on_progress: Progress | None = None,
 ) -> BenchmarkResult:
@@ -88,6 +90,7 @@ def benchmark(
         teacher_steps: steps to sample the teacher with; empty leaves the teacher out and unloaded.
         solvers: the teacher's solvers: euler, heun, unipc, dpmsolver++.
         intervals: parts of a row's pictures that are left out in turn for intervals of 95%; 0 makes none.
+        cache: keeps what was seen of the teacher's pictures from one benchmark to the next; None draws all of them.
         album: keeps the first pictures of every row, those that the main process draws.
         together: processes that measure together, as `joined` yields them, each drawing whole batches in turn; all of
             them return the result. None is this process alone.
@@ -137,6 +140,7 @@ def benchmark(
         together=together,
         intervals=Intervals(intervals, seed),
         album=album,
+        cache=cache,
     )
     together.each_does(lambda: gauge.rehearse(students[0].space))
     if teacher_steps:

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 
 from piflow_cli.core.interfaces import Space
+from piflow_cli.engine.benchmark.drawn.cache import RowCache
+from piflow_cli.engine.benchmark.drawn.looks import Looks, Viewing, joined
 from piflow_cli.engine.benchmark.proof.intervals import Intervals
 from piflow_cli.engine.benchmark.questions import Questions, Subjects
-from piflow_cli.engine.benchmark.samplers import Meter, Sampler
+from piflow_cli.engine.benchmark.samplers import Sampler
 from piflow_cli.engine.benchmark.showing.album import Album
 from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.students.finite import decode_finite
 from piflow_cli.io.pictures import to_uint8
-from piflow_cli.metrics.detectors.features import FeatureSet, Reference, join_features
+from piflow_cli.metrics.detectors.features import FeatureSet, Reference
 from piflow_cli.metrics.intervals.jackknife import scores_without
 from piflow_cli.metrics.intervals.parts import Parts
 from piflow_cli.metrics.metric import WHOLE, Groups, Judgement, Metric
@@ -58,6 +60,7 @@ class BenchmarkRow:
         h: stochasticity between a student's segments; 0 is the ODE.
         intervals: from and to of each score, ratio, distance and gap, by its name; see `metrics.intervals`.
         without: what they are made of: the same with each part of the pictures left out, in the parts' order.
+        drawn_on: the day on which its pictures were drawn and timed, where that was an earlier benchmark.
     """
 
     model: str
@@ -78,6 +81,7 @@ class BenchmarkRow:
     h: float = 0.0
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     without: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    drawn_on: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class Gauge:
     intervals: Intervals
     of_rows: frozenset[Seat] = frozenset()
     album: Album | None = None
+    cache: RowCache | None = None
 
     @property
     def questions(self) -> Questions:
@@ -149,7 +154,7 @@ class Gauge:
             self.panel.look(part, questions.prompts(start, start + len(part)), dict.fromkeys([WHOLE, *seats]))
             for start, part in zip(range(0, count, self.batch_size), pictures, strict=True)
         ]
-        seen = _joined(own)
+        seen = joined(own)
         self._scores(seen, _spread(questions.labels, count))
         for groups in self.grouped:
             self._scores(seen, torch.zeros(count), groups=groups)
@@ -166,65 +171,67 @@ class Gauge:
         Returns:
             The row and what was seen of its own pictures in the main process, None in those that only draw.
         """
-        meter, questions = Meter(), self.questions
-        seen = self._seen(
-            sampler, questions, on_pictures, seats=self.seats(), seed=self.seed, meter=meter, album=self.album
-        )
-        others = {
-            groups: self._seen(
-                sampler, asked, on_pictures, seats=self.seats(groups), seed=groups_seed(self.seed), meter=Meter()
-            )
-            for groups, asked in self.grouped.items()
-        }
-        costs = self.together.gather((meter.stopwatch.network_s, meter.stopwatch.policy_s, meter.network_rows))
-        if seen is None:
+        own = self._looks(sampler, None, on_pictures)
+        others = {groups: self._looks(sampler, groups, on_pictures) for groups in self.grouped}
+        if own is None:
             return None
+        questions, seen = self.questions, own.seen
         scores = self._scores(seen, questions.labels)
         without = self._without(seen, questions.labels, self.intervals.parts_of(questions))
         for groups, found in others.items():
             numbers = self.grouped[groups].numbers
-            scores |= self._scores(found, numbers, groups=groups)
-            without |= self._without(found, numbers, self.intervals.parts_of_groups(numbers), groups=groups)
-        network_s, policy_s, network_rows = (sum(values) / self.samples for values in zip(*costs, strict=True))
+            scores |= self._scores(found.seen, numbers, groups=groups)
+            without |= self._without(found.seen, numbers, self.intervals.parts_of_groups(numbers), groups=groups)
         row = BenchmarkRow(
             model=sampler.model,
             kind=sampler.kind,
             method=sampler.method,
             steps=sampler.steps,
             nfe=sampler.nfe,
-            network_calls=network_rows,
+            network_calls=own.network_calls,
             shift=sampler.shift,
-            network_s=network_s,
-            policy_s=policy_s,
+            network_s=own.network_s,
+            policy_s=own.policy_s,
             scores={column: scores[column] for metric in self.metrics for column in metric.columns},
             h=sampler.h,
             without=without,
+            drawn_on=own.drawn_on,
         )
         return row, seen
 
-    def _seen(
-        self,
-        sampler: Sampler,
-        questions: Questions,
-        on_pictures: Callable[[int], None],
-        *,
-        seats: Sequence[Seat],
-        seed: int,
-        meter: Meter,
-        album: Album | None = None,
-    ) -> dict[Seat, FeatureSet] | None:
-        """What was seen of all pictures, in their order, in the main process; processes take whole batches in turn."""
-        options = {"batch_size": self.batch_size, "seed": seed, "device": self.device, "meter": meter}
-        own, a_round = [], self.batch_size * self.together.num_processes
-        for batch in sampler.pictures(questions, **options, takes=self.together.takes):
-            begun = len(own) * a_round
-            start = begun + self.together.index * self.batch_size
-            own.append(self.panel.look(batch, questions.prompts(start, start + len(batch)), seats))
-            if album is not None:
-                album.take(sampler, batch, start=start, questions=questions)
-            on_pictures(min(begun + a_round, len(questions)) - begun)
-        parts = self.together.collect_in_turn(own)
-        return _joined(parts) if self.together.is_main else None
+    def viewing(self, groups: Groups | None) -> Viewing:
+        """A row's own pictures, or those of groups, and who looks at them."""
+        return Viewing(
+            questions=self.questions if groups is None else self.grouped[groups],
+            seats=self.seats(groups),
+            panel=self.panel,
+            seed=self.seed if groups is None else groups_seed(self.seed),
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+
+    def pictures_known(self, sampler: Sampler) -> int:
+        """How many of a row's pictures need not be drawn; the main process looks."""
+        viewings = [self.viewing(groups) for groups in (None, *self.grouped)]
+        if self.cache is None or sampler.kind != "teacher":
+            return 0
+        return self.together.main_does(
+            lambda: sum(len(some.questions) for some in viewings if self.cache.holds(sampler, some))
+        )
+
+    def _looks(self, sampler: Sampler, groups: Groups | None, on_pictures: Callable[[int], None]) -> Looks | None:
+        """What is seen of a row's own pictures, or of those of groups, in the main process: known, or drawn now."""
+        viewing, album, known = self.viewing(groups), self.album if groups is None else None, None
+        if self.cache is not None and sampler.kind == "teacher":
+            known = self.cache.find(sampler, viewing) if self.together.is_main else None
+            if self.together.main_does(lambda: known is not None):
+                if album is not None and self.together.is_main:
+                    viewing.show(sampler, album)
+                return known
+        looks = viewing.draw(sampler, together=self.together, on_pictures=on_pictures, album=album)
+        if self.cache is not None and looks is not None:
+            self.cache.keep(sampler, viewing, looks)
+        return looks
 
     def _scores(
         self, seen: Mapping[Seat, FeatureSet], labels: Tensor | None, *, groups: Groups | None = None
@@ -262,11 +269,6 @@ class Gauge:
         """What a metric compares to: where there is nothing else, the pictures themselves."""
         known = self.references.get(metric.reads)
         return Reference.of(features, name=TEACHER, detector=TEACHER) if known is None else known
-
-
-def _joined(parts: Sequence[Mapping[Seat, FeatureSet]]) -> dict[Seat, FeatureSet]:
-    """What each seat saw of several batches."""
-    return {seat: join_features([part[seat] for part in parts]) for seat in parts[0]}
 
 
 def _spread(labels: Tensor | None, count: int) -> Tensor | None:

@@ -108,7 +108,7 @@ def result_of(
         models=panel.names(gauge.metrics),
         references={name: found.name for name, found in compared.items() if found and found.name != reference.name},
         teacher_rows=tuple(f"{row.model} {row.method} {row.steps} steps" for row in measured.anchors),
-        warnings=tuple(dict.fromkeys(warnings)),
+        warnings=tuple(dict.fromkeys([*warnings, *([] if gauge.cache is None else gauge.cache.said)])),
         device=str(gauge.device),
         doubts=tuple(doubts(gauge.metrics, panel, measured.references, samples=gauge.samples)),
         prompts=gauge.subjects.name,

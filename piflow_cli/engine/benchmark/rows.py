@@ -32,7 +32,8 @@ class Measured(NamedTuple):
 
 def measure_all(gauge: Gauge, samplers: Sequence[Sampler], on_progress: Progress | None) -> Measured:
     """Measure everything; what is measured is there in the main process alone, others only draw."""
-    done, total = 0, gauge.pictures_a_row * sum(sampler.nfe for sampler in samplers)
+    done = 0
+    total = sum(sampler.nfe * (gauge.pictures_a_row - gauge.pictures_known(sampler)) for sampler in samplers)
     longest: dict[str, Sampler] = {}
     for sampler in samplers:
         if sampler.kind == "teacher" and sampler.steps > getattr(longest.get(sampler.teacher), "steps", 0):
@@ -45,7 +46,7 @@ def measure_all(gauge: Gauge, samplers: Sequence[Sampler], on_progress: Progress
             nonlocal done
             done += pictures * sampler.nfe
             if on_progress is not None:
-                on_progress(done, total, f"{sampler.model} {sampler.method} {sampler.nfe} NFE")
+                on_progress(done, max(done, total), f"{sampler.model} {sampler.method} {sampler.nfe} NFE")
 
         measured = gauge.measure(sampler, advance)
         if measured is None:

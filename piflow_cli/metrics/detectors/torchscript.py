@@ -19,6 +19,7 @@ from torch import Tensor
 
 from piflow_cli.errors import ModelError
 from piflow_cli.io.checksums import tensors_sha256
+from piflow_cli.io.tensors.kept import cache_folder
 from piflow_cli.io.texts.names import user_path
 from piflow_cli.metrics.detectors.features import FeatureSet
 
@@ -100,11 +101,6 @@ def load_torchscript(spec: str, *, device: str | torch.device, with_logits: bool
         ) from error
     name = INCEPTION_NAME if sha256 == INCEPTION_SHA256 else f"torchscript-{sha256[:12]}"
     return TorchScriptDetector(module, name=name, device=torch.device(device), with_logits=with_logits)
-
-
-def cache_folder() -> Path:
-    """Where downloaded detectors are kept: ~/.cache/piflow, or under XDG_CACHE_HOME."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "piflow"
 
 
 def download(url: str, sha256: str) -> Path:

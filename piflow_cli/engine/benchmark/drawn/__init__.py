@@ -1,0 +1,1 @@
+"""What was seen of a row's pictures: drawn now, or kept from another benchmark."""
