@@ -29,6 +29,8 @@ from piflow_cli.metrics.panel import Panel, Seat, seats_of
 REHEARSAL_SAMPLES = 8
 TEACHER = "teacher"
 """What the reference is called that is the teacher's own row."""
+NOTHING = Reference("nothing", "none", torch.zeros(0), torch.zeros(0, 0), features=None, num_samples=0)
+"""The reference of metrics that compare to none."""
 
 
 def groups_seed(seed: int) -> int:
@@ -267,6 +269,8 @@ class Gauge:
 
     def _reference(self, metric: Metric, features: FeatureSet) -> Reference:
         """What a metric compares to: where there is nothing else, the pictures themselves."""
+        if not metric.needs_reference:
+            return NOTHING
         known = self.references.get(metric.reads)
         return Reference.of(features, name=TEACHER, detector=TEACHER) if known is None else known
 

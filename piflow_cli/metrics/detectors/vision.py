@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from piflow_cli.errors import ModelError
-from piflow_cli.io.checksums import file_sha256, tensors_sha256
-from piflow_cli.io.hub import HUB_ID, fetch_folder, locate
+from piflow_cli.io.checksums import tensors_sha256
+from piflow_cli.io.hub import HUB_ID
 from piflow_cli.io.weights import read_json, without_bars
 from piflow_cli.metrics.detectors.features import FeatureSet
+from piflow_cli.metrics.detectors.folders import model_folder
 
 CONFIG, PREPROCESSING = "config.json", "preprocessor_config.json"
-WEIGHTS = "*.safetensors"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and deviation where the model's own are not said."""
 USUAL_SIZE_PX = 224
@@ -89,10 +89,10 @@ class VisionDetector:
 
 
 def load_vision(spec: str, *, device: str | torch.device) -> VisionDetector:
-    """Load a model of transformers; only safetensors are read, and no code of the folder's own is run.
+    """Load a model of transformers; only tensors are read, and no code of the folder's own is run.
 
     Args:
-        spec: a folder with config.json and .safetensors, or a hub id.
+        spec: a folder with config.json and weights, or a hub id.
         device: where it runs.
 
     Raises:
@@ -100,23 +100,18 @@ def load_vision(spec: str, *, device: str | torch.device) -> VisionDetector:
     """
     from transformers import AutoModel
 
-    found = locate(spec, part="detector")
-    folder = found if isinstance(found, Path) else fetch_folder(found, (CONFIG, PREPROCESSING, WEIGHTS))
+    found = model_folder(spec)
+    folder, options = found.path, {"use_safetensors": found.is_safe, "weights_only": True, "local_files_only": True}
     config = read_json(folder / CONFIG)
-    files = sorted(folder.glob(WEIGHTS))
-    if not files:
-        raise ModelError(f"{folder} has no .safetensors; detectors are read from these alone")
     try:
         with without_bars():
-            module, info = AutoModel.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-            )
+            module, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options)
         missing = [key for key in info["missing_keys"] if not key.startswith(POOLER)]
         if missing:
             raise ModelError(f"{folder} lacks {len(missing)} of the model's weights, such as {sorted(missing)[0]}")
         pools = not info["missing_keys"]
         size_px, mean, deviation = _preprocessing(folder, config)
-        name = f"{config.get('model_type', 'vision')}-{file_sha256(files[0])[:8]}"
+        name = found.name(config.get("model_type", "vision"))
         return VisionDetector(
             module, name=name, size_px=size_px, mean=mean, deviation=deviation, pools=pools, device=device
         )

@@ -13,28 +13,12 @@ import torch
 from torch import nn
 
 from piflow_cli.errors import DataError, ModelError
-from piflow_cli.io.checksums import file_sha256
-from piflow_cli.io.hub import fetch_folder, locate
 from piflow_cli.io.texts.names import first_line
 from piflow_cli.io.weights import without_bars
 from piflow_cli.metrics.detectors.features import FeatureSet
+from piflow_cli.metrics.detectors.folders import model_folder
 
 P = TypeVar("P")
-FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
-"""Configurations, tokenizers and weights."""
-
-
-def model_folder(spec: str) -> Path:
-    """The local folder of a model, downloaded if need be.
-
-    Raises:
-        ModelError: it cannot be had, or has no .safetensors.
-    """
-    found = locate(spec)
-    folder = found if isinstance(found, Path) else fetch_folder(found, FILES)
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder} has no .safetensors; judges are read from these alone.")
-    return folder
 
 
 def load_judge(
@@ -51,12 +35,11 @@ def load_judge(
     Raises:
         ModelError: missing, damaged or of another kind.
     """
-    folder = model_folder(spec)
+    found = model_folder(spec)
+    folder, options = found.path, {"use_safetensors": found.is_safe, "weights_only": True, "local_files_only": True}
     try:
         with without_bars():
-            network, info = model(
-                folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
-            )
+            network, info = model(folder, dtype=dtype, output_loading_info=True, **options)
         if info["missing_keys"] or info["mismatched_keys"]:
             lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
             raise ModelError(f"{folder} is not {kind}: it lacks {len(lacking)} of its weights, such as {lacking[0]}.")
@@ -65,8 +48,7 @@ def load_judge(
         raise
     except Exception as error:  # damage, models of other things and missing packages share no ground class
         raise ModelError(f"{spec} cannot be used as {kind}: {first_line(error)}") from None
-    digest = file_sha256(min(folder.glob("*.safetensors")))[:8]
-    return network.eval().requires_grad_(False), preparation, f"{network.config.model_type}-{digest}"
+    return network.eval().requires_grad_(False), preparation, found.name(network.config.model_type)
 
 
 def prepared(processor: Any) -> str:

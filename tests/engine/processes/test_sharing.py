@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_judges import save_clip
 from tiny_models import PARITY
 
 TWO = ("--num-processes", "2", "--device", "cpu")
@@ -80,7 +81,9 @@ def test_two_processes_draw_the_pictures_of_one(tmp_path: Path, kind: str) -> No
     ids=["digits", "emoji"],
 )
 def test_two_processes_have_the_scores_of_one(tmp_path: Path, what: tuple[str, ...]) -> None:
-    line = ("benchmark", *what, "--metric", "fid", "--samples", "70", "--batch-size", "16", "--json", "-")
+    clip = save_clip(tmp_path / "clip")  # pictures and prompts go to it in the order that they were drawn in
+    own = ("--metric", f"vendi={clip}", *(("--metric", f"clip-score={clip}") if "emoji-2nfe" in what else ()))
+    line = ("benchmark", *what, *own, "--metric", "fid", "--samples", "70", "--batch-size", "16", "--json", "-")
     alone = started(*line, "--device", "cpu", "--no-cache", cwd=tmp_path)
     both, again = started(*line, *TWO, cwd=tmp_path), started(*line, *TWO, cwd=tmp_path)
     assert (alone.returncode, both.returncode, again.returncode) == (0, 0, 0), both.stderr + again.stderr

@@ -69,8 +69,8 @@ def test_what_is_no_vision_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"lacks 1 of the model's weights"):
         load_detector(str(tmp_path))
     for file in tmp_path.glob("*.safetensors"):
-        file.rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"has no \.safetensors"):
+        file.rename(tmp_path / "weights.pt")
+    with pytest.raises(ModelError, match=r"has no \.safetensors and no pytorch_model\.bin"):
         load_detector(str(tmp_path))
 
 
@@ -80,3 +80,29 @@ def test_pixels_are_means_of_squares() -> None:
     expected = images.view(2, 3, 16, 4, 16, 8).mean(dim=(3, 5)).flatten(1)
     torch.testing.assert_close(features, expected)
     assert load_detector("pixels")(torch.rand(1, 1, 8, 8)).features.shape == (1, 3 * 16 * 16)
+
+
+class Payload:
+    """What a pickle would make whoever loads it do."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return self.mark.touch, ()
+
+
+def test_older_weights_are_read_as_tensors_alone(tmp_path: Path) -> None:
+    """openai/clip-vit-large-patch14-336, which CMMD is by, is published as pytorch_model.bin."""
+    torch.manual_seed(SEED)
+    model = clip().eval()
+    model.save_pretrained(tmp_path)
+    images = torch.rand(2, 3, 28, 28)
+    expected = load_detector(str(tmp_path))(images).features
+    next(tmp_path.glob("*.safetensors")).unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    torch.testing.assert_close(load_detector(str(tmp_path))(images).features, expected)
+    torch.save(model.state_dict() | {"logit_scale": Payload(tmp_path / "run")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="cannot be used as a detector"):
+        load_detector(str(tmp_path))
+    assert not (tmp_path / "run").exists()

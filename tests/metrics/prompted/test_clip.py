@@ -85,6 +85,16 @@ def test_hpsv2_sees_square_pictures_as_clip_does_and_others_whole(folder: Path) 
     torch.testing.assert_close(levels[0, 0], expected, atol=1e-5, rtol=0)
 
 
+def test_weights_published_as_bin_judge_alike(folder: Path, tmp_path: Path) -> None:
+    for file in folder.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    torch.save(CLIPModel.from_pretrained(folder).state_dict(), tmp_path / "pytorch_model.bin")
+    torch.testing.assert_close(
+        judged(f"pickscore={tmp_path}", pictures())[1], judged(f"pickscore={folder}", pictures())[1]
+    )
+
+
 def test_grey_pictures_are_judged_as_three_equal_channels(folder: Path) -> None:
     grey = pictures()[:, :1]
     torch.testing.assert_close(
@@ -97,7 +107,7 @@ def test_what_cannot_judge_is_refused(folder: Path, tmp_path: Path) -> None:
         metric_of("hpsv2")
     with pytest.raises(DataError, match="names no model after the sign"):
         metric_of("clip-score=")
-    with pytest.raises(ModelError, match=r"has no \.safetensors"):
+    with pytest.raises(ModelError, match=r"has no config\.json"):
         load_clip(str(tmp_path), "cpu", scale=1.0)
     BertModel(
         BertConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
