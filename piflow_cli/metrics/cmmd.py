@@ -1,12 +1,12 @@
 """CMMD (arXiv 2401.09603): maximum mean discrepancy of CLIP embeddings, which assumes no Gaussians."""
-# N generated, M reference pictures, D features, R rows of a kernel at once, G, H parts.
+# N generated, M reference pictures, D features, R rows of a kernel at once, G parts.
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.functional import one_hot
 
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference
+from piflow_cli.metrics.intervals.kernels import mmd_without
 from piflow_cli.metrics.intervals.parts import Parts
 from piflow_cli.metrics.metric import Features, Metric, require_reference_features, require_same_dim
 
@@ -41,27 +41,8 @@ def cmmd_without(features: Tensor, reference: Tensor, parts: Parts) -> list[floa
         parts: of N, and of M where the reference loses them too.
     """
     x, y = (functional.normalize(side.double(), dim=1) for side in (features, reference))
-    own = one_hot(parts.own, parts.count).double()  # (N, G)
-    # A reference that stays whole is a part of its own, number G, which is never left out.
-    theirs = parts.reference if parts.reference is not None else torch.full((len(y),), parts.count)
-    other = one_hot(theirs, parts.count + 1).double()  # (M, G + 1)
-    sums = [_kernel_sums(x, x, own, own), _kernel_sums(y, y, other, other), _kernel_sums(x, y, own, other)]
-    sizes = own.sum(dim=0), other.sum(dim=0)
-    found = []
-    for part in range(parts.count):
-        kept, left = (torch.arange(len(size)) != part for size in sizes)
-        n, m = sizes[0][kept].sum(), sizes[1][left].sum()
-        same = sums[0][kept][:, kept].sum() / n**2 + sums[1][left][:, left].sum() / m**2
-        found.append((SCALE * (same - 2 * sums[2][kept][:, left].sum() / (n * m))).item())
-    return found
-
-
-def _kernel_sums(x: Tensor, y: Tensor, own: Tensor, other: Tensor) -> Tensor:
-    """Sums (G, H) of the kernel over the pairs of rows of x (N, D) and y (M, D) of each two parts (N, G), (M, H)."""
-    sums = x.new_zeros(own.shape[1], other.shape[1])
-    for rows, members in zip(x.split(ROWS), own.split(ROWS), strict=True):
-        sums += members.T @ (torch.exp((rows @ y.T - 1) / SIGMA**2) @ other)  # (R, M) inside
-    return sums
+    found = mmd_without(x, y, parts, kernel=lambda products: torch.exp((products - 1) / SIGMA**2), unbiased=False)
+    return [SCALE * value for value in found]
 
 
 def _mean_kernel(x: Tensor, y: Tensor) -> float:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = typer.main.get_command(app)
 ELSEWHERE = re.compile(
-    r"diversity|\.pth|flux|qwen|dit-|runs/|Lakonik|/|\.(txt|toml|pt|npz|csv)\b|num-processes|latents"
+    r"diversity|\.pth|flux|qwen|dit-|runs/|Lakonik|/|\.(txt|toml|pt|npz|csv)\b|num-processes|latents|--compare"
 )
 """What needs models, files or machines that are not here, or hundreds of pictures."""
 SHORT = {

@@ -232,7 +232,7 @@ def test_embedded_students_need_neither_reference_nor_detector() -> None:
 
 def test_a_model_of_ones_own_is_measured_against_its_teacher_with_nothing_at_hand(student: LoadedStudent) -> None:
     """Neither detector nor reference: averaged pixels, and the teacher's row of most steps."""
-    result = measure(student, reference=None, detector=None, metrics=["fid", "kid"], teacher_steps=[1, 8])
+    result = measure(student, reference=None, detector=None, metrics=["fid", "kid"], teacher_steps=[1, 8], intervals=0)
     assert (result.detector, result.reference) == ("pixels", f"{result.rows[-1].model} euler 8 steps")
     assert result.reference_samples == result.samples
     own, short, longest = result.rows
@@ -242,7 +242,7 @@ def test_a_model_of_ones_own_is_measured_against_its_teacher_with_nothing_at_han
     assert 0 < short.paired_error < 2
     assert own.paired_error > 0
     assert "averaged pixels says little" in " ".join(result.doubts)
-    named = measure(student, reference="teacher", teacher_steps=[1, 8])
+    named = measure(student, reference="teacher", teacher_steps=[1, 8], intervals=0)
     assert named.rows[0].scores["fid"] == pytest.approx(named.rows[0].fid_to_teacher)
 
 

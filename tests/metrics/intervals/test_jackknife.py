@@ -8,6 +8,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
+from piflow_cli.metrics.cmmd import cmmd
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference
 from piflow_cli.metrics.fid import fid
 from piflow_cli.metrics.intervals.jackknife import combine, half_width, scores_without, student_quantile
@@ -71,7 +72,7 @@ def test_combined_scores_lose_the_same_part() -> None:
 
 
 @pytest.mark.parametrize("paired", [False, True])
-@pytest.mark.parametrize("name", ["fid", "kid", "precision-recall"])
+@pytest.mark.parametrize("name", ["fid", "kid", "cmmd", "precision-recall"])
 def test_short_cuts_equal_the_scores_written_out(name: str, *, paired: bool) -> None:
     fake, real = gaussian(120, seed=1), gaussian(120, seed=2, shift=0.3)
     own = torch.arange(120) % PARTS
@@ -81,6 +82,8 @@ def test_short_cuts_equal_the_scores_written_out(name: str, *, paired: bool) -> 
         if name == "fid":
             reference = reference_of(other)
             assert found["fid"][part] == pytest.approx(fid(some, reference.mean, reference.cov), rel=1e-6)
+        elif name == "cmmd":
+            assert found["cmmd"][part] == pytest.approx(cmmd(some, other), rel=1e-6)
         elif name == "kid" and paired:
             assert found["kid"][part] == pytest.approx(kid(some, other, seed=0, num_subsets=1), rel=1e-6)
         elif paired:  # else the real ones are cut to as many, which `without` leaves alone
