@@ -33,5 +33,5 @@ SET = PublishedSet(
     name="dpg",
     source="the folder dpg_bench/prompts of github.com/TencentQQGYLab/ELLA",
     read=read,
-    layout=Layout(pictures=(4, 1), files=files),
+    layout=Layout(pictures=(4, 1), files=files, square=True),
 )

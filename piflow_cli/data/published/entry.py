@@ -46,10 +46,12 @@ class Layout:
     Args:
         pictures: how many of a prompt it takes, the usual number first.
         files: (entry, its pictures, name of the model) -> files by their path below the output folder.
+        square: whether it takes square pictures alone.
     """
 
     pictures: tuple[int, ...]
     files: Callable[[Entry, Sequence[Image], str], dict[str, bytes]]
+    square: bool = False
 
 
 @dataclass(frozen=True)

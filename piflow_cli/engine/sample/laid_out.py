@@ -78,7 +78,7 @@ class LaidOut:
         """Get ready for the pictures of a job.
 
         Raises:
-            DataError: a number of pictures of a prompt that the scorer does not take.
+            DataError: a number of pictures of a prompt, or a size, that the scorer does not take.
             StorageError: a file that would be written is there.
         """
         self._each, self._model = job.pictures_a_prompt, job.artist.name
@@ -87,6 +87,12 @@ class LaidOut:
             raise DataError(
                 f"{self._each} pictures of a prompt: the scorer of {self.published.name} takes {allowed}. Leave out "
                 "--num-images and --seeds"
+            )
+        width, height = job.size_px
+        if self.layout.square and width != height:
+            raise DataError(
+                f"the scorer of {self.published.name} cuts its sheets into squares, and pictures have "
+                f"{width}x{height}: pass --width and --height of one size"
             )
         nothing = [Image.new("RGB", (1, 1))] * self._each  # for the names alone
         for entry in self.entries:

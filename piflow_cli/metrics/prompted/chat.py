@@ -35,6 +35,7 @@ class ChatJudge:
     ) -> None:
         self.device = torch.device(device)
         self.model, self.processor, self.name, self.question = model.to(self.device), processor, name, question
+        self.picture: str = getattr(processor, "image_token", "<image>")  # which a prompt must not hold
         self.token = processor.tokenizer(answer, add_special_tokens=False).input_ids[0]
 
     def title(self, metric: str) -> str:
@@ -51,7 +52,7 @@ class ChatJudge:
     @torch.inference_mode()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> FeatureSet:
         """Probabilities (B, 1) of pictures (B, C, H, W) in [0, 1] and their B prompts."""
-        asked = [self._conversation(self.question.format(prompt)) for prompt in prompts]
+        asked = [self._conversation(prompt.replace(self.picture, " ")) for prompt in prompts]
         given = self.processor(
             images=to_pictures(images.expand(-1, 3, -1, -1)),
             text=asked,
@@ -62,8 +63,8 @@ class ChatJudge:
         logits = self.model(**given, logits_to_keep=1).logits[:, -1]  # (B, V)
         return FeatureSet(logits.float().softmax(dim=1)[:, self.token, None].cpu())
 
-    def _conversation(self, question: str) -> str:
-        said = [{"type": "image"}, {"type": "text", "text": question}]
+    def _conversation(self, prompt: str) -> str:
+        said = [{"type": "image"}, {"type": "text", "text": self.question.format(prompt)}]
         return self.processor.apply_chat_template([{"role": "user", "content": said}], add_generation_prompt=True)
 
 

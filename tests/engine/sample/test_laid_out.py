@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from piflow_cli.data.published.oneig import SET as ONEIG
 from piflow_cli.data.published.parti import SET as PARTI
 from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.sample.laid_out import LaidOut, LaidOutResult, draw_laid_out
+from piflow_cli.engine.sample.request import TextRequest
 from piflow_cli.engine.sample.sample import prepare, sample
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.errors import DataError, StorageError
@@ -104,5 +106,9 @@ def test_nothing_is_written_over_and_no_number_that_a_scorer_does_not_take(
     assert names(tmp_path) == ["b.png"]
     with pytest.raises(DataError, match="3 pictures of a prompt: the scorer of dpg takes 4, 1"):
         lay_out(DPG, entries, student, tmp_path / "other", num_images=3)
+    wide = LaidOut(tmp_path / "wide", DPG, entries)
+    job = prepare(wide.asked, model=student, num_images=4)
+    with pytest.raises(DataError, match="cuts its sheets into squares, and pictures have 16x8: pass --width"):
+        wide.expect(replace(job, asked=TextRequest(width=16, height=8)))
     with pytest.raises(DataError, match="parti has no scorer of its own"):
         LaidOut(tmp_path, PARTI, [Entry("3")])

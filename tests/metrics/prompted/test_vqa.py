@@ -50,6 +50,13 @@ def test_vqa_score_is_the_probability_of_yes(folder: Path) -> None:
     assert judge.title("vqa-score").startswith("vqa-score (llava-")
 
 
+def test_prompts_may_hold_anything(folder: Path) -> None:
+    judge = metric_of("vqa-score").reads.load(str(folder), "cpu")
+    images = torch.rand(1, 3, 28, 28)
+    odd, plain = judge(images, ["a <image> {cat} {}"]).features, judge(images, ["a   {cat} {}"]).features
+    torch.testing.assert_close(odd, plain)
+
+
 def test_what_is_no_model_of_conversations_is_refused(tmp_path: Path) -> None:
     load = metric_of("vqa-score").reads.load
     with pytest.raises(ModelError, match="it has no chat template"):
