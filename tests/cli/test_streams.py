@@ -74,7 +74,7 @@ def test_stderr_holds_no_line_of_a_library(command: str, tmp_path: Path) -> None
     ended = shell(f"piflow {command} --device cpu", tmp_path, PYTHONWARNINGS="always")
     assert ended.returncode == 0, ended.stderr
     ours = ("warning: optimizer", "distilling ", "1 process;", "data ", "previews ", "saved ")
-    ours += ("step 1", "preview ", "checkpoint ", "1 steps in ")
+    ours += ("step 1", "preview ", "checkpoint ", "report ", "1 steps in ")
     ours += ("1/1 evaluations", "1 picture by")
     for line in (ended.stdout + ended.stderr).decode().splitlines():
         slow = line.endswith(" so far")  # what took long on this machine
