@@ -9,6 +9,7 @@ import typer
 
 from piflow_cli.cli import console
 from piflow_cli.cli.benchmarking.comparing import print_comparison
+from piflow_cli.cli.benchmarking.limits import print_limits
 from piflow_cli.cli.benchmarking.page import write_page
 from piflow_cli.cli.benchmarking.table import print_result
 from piflow_cli.cli.numbers import parse_numbers
@@ -53,6 +54,10 @@ EXAMPLES = console.examples(
     (
         "by the protocol of pi-Flow's tables, its figures below",
         "piflow benchmark --recipe paper-flux --model runs/flux-4nfe --prompts hpsv2:HPDv2/benchmark",
+    ),
+    (
+        "before any training: what each policy can say of a teacher at best",
+        "piflow benchmark --limits digits-1nfe --nfe 1,2",
     ),
     (
         "with the papers' detector and statistics",
@@ -150,6 +155,15 @@ def command(
             show_default=False,
         ),
     ] = None,
+    limits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL|PRESET",
+            help="Before any training: the least error of each policy, size and --nfe on its teacher's trajectories.",
+            show_default=False,
+        ),
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="What --limits calls good enough.")] = 1e-3,
 ) -> None:
     """Measure students and their teacher's own solvers in one table, on the same noise and classes or prompts."""
     from piflow_cli.io.files import check_file
@@ -158,6 +172,9 @@ def command(
         check_file(json_file)
     if compared is not None:
         _compare(compared, json_file)
+        return
+    if limits is not None:
+        _limit(limits, parse_numbers(nfe, "--nfe"), tolerance, seed, device, dtype, json_file=json_file)
         return
     if not metrics and recipe is None:
         raise typer.BadParameter("say what to measure, such as --metric fid", param_hint="'--metric'")
@@ -229,6 +246,33 @@ def _compare(files: tuple[Path, Path], json_file: Path | None) -> None:
     found = compare(first, second)
     if not _only_json(found.to_json(), json_file):
         print_comparison(found, *files)
+
+
+def _limit(
+    source: str,
+    nfe: list[int] | None,
+    tolerance: float,
+    seed: int,
+    device: str,
+    dtype: str,
+    *,
+    json_file: Path | None,
+) -> None:
+    """What limits the students of a teacher, or JSON, or both."""
+    from piflow_cli.engine.benchmark.floors.source import USUAL_NFE, limits_of
+
+    options = {"nfe": nfe or USUAL_NFE, "tolerance": tolerance, "seed": seed, "device": device, "dtype": dtype}
+    with console.progress() as line:
+        countdown = console.Countdown()
+        found = limits_of(
+            source,
+            **options,
+            on_progress=lambda done, total, what: line.update(
+                done, total, f"{what}  {countdown.left(done, total)} left"
+            ),
+        )
+    if not _only_json(found.to_json(), json_file):
+        print_limits(found)
 
 
 def _only_json(text: str, json_file: Path | None) -> bool:

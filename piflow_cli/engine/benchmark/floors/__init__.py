@@ -1,0 +1,1 @@
+"""What a policy can say of a teacher at best, before any training."""
