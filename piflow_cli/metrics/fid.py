@@ -7,7 +7,7 @@ from torch.nn.functional import one_hot
 
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference, mean_and_cov, symmetric_root
 from piflow_cli.metrics.intervals.parts import Parts
-from piflow_cli.metrics.metric import Metric, require_same_dim
+from piflow_cli.metrics.metric import WHOLE, Features, Metric, require_same_dim
 
 EXACT_DIM = 256
 """Features up to which scores without parts of the pictures are computed plainly."""
@@ -45,18 +45,6 @@ def _distance_by_root(mean_a: Tensor, cov_a: Tensor, root_a: Tensor, mean_b: Ten
 def fid(features: Tensor, mean: Tensor, cov: Tensor) -> float:
     """FID of (N, D) features against a reference mean (D,) and covariance (D, D)."""
     return frechet_distance(*mean_and_cov(features), mean, cov)
-
-
-def compute(
-    generated: FeatureSet,
-    reference: Reference,
-    *,
-    labels: Tensor | None,  # noqa: ARG001  (one signature for all metrics)
-    seed: int,  # noqa: ARG001
-) -> dict[str, float]:
-    """Column "fid". It falls with the number of pictures: compare only scores of the same N."""
-    require_same_dim(generated, reference)
-    return {"fid": fid(generated.features, reference.mean, reference.cov)}
 
 
 def fid_without(features: Tensor, reference: Reference, parts: Parts) -> list[float]:
@@ -109,24 +97,39 @@ def _changes(features: Tensor, mean: Tensor, slope: Tensor, parts: Tensor, count
     return mean + offsets, inside - squares.sum() / (len(features) - 1)
 
 
-def without(
-    generated: FeatureSet,
-    reference: Reference,
-    parts: Parts,
-    *,
-    labels: Tensor | None,  # noqa: ARG001
-    seed: int,  # noqa: ARG001
-) -> dict[str, list[float]]:
-    """Column "fid", see `fid_without`."""
-    return {"fid": fid_without(generated.features, reference, parts)}
+def frechet_metric(name: str, *, reads: Features = WHOLE) -> Metric:
+    """The metric that fills column `name` with the FID of some features; compare only scores of as many pictures."""
+
+    def compute(
+        generated: FeatureSet,
+        reference: Reference,
+        *,
+        labels: Tensor | None,  # noqa: ARG001  (one signature for all metrics)
+        seed: int,  # noqa: ARG001
+    ) -> dict[str, float]:
+        require_same_dim(generated, reference)
+        return {name: fid(generated.features, reference.mean, reference.cov)}
+
+    def without(
+        generated: FeatureSet,
+        reference: Reference,
+        parts: Parts,
+        *,
+        labels: Tensor | None,  # noqa: ARG001
+        seed: int,  # noqa: ARG001
+    ) -> dict[str, list[float]]:
+        return {name: fid_without(generated.features, reference, parts)}
+
+    return Metric(
+        name=name,
+        columns=(name,),
+        better="lower",
+        compute=compute,
+        reads=reads,
+        frechet=True,
+        needs_reference=True,
+        without=without,
+    )
 
 
-METRIC = Metric(
-    name="fid",
-    columns=("fid",),
-    better="lower",
-    compute=compute,
-    frechet=True,
-    needs_reference=True,
-    without=without,
-)
+METRIC = frechet_metric("fid")

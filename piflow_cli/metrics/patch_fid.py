@@ -1,15 +1,14 @@
 """Patch FID (SDXL-Lightning, arXiv 2402.13929): FID of the middle 299x299 pixels at full size, where texture shows."""
-# B pictures, N pictures, D features, C, H, W picture, P pixels.
+# B pictures, C, H, W picture, P pixels.
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from piflow_cli.errors import DataError
-from piflow_cli.metrics.detectors.features import Detector, FeatureSet, Reference
-from piflow_cli.metrics.fid import fid, fid_without
-from piflow_cli.metrics.intervals.parts import Parts
-from piflow_cli.metrics.metric import Features, Metric, require_same_dim
+from piflow_cli.metrics.detectors.features import Detector, FeatureSet
+from piflow_cli.metrics.fid import frechet_metric
+from piflow_cli.metrics.metric import Features
 
 PATCH_PX = 299
 """Inception's input, so that nothing is resized."""
@@ -61,37 +60,4 @@ class PatchDetector:
         return self.detector(images[:, :, top : top + self.size_px, left : left + self.size_px])
 
 
-def compute(
-    generated: FeatureSet,
-    reference: Reference,
-    *,
-    labels: Tensor | None,  # noqa: ARG001  (one signature for all metrics)
-    seed: int,  # noqa: ARG001
-) -> dict[str, float]:
-    """Column "patch-fid"."""
-    require_same_dim(generated, reference)
-    return {"patch-fid": fid(generated.features, reference.mean, reference.cov)}
-
-
-def without(
-    generated: FeatureSet,
-    reference: Reference,
-    parts: Parts,
-    *,
-    labels: Tensor | None,  # noqa: ARG001
-    seed: int,  # noqa: ARG001
-) -> dict[str, list[float]]:
-    """Column "patch-fid", see `fid_without`."""
-    return {"patch-fid": fid_without(generated.features, reference, parts)}
-
-
-METRIC = Metric(
-    name="patch-fid",
-    columns=("patch-fid",),
-    better="lower",
-    compute=compute,
-    reads=Features(view=PatchDetector),
-    frechet=True,
-    needs_reference=True,
-    without=without,
-)
+METRIC = frechet_metric("patch-fid", reads=Features(view=PatchDetector))
