@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from piflow_cli.engine.benchmark.proof.intervals import intervals_of
+from piflow_cli.errors import DataError
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference
 from piflow_cli.metrics.fid import fid, fid_without
 from piflow_cli.metrics.intervals.jackknife import combine
@@ -66,11 +67,21 @@ class Anchor:
         ratios = {f"{name}_ratio": combine(_quotient, own.get(name, ()), other.get(name, ())) for name in RATIOS}
         if self.parts is None:
             return ratios
-        parts, theirs = self.parts.own, self.pictures.features
-        kept = [parts != part for part in range(self.parts.count)]
-        errors = [paired_error(features[some], theirs[some]) for some in kept]
-        distances = own["fid"] if known else fid_without(features, self.pictures, replace(self.parts, reference=parts))
-        return ratios | {"fid_to_teacher": tuple(distances), "paired_error": tuple(errors)}
+        errors = self._errors_without(features)
+        distances = (
+            own.get("fid", ())
+            if known
+            else fid_without(features, self.pictures, replace(self.parts, reference=self.parts.own))
+        )
+        return ratios | {"fid_to_teacher": tuple(distances), "paired_error": errors}
+
+    def _errors_without(self, features: Tensor) -> tuple[float, ...]:
+        """Paired errors without each part; none where the teacher's other pictures are all the same."""
+        kept = (self.parts.own != part for part in range(self.parts.count))
+        try:
+            return tuple(paired_error(features[some], self.pictures.features[some]) for some in kept)
+        except DataError:
+            return ()
 
     def _ratio(self, row: BenchmarkRow, column: str) -> float | None:
         own, other = row.scores.get(column), self.row.scores.get(column)

@@ -21,6 +21,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from piflow_cli.errors import DataError
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference
 from piflow_cli.metrics.intervals.parts import Parts
 from piflow_cli.metrics.metric import Metric
@@ -33,7 +34,7 @@ MIN_PARTS = 5
 def scores_without(
     metric: Metric, generated: FeatureSet, reference: Reference, parts: Parts, *, labels: Tensor | None, seed: int
 ) -> dict[str, tuple[float, ...]]:
-    """By column of the metric, the G scores that have one part left out each.
+    """By column of the metric, the G scores that have one part left out each; none where one of them does not exist.
 
     Args:
         metric: brings a cheaper way of its own, or is computed G times.
@@ -42,20 +43,21 @@ def scores_without(
         labels: as `Metric.compute` takes them, (N,).
         seed: as `Metric.compute` takes it.
     """
-    if metric.without is not None:
-        found = metric.without(generated, reference, parts, labels=labels, seed=seed)
-        return {column: tuple(values) for column, values in found.items()}
-    scores = []
-    for part in range(parts.count):
-        kept = parts.own != part
-        scores.append(
+    try:
+        if metric.without is not None:
+            found = metric.without(generated, reference, parts, labels=labels, seed=seed)
+            return {column: tuple(values) for column, values in found.items()}
+        scores = [
             metric.compute(
-                generated.take(kept),
+                generated.take(parts.own != part),
                 reference if parts.reference is None else reference.take(parts.reference != part),
-                labels=None if labels is None else labels[kept],
+                labels=None if labels is None else labels[parts.own != part],
                 seed=seed,
             )
-        )
+            for part in range(parts.count)
+        ]
+    except DataError:  # the score of all pictures exists, and is worth having without an interval
+        return {}
     return {column: tuple(found[column] for found in scores) for column in metric.columns}
 
 

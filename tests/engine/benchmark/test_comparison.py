@@ -10,6 +10,7 @@ from piflow_cli.engine.benchmark.comparison import Anchor, gap_closed, with_gaps
 from piflow_cli.engine.benchmark.gauge import BenchmarkRow
 from piflow_cli.engine.benchmark.samplers import Sampler
 from piflow_cli.metrics.detectors.features import FeatureSet
+from piflow_cli.metrics.intervals.parts import Parts
 
 
 def made(kind: str, method: str, steps: int, *, teacher: str = "t", **scores: float) -> tuple[Sampler, BenchmarkRow]:
@@ -75,3 +76,15 @@ def test_ratios_to_the_anchor() -> None:
     assert (without.fid_ratio, without.diversity_ratio) == (None, None)
     flat = Anchor.of(made("teacher", "euler", 8, fid=0.0, diversity=0.0)[1], features, detector="a")
     assert flat.compare(row, features).diversity_ratio is None
+
+
+def test_distances_without_parts_and_where_one_does_not_exist() -> None:
+    """The teacher draws one other picture: without its part there is no error relative to how its pictures differ."""
+    theirs, parts = torch.zeros(50, 3), Parts(torch.arange(50) % 5, 5)
+    theirs[7] = 1.0
+    own = FeatureSet(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)))
+    row = made("student", "dx", 1, fid=3.0)[1]
+    anchor = Anchor.of(made("teacher", "euler", 8, fid=2.0)[1], FeatureSet(theirs), detector="a", parts=parts)
+    found = anchor.compare(row, own)
+    assert found.paired_error > 0
+    assert (found.without["paired_error"], len(found.without["fid_to_teacher"])) == ((), 5)

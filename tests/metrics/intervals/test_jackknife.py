@@ -137,6 +137,13 @@ def test_every_registered_metric_has_an_interval(name: str) -> None:
     assert {column: len(values) for column, values in plain.items()} == dict.fromkeys(metric.columns, PARTS)
 
 
+def test_a_score_that_a_part_is_needed_for_has_no_interval() -> None:
+    """Groups of two pictures of which one is left out: the score is of all pictures, and stays."""
+    metric, labels = resolve("metric", "diversity"), torch.arange(40) // 2
+    generated, parts = FeatureSet(gaussian(40, seed=0)), Parts(torch.arange(40) % PARTS, PARTS)
+    assert scores_without(metric, generated, reference_of(gaussian(9, seed=1)), parts, labels=labels, seed=0) == {}
+
+
 def coverage(scores: list[float], halves: list[float], truth: float) -> float:
     """How often an interval holds what it is to hold."""
     return sum(abs(score - truth) <= half for score, half in zip(scores, halves, strict=True)) / len(scores)
