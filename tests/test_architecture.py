@@ -35,6 +35,7 @@ ROOMS = {
     "check": {"students"},
     "convert": {"students"},
     "sample": {"students", "pipelines", "processes"},
+    "studio": {"students", "sample"},
     "benchmark": {"students", "sample", "processes"},
     "distill": {"students", "plan", "processes", "report"},
 }
@@ -107,7 +108,8 @@ def test_commands_import_late(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["distill", "--help"], ["report", "--help"], ["presets", "list"]]
+    "arguments",
+    [["--help"], ["--version"], ["distill", "--help"], ["report", "--help"], ["presets", "list"]],
 )
 def test_light_commands_load_no_network_library(arguments: list[str]) -> None:
     code = (

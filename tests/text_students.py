@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tiny_models import PARITY, dx, gmflow, stored_student, tiny_flux, tiny_qwen
 
 from piflow_cli.core.adapter import AdapterSettings
@@ -66,3 +67,15 @@ STUDENTS: dict[str, Callable[[GMFlow | DX], StoredStudent]] = {
     "flux-whole": lambda policy: text_student(tiny_flux(), policy, adapter=None),
 }
 """A student of every kind: whole ones, adapters, and whole ones that are used with their base's encoders."""
+
+
+def style_lora(folder: Path, layer: str, rows: int, columns: int, *, seed: int = 0) -> Path:
+    """A LoRA of rank 2 on one layer, as trainers save them for a pipeline."""
+    generator = torch.Generator().manual_seed(seed)
+    folder.mkdir(exist_ok=True)
+    weights = {
+        f"transformer.{layer}.lora_A.weight": torch.randn(2, columns, generator=generator),
+        f"transformer.{layer}.lora_B.weight": torch.randn(rows, 2, generator=generator),
+    }
+    save_file(weights, folder / "pytorch_lora_weights.safetensors")
+    return folder

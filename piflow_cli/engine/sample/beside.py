@@ -17,7 +17,8 @@ from piflow_cli.io.pictures import grid_picture, sheet_size
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-TEACHER = re.compile(r"teacher(?:@(?P<steps>\d{1,4}))?")
+TEACHER_NAME = "teacher"
+TEACHER = re.compile(rf"{TEACHER_NAME}(?:@(?P<steps>\d{{1,4}}))?")
 
 
 @dataclass(frozen=True)

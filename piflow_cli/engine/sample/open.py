@@ -73,7 +73,7 @@ def open_student(
         DeviceError: no such device, or one that cannot offload.
         MissingExtraError: the quantisation's library is not installed.
     """
-    _check_choices(dtype=dtype, offload=offload)
+    check_choices(dtype=dtype, offload=offload)
     check_loras(loras)
     target = resolve_device(device)
     name = source or default_student(nfe)
@@ -149,7 +149,7 @@ def open_teacher(
         ModelError: the student or its teacher is missing or damaged.
         DeviceError: no such device.
     """
-    _check_choices(dtype=dtype)
+    check_choices(dtype=dtype)
     target = resolve_device(device)
     name = source or default_student()
     stored = _read(name, recipe=recipe, base=base, check=early.teacher if early is not None else None)
@@ -174,7 +174,8 @@ def _read(name: str, *, recipe: Recipe | None, base: str | None, check: Callable
     return stored
 
 
-def _check_choices(*, dtype: str, offload: str = "none") -> None:
+def check_choices(*, dtype: str, offload: str = "none") -> None:
+    """Raise ModelError for a precision or a way to offload that there is none of."""
     for what, value, kind in (("offload", offload, Offload), ("dtype", dtype, Dtype)):
         if value not in get_args(kind):
             raise ModelError(f"{what} {value!r} is none of {', '.join(get_args(kind))}")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from text_students import style_lora
 from tiny_models import PARITY
 
 from piflow_cli.engine.sample import sample
@@ -95,18 +96,6 @@ def test_pictures_say_what_was_asked(student: LoadedStudent, tmp_path: Path) -> 
             "dog",
             "1.5",
         )
-
-
-def style_lora(folder: Path, layer: str, rows: int, columns: int, *, seed: int = 0) -> Path:
-    """A LoRA of rank 2 on one layer, as trainers save them for a pipeline."""
-    generator = torch.Generator().manual_seed(seed)
-    folder.mkdir(exist_ok=True)
-    weights = {
-        f"transformer.{layer}.lora_A.weight": torch.randn(2, columns, generator=generator),
-        f"transformer.{layer}.lora_B.weight": torch.randn(rows, 2, generator=generator),
-    }
-    save_file(weights, folder / "pytorch_lora_weights.safetensors")
-    return folder
 
 
 @pytest.mark.parametrize("layer", ["transformer_blocks.0.attn.to_q", "transformer_blocks.0.ff.net.2"])
