@@ -1,4 +1,4 @@
-"""Headless Chromium that looks at a page from disk: its size, its script's answers, its complaints, a picture of it.
+"""Headless Chromium that looks at a page, on disk or served: its size, its script's answers, complaints, a picture.
 
 Speaks the DevTools protocol over pipes (`--remote-debugging-pipe`), which needs nothing but Chromium itself.
 """
@@ -73,13 +73,13 @@ class Tab:
         line, self.rest = self.rest.split(b"\0", 1)
         return json.loads(line)
 
-    def open(self, page: Path, *, width: int, height: int = 900, dark: bool = False) -> None:
-        """Show a page in a window of a size, and wait until it is drawn."""
+    def open(self, page: Path | str, *, width: int, height: int = 900, dark: bool = False) -> None:
+        """Show a page, a file or an address, in a window of a size, and wait until it is drawn."""
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
         self.events.clear()
-        self.ask("Page.navigate", url=page.resolve().as_uri())
+        self.ask("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         self.wait_for("document.readyState === 'complete'")
         self.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
@@ -95,6 +95,26 @@ class Tab:
         while not self.value(expression):
             assert time.monotonic() < end, f"{expression} stays false"
             time.sleep(0.02)
+
+    def click(self, selector: str) -> None:
+        """Click on what a selector finds first."""
+        self.value(f"document.querySelector({json.dumps(selector)}).click()")
+
+    def fill(self, selector: str, text: str) -> None:
+        """Put a text in the place of what a field holds, as if typed."""
+        found = f"document.querySelector({json.dumps(selector)})"
+        self.value(f"{found}.focus(), {found}.select()")
+        self.press("Delete")
+        if text:
+            self.ask("Input.insertText", text=text)
+
+    def press(self, key: str) -> None:
+        """Press a key and let it go, where the focus is."""
+        codes = {"Enter": 13, "Delete": 46, "Backspace": 8, "ArrowLeft": 37}
+        said = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
+        said |= {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            self.ask("Input.dispatchKeyEvent", type=kind, **said)
 
     def complaints(self) -> list[str]:
         """What the page's console said of errors and warnings, and what was thrown."""

@@ -109,7 +109,7 @@ def test_commands_import_late(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["distill", "--help"], ["report", "--help"], ["presets", "list"]],
+    [["--help"], ["--version"], ["distill", "--help"], ["report", "--help"], ["ui", "--help"], ["presets", "list"]],
 )
 def test_light_commands_load_no_network_library(arguments: list[str]) -> None:
     code = (
@@ -117,7 +117,7 @@ def test_light_commands_load_no_network_library(arguments: list[str]) -> None:
         f"sys.argv = ['piflow', *{arguments!r}]\n"
         "from piflow_cli.cli.app import main\n"
         "try:\n    main()\nexcept SystemExit as exit:\n    assert not exit.code, exit.code\n"
-        "loaded = {'torch', 'diffusers', 'transformers', 'accelerate'} & set(sys.modules)\n"
+        "loaded = {'torch', 'diffusers', 'transformers', 'accelerate', 'gradio'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -10,6 +10,8 @@ import typer
 
 from piflow_cli import __version__
 from piflow_cli.cli import benchmark, console, convert, distill, presets, report, sample
+from piflow_cli.cli.console import DEBUG, explain
+from piflow_cli.cli.playing import ui
 from piflow_cli.cli.processes import end_process, partner_is_gone, who_says
 from piflow_cli.cli.teacher import check
 from piflow_cli.errors import PARTNER_ENDED, PartnerError, PiflowError
@@ -22,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-for command in (distill, sample, benchmark, convert, report):
+for command in (distill, sample, benchmark, convert, report, ui):
     app.command(name=command.__name__.rsplit(".", 1)[1], epilog=command.EXAMPLES)(command.command)
 app.add_typer(presets.app, name="presets")
 app.add_typer(check.app, name="teacher")
@@ -32,17 +34,9 @@ EXIT_INTERRUPTED = 130
 """What Typer exits with at Ctrl-C; here it is a known error."""
 PARTNER_SPEAKS_S = 5
 """Seconds that a process whose partner has failed waits before it ends, so that the one that failed ends first."""
-DEBUG = "PIFLOW_DEBUG"
-"""The environment variable that lets tracebacks and the warnings of libraries through."""
 PATIENT_THREADS = ("OMP_WAIT_POLICY", "passive")
 """How threads of OpenMP wait for one another, which it reads as torch is imported: asleep, not spinning on a core that
 others want. On two cores that six other processes shared, a training step took 2 s so, and 14 to 40 s without."""
-ALLOCATION = ("not enough memory", "can't allocate memory", "Invalid buffer size", "overflow when unpacking long")
-"""How torch says on a CPU that memory is too small; the rest of its RuntimeErrors are not about memory."""
-OUT_OF_MEMORY = (
-    "out of memory. For distill lower training.micro_batch_size or set training.gradient_checkpointing=true; for "
-    "sample and benchmark lower --batch-size, or the size of pictures."
-)
 
 
 def _show_version(wanted: bool) -> None:
@@ -90,39 +84,6 @@ def main() -> None:
         if error.errno != errno.EPIPE:  # whoever reads a pipe may leave early
             fail(explain(error))
     sys.exit(code)
-
-
-def explain(error: BaseException) -> str:
-    """The message for whatever ended a command."""
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's own
-        return OUT_OF_MEMORY
-    if isinstance(error, RuntimeError) and any(words in str(error) for words in ALLOCATION):
-        return OUT_OF_MEMORY
-    if isinstance(error, OSError) and error.errno is not None:
-        return _explain_os(error)
-    if isinstance(error, RecursionError):
-        return "something that was read is nested too deeply: a preset, a card or a line of JSON. Make it flatter."
-    if isinstance(error, UnicodeError):
-        return (
-            f"a text that is not in the encoding of this system or file: {error}. Save files as UTF-8, and give names "
-            "and prompts that are UTF-8."
-        )
-    return (
-        f"this is a bug in piflow: {type(error).__name__}: {error}\n"
-        f"Run again with {DEBUG}=1 for the traceback, and please report it."
-    )
-
-
-def _explain_os(error: OSError) -> str:
-    """The message for what the operating system refused."""
-    where = f" ({error.filename})" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full{where}. Free some space and run the same command again."
-    if isinstance(error, PermissionError):
-        return f"permission denied{where}. Choose a place that you may read and write, or change its permissions."
-    return f"{error.strerror or error}{where}. Check that the path exists and can be read and written."
 
 
 def end_after_partner() -> NoReturn:

@@ -1,7 +1,8 @@
-"""What commands share on the terminal: tables on stdout, progress with time left on stderr. rich is imported on use."""
+"""What commands share on the terminal: tables on stdout, progress and errors in words on stderr. rich comes on use."""
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 
 PLAIN_EVERY_S = 10.0
 """Seconds between progress lines where stderr is no terminal."""
+DEBUG = "PIFLOW_DEBUG"
+"""The environment variable that lets tracebacks and the warnings of libraries through."""
+ALLOCATION = ("not enough memory", "can't allocate memory", "Invalid buffer size", "overflow when unpacking long")
+"""How torch says on a CPU that memory is too small; the rest of its RuntimeErrors are not about memory."""
+OUT_OF_MEMORY = (
+    "out of memory. For distill lower training.micro_batch_size or set training.gradient_checkpointing=true; for "
+    "sample and benchmark lower --batch-size, or the size of pictures."
+)
 
 
 def open_streams() -> None:
@@ -205,3 +214,36 @@ class Countdown:
     def left(self, done: float, total: float) -> str:
         """Words for the time left after `done` of `total`."""
         return duration((time.monotonic() - self._start) * (total - done) / done) if done else "?"
+
+
+def explain(error: BaseException) -> str:
+    """The message for whatever ended a command."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's own
+        return OUT_OF_MEMORY
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in ALLOCATION):
+        return OUT_OF_MEMORY
+    if isinstance(error, OSError) and error.errno is not None:
+        return _explain_os(error)
+    if isinstance(error, RecursionError):
+        return "something that was read is nested too deeply: a preset, a card or a line of JSON. Make it flatter."
+    if isinstance(error, UnicodeError):
+        return (
+            f"a text that is not in the encoding of this system or file: {error}. Save files as UTF-8, and give names "
+            "and prompts that are UTF-8."
+        )
+    return (
+        f"this is a bug in piflow: {type(error).__name__}: {error}\n"
+        f"Run again with {DEBUG}=1 for the traceback, and please report it."
+    )
+
+
+def _explain_os(error: OSError) -> str:
+    """The message for what the operating system refused."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full{where}. Free some space and run the same command again."
+    if isinstance(error, PermissionError):
+        return f"permission denied{where}. Choose a place that you may read and write, or change its permissions."
+    return f"{error.strerror or error}{where}. Check that the path exists and can be read and written."

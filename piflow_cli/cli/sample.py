@@ -154,12 +154,12 @@ def command(
         raise typer.BadParameter("say what to draw, or name a file of prompts with --prompts", param_hint="PROMPT")
     if seeds is not None and (num_images is not None or seed is not None):
         raise typer.BadParameter("leave out --num-images and --seed: the list says both", param_hint="--seeds")
-    loras = [_lora(text) for text in lora or ()]
+    loras = [parse_lora(text) for text in lora or ()]
     _check_teacher(teacher, steps=steps, shift=shift, loras=loras, quantize=quantize, offload=offload)
     options = _Options(
         seed=0 if seed is None else seed,
         seeds=None if seeds is None else parse_seeds(seeds),
-        temperature=_temperature(temperature),
+        temperature=parse_temperature(temperature),
         shift=_shift(shift),
     )
     from piflow_cli.engine.sample.beside import parse_beside
@@ -227,7 +227,7 @@ def command(
         tell(jobs, gallery, together, as_json=as_json)
 
 
-def _lora(text: str) -> tuple[str, float]:
+def parse_lora(text: str) -> tuple[str, float]:
     """Source and weight of SOURCE or SOURCE=WEIGHT."""
     source, separator, weight = text.rpartition("=")
     if not separator:
@@ -283,7 +283,8 @@ def _shift(text: str | None) -> float | str | None:
         raise typer.BadParameter(f"{text!r} is neither a number nor own", param_hint="--shift") from None
 
 
-def _temperature(text: str | None) -> float | str | None:
+def parse_temperature(text: str | None) -> float | str | None:
+    """A number, auto, or None where nothing is given."""
     if text is None or text == "auto":
         return text
     try:

@@ -17,9 +17,10 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = typer.main.get_command(app)
 ELSEWHERE = re.compile(
+    r"^piflow ui|"
     r"diversity|\.pth|flux|qwen|dit-|runs/|Lakonik|/|\.(txt|toml|pt|npz|csv)\b|num-processes|latents|--compare"
 )
-"""What needs models, files or machines that are not here, or hundreds of pictures."""
+"""What needs models, files or machines that are not here, or hundreds of pictures, or stays open until it is closed."""
 SHORT = {
     "distill": ["--steps", "1", "--batch-size", "4", "--set", "training.preview_every=0", "--device", "cpu"],
     "benchmark": ["--samples", "20", "--teacher-steps", "1,2"],

@@ -31,7 +31,7 @@ def draw(jobs: list[SampleJob], gallery: Gallery, together: Together, *, as_json
         return
     for path in paths:
         typer.echo(path)
-    typer.echo(_summary(result))
+    typer.echo(summary(result))
 
 
 def draw_beside(jobs: list[SampleJob], gallery: Gallery, together: Together, *, as_json: bool) -> None:
@@ -49,7 +49,7 @@ def draw_beside(jobs: list[SampleJob], gallery: Gallery, together: Together, *, 
         return
     typer.echo(path)
     for result in results:
-        typer.echo(_summary(result))
+        typer.echo(summary(result))
 
 
 def draw_set(jobs: list[SampleJob], gallery: LaidOut, together: Together, *, as_json: bool) -> None:
@@ -101,7 +101,8 @@ def _facts(result: SampleResult) -> dict[str, object]:
     }
 
 
-def _summary(result: SampleResult) -> str:
+def summary(result: SampleResult) -> str:
+    """Who drew how many pictures, and the time of network and policy, in a line."""
     share = 100 * result.policy_s / max(result.network_s + result.policy_s, 1e-9)
     by = f", {result.num_processes} processes together" if result.num_processes > 1 else ""
     return (

@@ -38,10 +38,15 @@ def write_report(runs: Sequence[Path], out: Path) -> None:
         DataError: too many runs.
         StorageError: a folder that holds no run, or a file that cannot be written.
     """
+    write_atomic(out, report_page(runs))
+
+
+def report_page(runs: Sequence[Path]) -> bytes:
+    """The page of the runs in folders; errors as `write_report`, without the file."""
     if len(runs) > MAX_RUNS:
         raise DataError(f"{len(runs)} runs on one page; {MAX_RUNS} can be told apart. Name fewer.")
     readers = [open_run(folder, num_runs=len(runs)) for folder in runs]
-    write_atomic(out, runs_page([reader.look() for reader in readers]))
+    return runs_page([reader.look() for reader in readers])
 
 
 def runs_page(runs: Sequence[RunView]) -> bytes:

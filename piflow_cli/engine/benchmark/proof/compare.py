@@ -52,6 +52,8 @@ class Row(BaseModel):
     gap_closed: float | None = None
     intervals: dict[str, tuple[float, float]] = {}
     without: dict[str, tuple[float | None, ...]] = {}
+    network_s: float | None = None
+    policy_s: float | None = None
 
     @property
     def what(self) -> tuple[str, str, int, float]:
