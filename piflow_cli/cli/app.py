@@ -83,7 +83,7 @@ def main() -> None:
         console.drop_output()
         if error.errno != errno.EPIPE:  # whoever reads a pipe may leave early
             fail(explain(error))
-    sys.exit(code)
+    end_process(code)
 
 
 def end_after_partner() -> NoReturn:

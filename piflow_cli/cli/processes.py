@@ -79,11 +79,11 @@ def who_says() -> str:
     return f"rank {os.environ['RANK']} of {size}: " if is_one_of_many() and size != "1" else ""
 
 
-def end_process(code: int) -> NoReturn:
-    """Leave with an exit code after a failure.
+def end_process(code: int | None) -> NoReturn:
+    """Leave with an exit code.
 
-    One of several processes leaves without Python's own end: threads of an exchange that is broken off outlive it, and
-    end the process by an abort, so that the launcher reports another error than the one that was said.
+    One of several processes leaves without Python's own end: threads of an exchange may outlive it, and end the process
+    by an abort, so that the launcher reports an error after a success, or another than the one that was said.
     """
     if not who_says():
         sys.exit(code)
@@ -94,7 +94,7 @@ def end_process(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # whoever reads it may have left
             stream.flush()
-    os._exit(code)
+    os._exit(code or 0)
 
 
 BROKEN = ("Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe", "store", "Timed out waiting")
