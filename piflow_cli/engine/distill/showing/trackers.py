@@ -27,9 +27,9 @@ class Trackers:
             self.accelerator.init_trackers("piflow", config=dict(config))
 
     def end(self) -> None:
-        """Close them."""
-        if self.names:
-            self.accelerator.end_training()
+        """Close them; accelerate's `end_training` would take the processes' group along, which a run still needs."""
+        for tracker in self.accelerator.trackers if self.names else ():
+            tracker.finish()
 
     def log(self, row: Mapping[str, Any], *, step: int) -> None:
         """Give numbers of a step."""
