@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := runs/demo
 DEMO_STEPS := 600
 
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test lint docs figures clean
 
 help:  ## Say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -46,6 +46,9 @@ lint: $(VENV)/.test  ## Check style
 
 docs: $(VENV)/.test  ## Write the references in docs/ from the code
 	$(BIN)/python -m piflow_cli.cli.reference
+
+figures: $(VENV)/.test  ## Measure and draw anew what README and docs show
+	$(BIN)/python -m piflow_cli.speed.figures
 
 clean:  ## Remove the environment and caches; runs/ and samples/ are yours and stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .coverage htmlcov
