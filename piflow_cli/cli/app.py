@@ -34,9 +34,9 @@ EXIT_INTERRUPTED = 130
 """What Typer exits with at Ctrl-C; here it is a known error."""
 PARTNER_SPEAKS_S = 5
 """Seconds that a process whose partner has failed waits before it ends, so that the one that failed ends first."""
-PATIENT_THREADS = ("OMP_WAIT_POLICY", "passive")
-"""How threads of OpenMP wait for one another, which it reads as torch is imported: asleep, not spinning on a core that
-others want. On two cores that six other processes shared, a training step took 2 s so, and 14 to 40 s without."""
+PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "20000"}
+"""How threads of OpenMP wait for one another, which it reads as torch is imported: they spin for some microseconds, and
+then sleep on a core that others want. docs/platforms.md has figures."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -57,7 +57,8 @@ def options(
 def main() -> None:
     """Run the command line; the console script."""
     console.open_streams()
-    os.environ.setdefault(*PATIENT_THREADS)
+    for name, value in PATIENT_THREADS.items():
+        os.environ.setdefault(name, value)
     if not os.environ.get(DEBUG):
         console.quiet_libraries()
     code = 0
