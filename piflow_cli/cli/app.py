@@ -34,7 +34,7 @@ EXIT_INTERRUPTED = 130
 """What Typer exits with at Ctrl-C; here it is a known error."""
 PARTNER_SPEAKS_S = 5
 """Seconds that a process whose partner has failed waits before it ends, so that the one that failed ends first."""
-PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "20000"}
+PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 """How threads of OpenMP wait for one another, which it reads as torch is imported: they spin for some microseconds, and
 then sleep on a core that others want. docs/platforms.md has figures."""
 
