@@ -1,18 +1,17 @@
 """CMMD (arXiv 2401.09603): maximum mean discrepancy of CLIP embeddings, which assumes no Gaussians."""
-# N generated, M reference pictures, D features, R rows of a kernel at once, G parts.
+# N generated, M reference pictures, D features, G parts.
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference
-from piflow_cli.metrics.intervals.kernels import mmd_without
+from piflow_cli.metrics.intervals.kernels import mean_kernel, mmd_without
 from piflow_cli.metrics.intervals.parts import Parts
 from piflow_cli.metrics.metric import Features, Metric, require_reference_features, require_same_dim
 
 SIGMA, SCALE = 10.0, 1000.0
 CLIP = "openai/clip-vit-large-patch14-336"
-ROWS = 1024
 
 
 def cmmd(features: Tensor, reference: Tensor) -> float:
@@ -29,7 +28,7 @@ def cmmd(features: Tensor, reference: Tensor) -> float:
     Source: arXiv 2401.09603, sections 4 and 5; the estimate is eq. 5 of Gretton et al. 2012.
     """
     x, y = (functional.normalize(side.double(), dim=1) for side in (features, reference))
-    return SCALE * (_mean_kernel(x, x) + _mean_kernel(y, y) - 2 * _mean_kernel(x, y))
+    return SCALE * (mean_kernel(x, x, _kernel) + mean_kernel(y, y, _kernel) - 2 * mean_kernel(x, y, _kernel))
 
 
 def cmmd_without(features: Tensor, reference: Tensor, parts: Parts) -> list[float]:
@@ -41,13 +40,13 @@ def cmmd_without(features: Tensor, reference: Tensor, parts: Parts) -> list[floa
         parts: of N, and of M where the reference loses them too.
     """
     x, y = (functional.normalize(side.double(), dim=1) for side in (features, reference))
-    found = mmd_without(x, y, parts, kernel=lambda products: torch.exp((products - 1) / SIGMA**2), unbiased=False)
+    found = mmd_without(x, y, parts, kernel=_kernel, unbiased=False)
     return [SCALE * value for value in found]
 
 
-def _mean_kernel(x: Tensor, y: Tensor) -> float:
-    sums = [torch.exp((rows @ y.T - 1) / SIGMA**2).sum() for rows in x.split(ROWS)]  # |x - y|^2 = 2 - 2 x.y; (R, M)
-    return (torch.stack(sums).sum() / (len(x) * len(y))).item()
+def _kernel(products: Tensor) -> Tensor:
+    """Of unit vectors: |x - y|^2 = 2 - 2 x.y."""
+    return torch.exp((products - 1) / SIGMA**2)
 
 
 def compute(

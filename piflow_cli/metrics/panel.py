@@ -86,7 +86,8 @@ class Panel:
     def described(self, metrics: Sequence[Metric]) -> dict[str, str]:
         """By name, all that looks at pictures for these metrics, and what decides what it says."""
         seats = seats_of(metrics)
-        detectors = [self.detector, *(self.detector_of(seat) for seat in seats if isinstance(seat, Features))]
+        others = (self.detector_of(seat) for seat in seats if isinstance(seat, Features))
+        detectors = dict.fromkeys([self.detector, *others])  # each once: a description reads all weights
         judges = {m.name: self.judges[m.reads] for m in metrics if isinstance(m.reads, Judgement)}
         said = {f"{metric} by {who.name}": who.described() for metric, who in judges.items()}
         return {who.name: who.described() for who in detectors} | said

@@ -11,7 +11,7 @@ from piflow_cli.metrics.metric import Features
 
 
 def test_cmmd_is_the_kernel_of_all_pairs_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("piflow_cli.metrics.cmmd.ROWS", 3)
+    monkeypatch.setattr("piflow_cli.metrics.intervals.kernels.ROWS_AT_ONCE", 3)
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(7, 5, generator=generator), torch.randn(4, 5, generator=generator) + 1
     unit = [[[v / math.hypot(*row) for v in row] for row in side.tolist()] for side in (x, y)]
@@ -38,7 +38,7 @@ def test_cmmd_reads_clip_of_336_pixels() -> None:
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_cmmd_without_parts_is_that_of_the_pictures_that_are_left(whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("piflow_cli.metrics.cmmd.ROWS", 7)
+    monkeypatch.setattr("piflow_cli.metrics.intervals.kernels.ROWS_AT_ONCE", 7)
     generator = torch.Generator().manual_seed(3)
     x, y = torch.randn(20, 5, generator=generator), torch.randn(20, 5, generator=generator) + 1
     own = torch.arange(20) % 4

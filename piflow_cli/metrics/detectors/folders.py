@@ -27,6 +27,11 @@ class ModelFolder:
     is_safe: bool
     first: Path
 
+    @property
+    def reading(self) -> dict[str, bool]:
+        """How `from_pretrained` is to read it: tensors alone, from this machine."""
+        return {"use_safetensors": self.is_safe, "weights_only": True, "local_files_only": True}
+
     def name(self, kind: str) -> str:
         """What tables call it: its kind and eight digits of its weights."""
         return f"{kind}-{file_sha256(self.first)[:8]}"

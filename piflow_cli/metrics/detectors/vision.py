@@ -101,11 +101,13 @@ def load_vision(spec: str, *, device: str | torch.device) -> VisionDetector:
     from transformers import AutoModel
 
     found = model_folder(spec)
-    folder, options = found.path, {"use_safetensors": found.is_safe, "weights_only": True, "local_files_only": True}
+    folder = found.path
     config = read_json(folder / CONFIG)
     try:
         with without_bars():
-            module, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options)
+            module, info = AutoModel.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True, **found.reading
+            )
         missing = [key for key in info["missing_keys"] if not key.startswith(POOLER)]
         if missing:
             raise ModelError(f"{folder} lacks {len(missing)} of the model's weights, such as {sorted(missing)[0]}")

@@ -1,4 +1,4 @@
-"""Kernel distances without each part of the pictures, by sums of the kernel over pairs of parts, at the cost of one."""
+"""Kernel distances, and those without each part of the pictures, by sums of the kernel over pairs of parts."""
 # N generated, M reference pictures, D features, R rows at a time, G, H parts.
 
 from collections.abc import Callable
@@ -44,6 +44,12 @@ def mmd_without(x: Tensor, y: Tensor, parts: Parts, *, kernel: Kernel, unbiased:
             (same[0] / pairs[0] + same[1] / pairs[1] - 2 * across[keeps[0]][:, keeps[1]].sum() / (n * m)).item()
         )
     return found
+
+
+def mean_kernel(x: Tensor, y: Tensor, kernel: Kernel) -> float:
+    """Mean of the kernel over all pairs of rows of x (N, D) and y (M, D), both float64."""
+    everybody = (x.new_ones(len(side), 1) for side in (x, y))  # (N, 1), (M, 1)
+    return (_sums(x, y, *everybody, kernel) / (len(x) * len(y))).item()
 
 
 def _sums(x: Tensor, y: Tensor, own: Tensor, other: Tensor, kernel: Kernel) -> Tensor:

@@ -1,4 +1,4 @@
-"""What judges share: loading models of transformers from a folder or the hub, and the mean of what they say."""
+"""What judges share: loading models of transformers from a folder or the hub, and metrics of what they say."""
 # N pictures.
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from piflow_cli.errors import DataError, ModelError
 from piflow_cli.io.texts.names import first_line
 from piflow_cli.io.weights import without_bars
-from piflow_cli.metrics.detectors.features import FeatureSet
+from piflow_cli.metrics.detectors.features import FeatureSet, Reference
 from piflow_cli.metrics.detectors.folders import model_folder
+from piflow_cli.metrics.metric import Judgement, Metric
 
 P = TypeVar("P")
 
@@ -36,10 +37,10 @@ def load_judge(
         ModelError: missing, damaged or of another kind.
     """
     found = model_folder(spec)
-    folder, options = found.path, {"use_safetensors": found.is_safe, "weights_only": True, "local_files_only": True}
+    folder = found.path
     try:
         with without_bars():
-            network, info = model(folder, dtype=dtype, output_loading_info=True, **options)
+            network, info = model(folder, dtype=dtype, output_loading_info=True, **found.reading)
         if info["missing_keys"] or info["mismatched_keys"]:
             lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
             raise ModelError(f"{folder} is not {kind}: it lacks {len(lacking)} of its weights, such as {lacking[0]}.")
@@ -67,3 +68,25 @@ def mean_score(generated: FeatureSet) -> float:
     if not len(generated) or not generated.features.isfinite().all():
         raise DataError("the judge gave scores that are not finite: the pictures or its weights hold NaN or infinity.")
     return generated.features.double().mean().item()
+
+
+def judged_metric(name: str, judgement: Judgement, *, least: float | None = None) -> Metric:
+    """The metric that fills column `name` with the mean of what a judge says.
+
+    Args:
+        name: of the metric and its column; more is better.
+        judgement: what is read.
+        least: below which what is said of a picture counts as this.
+    """
+
+    def compute(
+        generated: FeatureSet,
+        reference: Reference,  # noqa: ARG001  (one signature for all metrics)
+        *,
+        labels: Tensor | None,  # noqa: ARG001
+        seed: int,  # noqa: ARG001
+    ) -> dict[str, float]:
+        said = generated if least is None else FeatureSet(generated.features.clamp(min=least))
+        return {name: mean_score(said)}
+
+    return Metric(name=name, columns=(name,), better="higher", compute=compute, reads=judgement)

@@ -1,12 +1,10 @@
 """PickScore (arXiv 2305.01569): what people prefer of two pictures of a prompt, by a CLIP trained on their choices."""
 
 import torch
-from torch import Tensor
 
-from piflow_cli.metrics.detectors.features import FeatureSet, Reference
-from piflow_cli.metrics.metric import Judgement, Metric
+from piflow_cli.metrics.metric import Judgement
 from piflow_cli.metrics.prompted.clip import ClipJudge, load_clip
-from piflow_cli.metrics.prompted.models import mean_score
+from piflow_cli.metrics.prompted.models import judged_metric
 
 PICKSCORE = "yuvalkirstain/PickScore_v1"
 
@@ -16,17 +14,4 @@ def load(spec: str, device: str | torch.device) -> ClipJudge:
     return load_clip(spec, device, scale=None)
 
 
-def compute(
-    generated: FeatureSet,
-    reference: Reference,  # noqa: ARG001  (one signature for all metrics)
-    *,
-    labels: Tensor | None,  # noqa: ARG001
-    seed: int,  # noqa: ARG001
-) -> dict[str, float]:
-    """Column "pickscore"."""
-    return {"pickscore": mean_score(generated)}
-
-
-METRIC = Metric(
-    name="pickscore", columns=("pickscore",), better="higher", compute=compute, reads=Judgement(load, PICKSCORE)
-)
+METRIC = judged_metric("pickscore", Judgement(load, PICKSCORE))
