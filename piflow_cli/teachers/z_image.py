@@ -12,9 +12,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
-from piflow_cli.core.conditions import TextCondition
+from piflow_cli.core.conditions import TextCondition, join_conditions
 from piflow_cli.core.interfaces import Conditioning, Part, PatchLayout
 from piflow_cli.teachers.text.family import TextFamily
 from piflow_cli.teachers.text.space import TextSpace
@@ -84,7 +83,7 @@ class ZImageSpace(TextSpace):
         captions, _ = self.pipeline.encode_prompt(
             list(prompts), device=self.device, do_classifier_free_guidance=False, max_sequence_length=length
         )  # the pipeline writes into the list that it is given
-        return padded(captions)
+        return _joined(captions)
 
     def prompt_lengths(self, prompts: Sequence[str]) -> list[int]:
         """Tokens of the filled template."""
@@ -99,21 +98,16 @@ class ZImageSpace(TextSpace):
 
     def condition_of(self, arguments: Mapping[str, Any]) -> TextCondition:
         """Of such a list."""
-        return padded(list(arguments["prompt_embeds"]))
+        return _joined(arguments["prompt_embeds"])
 
     def base_guidance(self, scale: float) -> dict[str, Any]:
         """The base's own scale counts from 0."""
         return {"guidance_scale": scale - 1}
 
 
-def padded(captions: Sequence[Tensor]) -> TextCondition:
+def _joined(captions: Sequence[Tensor]) -> TextCondition:
     """One condition of embeddings (T, D) of any lengths."""
-    lengths = [len(caption) for caption in captions]
-    embeds = pad_sequence(list(captions), batch_first=True)
-    if min(lengths) == max(lengths):
-        return TextCondition(embeds)
-    ends = torch.tensor(lengths, device=embeds.device)
-    return TextCondition(embeds, mask=torch.arange(max(lengths), device=embeds.device) < ends[:, None])
+    return join_conditions([TextCondition(caption[None]) for caption in captions])
 
 
 class ZImage(TextFamily):
