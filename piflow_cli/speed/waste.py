@@ -70,8 +70,8 @@ def best_ms(action: Callable[[], object], repeats: int) -> float:
     return min(times) * 1e3
 
 
-def switching_ms(repeats: int) -> tuple[int, float, float]:
-    """Modules of a student of FLUX.1's depth, ms to its teacher and back, and ms by diffusers' own method."""
+def switches() -> tuple[Student, Callable[[], None], Callable[[], None]]:
+    """A student of FLUX.1's depth, what takes it to its teacher and back, and diffusers' own way of doing so."""
     deep = student(DOUBLE_BLOCKS, SINGLE_BLOCKS)
 
     def switch() -> None:
@@ -82,6 +82,12 @@ def switching_ms(repeats: int) -> tuple[int, float, float]:
         deep.module.disable_adapters()
         deep.module.enable_adapters()
 
+    return deep, switch, walk
+
+
+def switching_ms(repeats: int) -> tuple[int, float, float]:
+    """Modules of a student of FLUX.1's depth, ms to its teacher and back, and ms by diffusers' own method."""
+    deep, switch, walk = switches()
     return sum(1 for _ in deep.module.modules()), best_ms(switch, repeats), best_ms(walk, repeats)
 
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from piflow_cli.speed.waste import DOUBLE_BLOCKS, SINGLE_BLOCKS, measured_metric, micro_step, student
+from piflow_cli.speed.waste import measured_metric, micro_step, switches
 
 
 def calls(action: Callable[[], object]) -> int:
@@ -39,15 +39,6 @@ def test_products_and_plain_distances_give_the_same_scores() -> None:
 
 def test_a_student_of_flux_depth_switches_by_flags_alone() -> None:
     """Some flags a layer with LoRA; a walk over all modules, as diffusers' own, calls twenty times as much."""
-    deep = student(DOUBLE_BLOCKS, SINGLE_BLOCKS)
-
-    def switch() -> None:
-        with deep.as_teacher():
-            pass
-
-    def walk() -> None:
-        deep.module.disable_adapters()
-        deep.module.enable_adapters()
-
+    deep, switch, walk = switches()
     assert sum(1 for _ in deep.module.modules()) > 2000
     assert calls(switch) < calls(walk) / 10

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import DIGIT_NAMES, dx, save_teacher, student_of
+from tiny_models import dx, student_of
 
 from piflow_cli.engine.benchmark.benchmark import benchmark
 from piflow_cli.engine.benchmark.gauge import BenchmarkRow
@@ -13,19 +13,6 @@ from piflow_cli.engine.benchmark.result import BenchmarkResult
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.errors import DataError
 from piflow_cli.teachers.dit.family import DiT
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> DiT:
-    folder = save_teacher(
-        tmp_path_factory.mktemp("teacher") / "teacher", labels=DIGIT_NAMES, in_channels=1, out_channels=1
-    )
-    return DiT(source=str(folder))
-
-
-@pytest.fixture(scope="module")
-def student(teacher: DiT) -> LoadedStudent:
-    return student_of(teacher)
 
 
 def measure(student: LoadedStudent, **changes: Any) -> BenchmarkResult:

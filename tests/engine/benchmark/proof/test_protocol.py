@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from text_students import text_student
 from tiny_detector import save_detector
-from tiny_models import DIGIT_NAMES, gmflow, save_teacher, student_of, tiny_flux
+from tiny_models import gmflow, student_of, tiny_flux
 
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.benchmark.benchmark import benchmark
@@ -20,19 +20,6 @@ from piflow_cli.engine.benchmark.result import BenchmarkResult
 from piflow_cli.engine.students.load import LoadedStudent, load_student
 from piflow_cli.engine.students.save import save_student
 from piflow_cli.teachers.dit.family import DiT
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> DiT:
-    folder = save_teacher(
-        tmp_path_factory.mktemp("teacher") / "teacher", labels=DIGIT_NAMES, in_channels=1, out_channels=1
-    )
-    return DiT(source=str(folder))
-
-
-@pytest.fixture(scope="module")
-def student(teacher: DiT) -> LoadedStudent:
-    return student_of(teacher)
 
 
 def measure(student: LoadedStudent, **changes: Any) -> BenchmarkResult:
