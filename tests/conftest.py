@@ -5,14 +5,14 @@ import os
 
 import pytest
 
+from piflow_cli.cli.console import calm_threads
+
 COUNTER = itertools.count()
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
 """MKL's choice of kernel by the processor changes float32 by more than the fixtures' tolerance of 1e-6."""
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-"""Threads that wait sleep, as the command line lets them: on shared cores those that spin take the others' time."""
+calm_threads()
 
 
 @pytest.fixture(autouse=True)

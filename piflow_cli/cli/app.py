@@ -34,9 +34,6 @@ EXIT_INTERRUPTED = 130
 """What Typer exits with at Ctrl-C; here it is a known error."""
 PARTNER_SPEAKS_S = 5
 """Seconds that a process whose partner has failed waits before it ends, so that the one that failed ends first."""
-PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
-"""How threads of OpenMP wait for one another, which it reads as torch is imported: they spin for some microseconds, and
-then sleep on a core that others want. docs/platforms.md has figures."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -57,8 +54,7 @@ def options(
 def main() -> None:
     """Run the command line; the console script."""
     console.open_streams()
-    for name, value in PATIENT_THREADS.items():
-        os.environ.setdefault(name, value)
+    console.calm_threads()
     if not os.environ.get(DEBUG):
         console.quiet_libraries()
     code = 0

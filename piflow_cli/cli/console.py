@@ -47,6 +47,15 @@ def open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def calm_threads() -> None:
+    """Let threads of OpenMP that wait for one another spin for a moment and then sleep on a core that others want.
+
+    OpenMP reads it as torch is imported; what a user has set stays. docs/platforms.md has figures.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 def quiet_libraries() -> None:
     """Keep what libraries warn of and log below an error off the terminal: what matters to a user is said by piflow."""
     for library in ("DIFFUSERS", "TRANSFORMERS"):
