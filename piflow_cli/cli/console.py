@@ -22,7 +22,8 @@ from piflow_cli.io.texts.json_text import json_text
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-PLAIN_EVERY_S = 10.0
+PLAIN_EVERY_S, SILENT_AT_MOST_S, LONG_S = 8.0, 10.0, 2.0
+"""A line of progress comes so often; where it is late, what is being done is named if it alone takes long."""
 """Seconds between progress lines where stderr is no terminal."""
 DEBUG = "PIFLOW_DEBUG"
 """The environment variable that lets tracebacks and the warnings of libraries through."""
@@ -177,7 +178,7 @@ class ProgressLine:
         """Name what is being done whenever nothing was said for long, until told to stop."""
         while not stop.wait(1.0):
             now = time.monotonic()
-            if self._doing and now - self._said >= PLAIN_EVERY_S:
+            if self._doing and now - self._since >= LONG_S and now - self._said >= SILENT_AT_MOST_S:
                 self._note(f"{self._doing}, {duration(now - self._since)} so far")
 
     def _note(self, words: str) -> None:

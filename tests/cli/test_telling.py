@@ -29,7 +29,8 @@ def test_rates_have_digits_that_matter(rate: float, words: str) -> None:
 def test_what_takes_long_is_named_until_something_else_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(console, "PLAIN_EVERY_S", 0.5)
+    monkeypatch.setattr(console, "SILENT_AT_MOST_S", 0.5)
+    monkeypatch.setattr(console, "LONG_S", 0.5)
     line, stop = console.ProgressLine(None), threading.Event()
     thread = threading.Thread(target=line.keep_saying, args=(stop,))
     thread.start()
@@ -41,6 +42,22 @@ def test_what_takes_long_is_named_until_something_else_is_said(
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "drawing the preview of step 8, 1s so far"
     assert said[-1] == "step 9/10"
+
+
+def test_short_steps_are_told_by_their_own_lines_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "SILENT_AT_MOST_S", 0.5)
+    line, stop = console.ProgressLine(None), threading.Event()
+    line.update(1, 100, "step 1/100")
+    thread = threading.Thread(target=line.keep_saying, args=(stop,))
+    thread.start()
+    for step in range(2, 12):  # a step is done long before the watch would call it long
+        time.sleep(0.25)
+        line.update(step, 100, f"step {step}/100", then=f"taking step {step + 1}")
+    stop.set()
+    thread.join()
+    assert capsys.readouterr().err.splitlines() == ["step 1/100"]
 
 
 def test_the_first_lines_say_who_trains_what_on_how_much(tmp_path: Path) -> None:
