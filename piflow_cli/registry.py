@@ -53,6 +53,7 @@ ENTRIES: dict[str, dict[str, str]] = {
         "accuracy": "piflow_cli.metrics.accuracy:METRIC",
         "diversity": "piflow_cli.metrics.diversity:METRIC",
         "patch-fid": "piflow_cli.metrics.patch_fid:METRIC",
+        "grid-energy": "piflow_cli.metrics.texture.grid_energy:METRIC",
         "fd-dinov2": "piflow_cli.metrics.fd_dinov2:METRIC",
         "cmmd": "piflow_cli.metrics.cmmd:METRIC",
         "vendi": "piflow_cli.metrics.variety.vendi:METRIC",

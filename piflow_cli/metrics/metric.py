@@ -104,6 +104,8 @@ class Metric:
         frechet: whether it is a Fréchet distance, which few pictures make too large.
         needs_reference: whether it compares pictures to others.
         without: a way to the scores that have parts of the pictures left out, for intervals; None computes each anew.
+        of_patches: what it reads of pictures that networks draw in patches of (height, width) pixels; None where
+            patches are nothing to it.
     """
 
     name: str
@@ -118,19 +120,26 @@ class Metric:
     needs_reference_features: bool = False
     groups: Groups | None = None
     without: ComputeWithout | None = None
+    of_patches: Callable[[tuple[int, int]], Features] | None = None
+
+    def on_patches(self, patch_px: tuple[int, int]) -> "Metric":
+        """The metric of pictures drawn in patches of (height, width) pixels; itself where that is nothing to it."""
+        return self if self.of_patches is None else replace(self, reads=self.of_patches(patch_px))
 
 
 def metric_of(spec: str) -> Metric:
     """The metric that `NAME` or `NAME=MODEL` says, the latter by a model of its own.
 
     Raises:
-        DataError: no model where one is needed.
+        DataError: no model where one is needed, or one where no network is read.
         PiflowError: an unknown name.
     """
     name, equals, model = spec.partition("=")
     metric: Metric = registry.resolve("metric", name)
     if equals and not model:
         raise DataError(f"{spec!r} names no model after the sign: write {name}=FOLDER, or {name}=OWNER/NAME of the hub")
+    if model and metric.of_patches is not None:
+        raise DataError(f"{name} reads pixels and no network: write --metric {name} without ={model[:60]}")
     if model:
         return replace(metric, reads=replace(metric.reads, model=model))
     if isinstance(metric.reads, Judgement) and metric.reads.model is None:

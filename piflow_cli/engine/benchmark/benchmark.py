@@ -22,7 +22,14 @@ from piflow_cli.engine.benchmark.proof.intervals import USUAL_PARTS, Intervals, 
 from piflow_cli.engine.benchmark.questions import Subjects
 from piflow_cli.engine.benchmark.result import BenchmarkResult, result_of
 from piflow_cli.engine.benchmark.rows import Progress, measure_all
-from piflow_cli.engine.benchmark.samplers import Sampler, student_sampler, teacher_key, teacher_of, teacher_sampler
+from piflow_cli.engine.benchmark.samplers import (
+    Sampler,
+    patch_px_of,
+    student_sampler,
+    teacher_key,
+    teacher_of,
+    teacher_sampler,
+)
 from piflow_cli.engine.benchmark.showing.album import Album
 from piflow_cli.engine.benchmark.yardsticks import (
     check_prompts,
@@ -39,6 +46,7 @@ from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.engine.students.settings import sampling_settings
 from piflow_cli.engine.students.shared import Bases
 from piflow_cli.errors import DataError
+from piflow_cli.metrics.metric import Metric
 from piflow_cli.metrics.panel import Panel
 
 SMALL_BATCH = 500
@@ -104,26 +112,27 @@ def benchmark(
         PiflowError: an unknown metric or solver.
     """
     together = together or Together()
-    chosen = check_request(metrics, solvers, samples=samples, batch_size=batch_size, seed=seed, steps=teacher_steps)
+    asked = check_request(metrics, solvers, samples=samples, batch_size=batch_size, seed=seed, steps=teacher_steps)
     check_intervals(intervals)
     check_rows(models=models or (), nfe=nfe or (), h=h or ())
     check_rows(solvers=solvers, teacher_steps=teacher_steps)
     listed = read_prompt_list(prompts) if prompts is not None else None
     target, bases = resolve_device(device), Bases()
 
-    def load() -> tuple[list[LoadedStudent], Subjects, Panel, list[Sampler], list[str]]:
+    def load() -> tuple[list[LoadedStudent], list[Metric], Subjects, Panel, list[Sampler], list[str]]:
         students = [
             m if isinstance(m, LoadedStudent) else open_student(m, device=device, dtype=dtype, bases=bases)
             for m in (default_students() if models is None else models)
         ]
         _check_comparable(students)
+        patched = _on_patches(asked, students)
         subjects = choose_subjects(listed, students)
-        check_prompts(chosen, subjects)
+        check_prompts(patched, subjects)
         samplers, warnings = _student_samplers(students, nfe, h, seed=seed)
-        own = Panel.of(chosen, choose_detector(detector, students, chosen, device=target), device=target)
-        return students, subjects, own, samplers, warnings
+        own = Panel.of(patched, choose_detector(detector, students, patched, device=target), device=target)
+        return students, patched, subjects, own, samplers, warnings
 
-    students, subjects, panel, samplers, warnings = together.each_does(load)
+    students, chosen, subjects, panel, samplers, warnings = together.each_does(load)
     gauge = Gauge(
         metrics=chosen,
         panel=panel,
@@ -151,6 +160,18 @@ def benchmark(
         )
     measured = measure_all(gauge, samplers, on_progress)
     return together.main_does(lambda: result_of(gauge, measured, students, warnings))
+
+
+def _on_patches(metrics: Sequence[Metric], students: Sequence[LoadedStudent]) -> list[Metric]:
+    """The metrics of pictures in the patches of these students' networks.
+
+    Raises:
+        DataError: patches differ, and a metric is about them.
+    """
+    if all(metric.of_patches is None for metric in metrics):
+        return list(metrics)
+    patch_px = patch_px_of(students)
+    return [metric.on_patches(patch_px) for metric in metrics]
 
 
 def _usual_batch(space: Space) -> int:

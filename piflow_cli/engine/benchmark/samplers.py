@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -24,6 +24,7 @@ from piflow_cli.engine.benchmark.questions import Questions
 from piflow_cli.engine.benchmark.solvers import num_evaluations, solve
 from piflow_cli.engine.students.finite import decode_finite
 from piflow_cli.engine.students.load import LoadedStudent
+from piflow_cli.errors import DataError
 from piflow_cli.io.pictures import to_uint8
 
 
@@ -101,6 +102,23 @@ class Sampler:
 def teacher_of(student: LoadedStudent) -> TeacherFamily:
     """The settings of the teacher that a student is measured beside: those of the base it was loaded onto, if any."""
     return student.family
+
+
+def patch_px_of(students: Sequence[LoadedStudent]) -> tuple[int, int]:
+    """Height and width in pixels of what one token of the students' networks draws.
+
+    Raises:
+        DataError: networks of other patches, whose pictures have no grid in common.
+    """
+    found: dict[tuple[int, int], str] = {}
+    for student in students:
+        (width, height), latent = student.space.size_px, student.space.latent_shape
+        down, across = student.network.backbone.layout.sides[-2:]
+        found.setdefault((height // latent[-2] * down, width // latent[-1] * across), student.name)
+    if len(found) > 1:
+        listed = ", ".join(f"{name} {width}x{height}" for (height, width), name in found.items())
+        raise DataError(f"networks of other patches ({listed} px) have no grid in common: benchmark them one by one")
+    return next(iter(found))
 
 
 def student_sampler(student: LoadedStudent, settings: SamplingSettings, *, seed: int) -> Sampler:

@@ -1,0 +1,1 @@
+"""What pictures show at the size of single patches."""
