@@ -17,7 +17,7 @@ ENTRIES: dict[str, dict[str, str]] = {
         "qwen_image": "piflow_cli.teachers.qwen_image:QwenImage",
         "sd3": "piflow_cli.teachers.sd3:SD3",
         "z_image": "piflow_cli.teachers.z_image:ZImage",
-        "flux2": "piflow_cli.teachers.flux2:Flux2",
+        "flux2": "piflow_cli.teachers.flux2.family:Flux2",
     },
     "objective": {
         "imitation": "piflow_cli.objectives.imitation:Imitation",

@@ -37,7 +37,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from piflow_cli.teachers.flux2 import Flux2
+from piflow_cli.teachers.flux2.family import Flux2
 from piflow_cli.teachers.sd3 import SD3
 from piflow_cli.teachers.z_image import ZImage
 

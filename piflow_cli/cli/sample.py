@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,21 +12,13 @@ from piflow_cli.cli import console
 from piflow_cli.cli.numbers import parse_seeds
 from piflow_cli.cli.processes import NumProcesses, start_processes
 from piflow_cli.cli.sampling.drawing import draw, draw_beside, draw_set
+from piflow_cli.cli.sampling.options import Options, check_teacher, parse_lora, parse_shift, parse_temperature
 
 if TYPE_CHECKING:
     from piflow_cli.data.asked import Asked
     from piflow_cli.engine.sample.job import SampleJob
     from piflow_cli.engine.sample.laid_out import LaidOut
     from piflow_cli.engine.sample.save import Gallery
-
-
-class _Options(NamedTuple):
-    """Options that are written as text, or whose default depends on others, as they are meant."""
-
-    seed: int
-    seeds: list[int] | None
-    temperature: float | str | None
-    shift: float | str | None
 
 
 EXAMPLES = console.examples(
@@ -41,6 +33,10 @@ EXAMPLES = console.examples(
     (
         "teacher and students from the same noise on one sheet",
         'piflow sample "a cat" "a lion" --teacher --steps 32 --beside emoji-4nfe,emoji-1nfe,teacher@4 --out beside.png',
+    ),
+    (
+        "a picture edited, with what is to be in it from another one",
+        'piflow sample "the cat with this hat" --image cat.png --image hat.png --model runs/flux2-klein-4nfe',
     ),
     (
         "a published set of prompts, laid out for its scorer",
@@ -72,9 +68,15 @@ def command(
         typer.Option(
             "--prompts",
             metavar="FILE",
-            help="More prompts: a .txt, .jsonl or .csv (with `seed`, if wanted), .parquet, - for stdin, or a published "
-            "set, NAME:PATH.",
+            help="More prompts: a .txt, .jsonl or .csv (with `seed` and `references`, if wanted), .parquet, - for "
+            "stdin, or a published set, NAME:PATH.",
             show_default=False,
+        ),
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="A picture that the prompts are about, of models that edit; may be given again."
         ),
     ] = None,
     nfe: Annotated[int | None, typer.Option(help="Network evaluations. [default: as trained]")] = None,
@@ -155,12 +157,12 @@ def command(
     if seeds is not None and (num_images is not None or seed is not None):
         raise typer.BadParameter("leave out --num-images and --seed: the list says both", param_hint="--seeds")
     loras = [parse_lora(text) for text in lora or ()]
-    _check_teacher(teacher, steps=steps, shift=shift, loras=loras, quantize=quantize, offload=offload)
-    options = _Options(
+    check_teacher(teacher, steps=steps, shift=shift, loras=loras, quantize=quantize, offload=offload)
+    options = Options(
         seed=0 if seed is None else seed,
         seeds=None if seeds is None else parse_seeds(seeds),
         temperature=parse_temperature(temperature),
-        shift=_shift(shift),
+        shift=parse_shift(shift),
     )
     from piflow_cli.engine.sample.beside import parse_beside
 
@@ -175,7 +177,7 @@ def command(
     from piflow_cli.engine.sample.early import EarlyCheck
     from piflow_cli.engine.sample.open import open_student, open_teacher
     from piflow_cli.engine.sample.request import TextRequest
-    from piflow_cli.engine.sample.sample import prepare
+    from piflow_cli.engine.sample.sample import about, prepare
     from piflow_cli.engine.sample.save import Gallery
     from piflow_cli.engine.students.shared import Bases
     from piflow_cli.preset import load_preset
@@ -185,7 +187,7 @@ def command(
 
     def ask() -> tuple[list[Asked], Gallery | LaidOut, int]:
         gallery = Gallery(out, grid=grid) if layout is None else _laid_out(layout, prompt_file, out)
-        asked = _asked(prompts, prompt_file) if isinstance(gallery, Gallery) else gallery.asked
+        asked = about(_asked(prompts, prompt_file) if isinstance(gallery, Gallery) else gallery.asked, image or ())
         usual = 1 if isinstance(gallery, Gallery) else gallery.usual
         number = usual if num_images is None else num_images
         counts = {"num_images": number, "seed": options.seed, "seeds": options.seeds}
@@ -227,17 +229,6 @@ def command(
         tell(jobs, gallery, together, as_json=as_json)
 
 
-def parse_lora(text: str) -> tuple[str, float]:
-    """Source and weight of SOURCE or SOURCE=WEIGHT."""
-    source, separator, weight = text.rpartition("=")
-    if not separator:
-        return text, 1.0
-    try:
-        return source, float(weight)
-    except ValueError:
-        raise typer.BadParameter(f"{weight!r} is no weight; write SOURCE=0.8", param_hint="--lora") from None
-
-
 def _asked(prompts: list[str] | None, prompt_file: str | None) -> list[Asked]:
     """What is asked for on the command line, and after it that of the file."""
     from piflow_cli.data.asked import Asked, read_asked
@@ -259,35 +250,3 @@ def _laid_out(layout: str, prompt_file: str | None, out: Path) -> LaidOut:
     if found is None or found[0].name != layout:
         raise DataError(f"--layout {layout} is of the published set of this name: pass --prompts {layout}:PATH")
     return LaidOut(out, *found)
-
-
-def _check_teacher(
-    teacher: bool, *, steps: int | None, shift: str | None, loras: list, quantize: str | None, offload: str
-) -> None:
-    """Refuse options that only a teacher has, or only a student."""
-    if not teacher and shift is not None:
-        raise typer.BadParameter("is for --teacher; a student's shift is as trained", param_hint="--shift")
-    if not teacher and steps is not None:
-        raise typer.BadParameter("is for --teacher; a student's evaluations are --nfe", param_hint="--steps")
-    given = {"--lora": bool(loras), "--quantize": quantize is not None, "--offload": offload != "none"}
-    if teacher and (refused := [name for name, is_given in given.items() if is_given]):
-        raise typer.BadParameter(f"goes without {', '.join(refused)}", param_hint="--teacher")
-
-
-def _shift(text: str | None) -> float | str | None:
-    if text is None or text == "own":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither a number nor own", param_hint="--shift") from None
-
-
-def parse_temperature(text: str | None) -> float | str | None:
-    """A number, auto, or None where nothing is given."""
-    if text is None or text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither a number nor auto", param_hint="--temperature") from None

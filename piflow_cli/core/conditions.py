@@ -1,17 +1,47 @@
 """What a text-to-image network is conditioned on, as one value that batches, slices and moves as a whole.
 
-Shapes: B batch, T text tokens, D width of the text embeddings, P width of the pooled embedding.
+Shapes: B batch, T text tokens, D width of the text embeddings, P width of the pooled embedding, R tokens of reference
+pictures, C values of a token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from piflow_cli.core.flow import send
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Sizes = tuple[tuple[int, int], ...]
+"""Rows and columns of tokens of the reference pictures of a prompt."""
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A prompt with the pictures that it is about.
+
+    Args:
+        text: what to make of them.
+        pictures: in the order in which the prompt counts them, of any size.
+        names: what they are called.
+    """
+
+    text: str
+    pictures: tuple[Image, ...] = ()
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Prompt = str | Instruction
+"""A prompt alone, or with pictures."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +74,54 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
+class References:
+    """Reference pictures of prompts, encoded: those of a prompt one after the other.
+
+    Args:
+        tokens: latents in patches, (B, R, C), zeros beyond those of a prompt.
+        sizes: of the pictures of each prompt.
+        negative: what the text encoder makes of the negative prompt beside these pictures; None where it sees none.
+    """
+
+    tokens: Tensor
+    sizes: tuple[Sizes, ...]
+    negative: Embeddings | None = None
+
+    def groups(self) -> list[list[int]]:
+        """Rows whose pictures are of the same number and sizes, in the order of their first ones."""
+        found: dict[Sizes, list[int]] = {}
+        for row, sizes in enumerate(self.sizes):
+            found.setdefault(sizes, []).append(row)
+        return list(found.values())
+
+    def of_one_layout(self) -> tuple[Tensor, Sizes]:
+        """Tokens (B, R, C) without padding, and the sizes of the pictures, of rows that are one group."""
+        (sizes,) = set(self.sizes)
+        return self.tokens[:, : _num_tokens(sizes)], sizes
+
+    def map(self, function: Callable[[Tensor], Tensor], *, rows: Sequence[int] | None = None) -> References:
+        """The same of other tensors; `rows` says which of the rows they hold, None is all."""
+        return References(
+            function(self.tokens),
+            self.sizes if rows is None else tuple(self.sizes[row] for row in rows),
+            None if self.negative is None else self.negative.map(function),
+        )
+
+    def trimmed(self) -> References:
+        """Those of one prompt without padding."""
+        negative = None if self.negative is None else self.negative.trimmed()
+        return References(self.tokens[:, : _num_tokens(self.sizes[0])], self.sizes, negative)
+
+    def parts(self) -> tuple[Tensor | None, ...]:
+        """All that it holds."""
+        return (self.tokens, *((self.negative.embeds, self.negative.mask) if self.negative is not None else ()))
+
+
+def _num_tokens(sizes: Sizes) -> int:
+    return sum(rows * columns for rows, columns in sizes)
+
+
+@dataclass(frozen=True)
 class TextCondition:
     """Encoded prompts.
 
@@ -53,6 +131,7 @@ class TextCondition:
         pooled: pooled embedding, (B, P), None for families without one.
         guidance: guidance scale that the network embeds, (B,), None for networks that embed none.
         further: what other text encoders make of the same prompts, each of a length and width of its own.
+        references: of the pictures that the prompts are about, None where there are none.
     """
 
     embeds: Tensor
@@ -60,13 +139,15 @@ class TextCondition:
     pooled: Tensor | None = None
     guidance: Tensor | None = None
     further: tuple[Embeddings, ...] = ()
+    references: References | None = None
 
     def __len__(self) -> int:
         return self.embeds.shape[0]
 
     def __getitem__(self, rows: slice | Tensor) -> TextCondition:
         """Some rows of the batch; T stays."""
-        return self._map(lambda tensor: tensor[rows])
+        kept = None if self.references is None else torch.arange(len(self))[_on_host(rows)].tolist()
+        return self._map(lambda tensor: tensor[rows], rows=kept)
 
     @property
     def sequences(self) -> tuple[Embeddings, ...]:
@@ -81,6 +162,7 @@ class TextCondition:
     def tensors(self) -> Iterator[Tensor]:
         """All that it holds."""
         held = [part for item in self.sequences for part in (item.embeds, item.mask)] + [self.pooled, self.guidance]
+        held += self.references.parts() if self.references is not None else ()
         return (tensor for tensor in held if tensor is not None)
 
     def to(self, device: torch.device | str) -> TextCondition:
@@ -94,7 +176,7 @@ class TextCondition:
 
     def expand(self, count: int) -> TextCondition:
         """A condition of one row as `count` rows that share its memory."""
-        return self._map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+        return self._map(lambda tensor: tensor.expand(count, *tensor.shape[1:]), rows=[0] * count)
 
     def with_guidance(self, scale: float) -> TextCondition:
         """The same with another embedded guidance scale; itself where the network embeds none."""
@@ -104,14 +186,40 @@ class TextCondition:
         """One condition a prompt, (1, T, D), each without the padding that its masks say it has."""
         return [self[i : i + 1]._trimmed() for i in range(len(self))]
 
+    def against(self, null: Callable[[int], TextCondition], rows: Sequence[int]) -> TextCondition:
+        """The negative prompt in the place of some rows, about the same pictures.
+
+        Args:
+            null: that prompt without pictures, as many times as it is asked for; not asked where the encoder sees them.
+            rows: which.
+        """
+        if self.references is None:
+            return null(len(rows))
+        index = torch.tensor(list(rows), device=self.references.tokens.device)
+        about = self.references.map(lambda tensor: tensor[index], rows=rows)
+        if about.negative is None:
+            return replace(null(len(rows)), references=about)
+        guidance = None if self.guidance is None else self.guidance[index]
+        return TextCondition(about.negative.embeds, about.negative.mask, guidance=guidance, references=about)
+
     def _trimmed(self) -> TextCondition:
         first, *further = (item.trimmed() for item in self.sequences)
-        return replace(self, embeds=first.embeds, mask=first.mask, further=tuple(further))
+        about = None if self.references is None else self.references.trimmed()
+        return replace(self, embeds=first.embeds, mask=first.mask, further=tuple(further), references=about)
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> TextCondition:
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "further"}
+    def _map(self, function: Callable[[Tensor], Tensor], *, rows: Sequence[int] | None = None) -> TextCondition:
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in NESTED}
         mapped = {name: function(value) for name, value in values.items() if value is not None}
-        return replace(self, **mapped, further=tuple(item.map(function) for item in self.further))
+        about = None if self.references is None else self.references.map(function, rows=rows)
+        return replace(self, **mapped, further=tuple(item.map(function) for item in self.further), references=about)
+
+
+NESTED = ("further", "references")
+"""Fields that hold tensors inside."""
+
+
+def _on_host(rows: slice | Tensor) -> slice | Tensor:
+    return rows.cpu() if isinstance(rows, Tensor) else rows
 
 
 def join_conditions(parts: Sequence[TextCondition]) -> TextCondition:
@@ -130,7 +238,26 @@ def join_conditions(parts: Sequence[TextCondition]) -> TextCondition:
         for name in ("pooled", "guidance")
         if getattr(parts[0], name) is not None
     }
-    return TextCondition(embeds=first.embeds, mask=first.mask, further=tuple(further), **optional)
+    about = _join_references([(part.references, len(part)) for part in parts])
+    return TextCondition(embeds=first.embeds, mask=first.mask, further=tuple(further), references=about, **optional)
+
+
+def _join_references(parts: Sequence[tuple[References | None, int]]) -> References | None:
+    """References of several batches, each with its number of rows, as of one; rows may have none."""
+    there = [about for about, _ in parts if about is not None]
+    if not there:
+        return None
+    seen = [about.negative for about in there if about.negative is not None]
+    if seen and len(seen) < len(parts):
+        raise ValueError("conditions of different kinds cannot be joined")
+    none = there[0].tokens[:1, :0]  # (1, 0, C)
+    tokens = [none.expand(count, -1, -1) if about is None else about.tokens for about, count in parts]
+    longest = max(item.shape[1] for item in tokens)
+    return References(
+        tokens=torch.cat([_pad(item, longest) for item in tokens]),
+        sizes=tuple(sizes for about, count in parts for sizes in (about.sizes if about is not None else ((),) * count)),
+        negative=_join(seen) if seen else None,
+    )
 
 
 def _join(items: Sequence[Embeddings]) -> Embeddings:

@@ -33,7 +33,7 @@ def guided_velocity(
     sigma: Tensor,
     condition: Condition,
     *,
-    with_null: Callable[[Condition, int], Condition],
+    with_null: Callable[[Condition, list[int]], Condition],
     scale: float,
     interval: tuple[float, float] = (0.0, 1.0),
     orthogonal: float = 0.0,
@@ -47,7 +47,7 @@ def guided_velocity(
         evaluate: (x, sigma, condition) -> velocity of any number of rows.
         x: the state, (B, C, *S), at noise levels sigma (B,).
         condition: of the B rows.
-        with_null: (condition, n) -> the condition with n rows of the null condition after its own.
+        with_null: (condition, rows) -> the condition, and after it the null condition in the place of some of its rows.
         scale, interval, orthogonal, normed: as `guide`.
     """
     rows = guided_rows(sigma, interval) if scale != 1 else []
@@ -56,7 +56,7 @@ def guided_velocity(
         return evaluate(x, sigma, condition)
     index = None if len(rows) == len(x) else send(torch.tensor(rows), x.device)
     some_x, some_sigma = (x, sigma) if index is None else (x[index], sigma[index])
-    both = with_null(condition, len(rows))
+    both = with_null(condition, rows)
     u = evaluate(torch.cat([x, some_x]), torch.cat([sigma, some_sigma]), both)
     u_cond, u_uncond = u.split([len(x), len(rows)])
     chosen = u_cond if index is None else u_cond[index]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from piflow_cli.data.files.prompts import clean_text, pick_column, read_json_lines, read_prompts, text_of
+from piflow_cli.data.files.references import NAMES, names_of
 from piflow_cli.data.published.entry import read_published
 from piflow_cli.errors import DataError
 from piflow_cli.io.bounds import MAX_LIST_BYTES
@@ -24,17 +25,19 @@ MAX_CELL = 1_000_000
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt, and the seed of its first picture where it has its own."""
+    """A prompt, the seed of its first picture where it has its own, and files of the pictures that it is about."""
 
     prompt: str
     seed: int | None = None
+    references: tuple[Path, ...] = ()
 
 
 def read_asked(path: str, *, what: str = "--prompts") -> list[Asked]:
     """The prompts of a .txt, .jsonl, .csv or .parquet, of a folder, of a data set of the hub, or of stdin (`-`).
 
     Args:
-        path: where they are, or `NAME:PATH` of a published set; JSON lines and .csv may have a whole number `seed`.
+        path: where they are, or `NAME:PATH` of a published set; JSON lines and .csv may have a whole number `seed`, and
+            `references`, files of pictures by their names from the folder of `path` on.
         what: how error messages call the path.
 
     Raises:
@@ -73,7 +76,7 @@ def _stdin_lines() -> Iterator[str]:
 def _json_rows(path: Path) -> Iterator[Asked]:
     for where, row in read_json_lines(path):
         if text := text_of(row, None, where=where):
-            yield Asked(text, _seed(row.get(SEED), where=where))
+            yield Asked(text, _seed(row.get(SEED), where=where), _references(row, path, where=where))
 
 
 def _csv_rows(path: Path) -> Iterator[Asked]:
@@ -88,11 +91,17 @@ def _csv_rows(path: Path) -> Iterator[Asked]:
         for row in reader:
             where = f"{path}:{reader.line_num}"
             if text := clean_text(row[column], where=where):
-                yield Asked(text, _seed(row.get(SEED), where=where))
+                yield Asked(text, _seed(row.get(SEED), where=where), _references(row, path, where=where))
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 ({error.reason}). Save the file as UTF-8.") from None
     except (OSError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as .csv: {error}") from None
+
+
+def _references(row: dict[str, object], path: Path, *, where: str) -> tuple[Path, ...]:
+    """Files of the pictures that a row names."""
+    names = next((names_of(row[name], where=f"{where}, {name},") for name in NAMES if name in row), ())
+    return tuple(path.parent / name for name in names)
 
 
 def _seed(value: object, *, where: str) -> int | None:

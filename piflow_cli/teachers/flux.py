@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.interfaces import CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.teachers.text.family import TextFamily
-from piflow_cli.teachers.text.space import TextSpace, together
+from piflow_cli.teachers.text.prompts import together
+from piflow_cli.teachers.text.space import TextSpace
 from piflow_cli.teachers.text.tokens import BackboneClass, TokenBackbone, block_targets, pack, unpack
 
 DOUBLE_TARGETS = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")

@@ -17,7 +17,8 @@ from piflow_cli.core.interfaces import Conditioning, Part, PatchLayout
 from piflow_cli.io.weights import read_json
 from piflow_cli.teachers.local_parts import local_source
 from piflow_cli.teachers.text.family import TextFamily
-from piflow_cli.teachers.text.space import TextSpace, together
+from piflow_cli.teachers.text.prompts import together
+from piflow_cli.teachers.text.space import TextSpace
 from piflow_cli.teachers.text.tokens import BackboneClass, TextBackbone, block_targets
 
 IMAGE_TARGETS, TEXT_TARGETS = ("ff.net.0.proj", "ff.net.2"), ("ff_context.net.0.proj", "ff_context.net.2")

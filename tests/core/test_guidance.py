@@ -73,7 +73,7 @@ def test_only_samples_inside_the_interval_take_a_second_row(
 
     options = {"scale": 3.0, "orthogonal": orthogonal, "interval": interval}
     found = guided_velocity(
-        evaluate, x, sigma, condition, with_null=lambda c, n: torch.cat([c, c.new_zeros(n)]), **options
+        evaluate, x, sigma, condition, with_null=lambda c, rows: torch.cat([c, c.new_zeros(len(rows))]), **options
     )
     low, high = interval
     assert rows == [4 + sum(low <= value <= high for value in (0.2, 0.3, 0.5, 0.8))]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import gradio as gr
 
-from piflow_cli.cli.sample import parse_lora, parse_temperature
+from piflow_cli.cli.sampling.options import parse_lora, parse_temperature
 from piflow_cli.errors import DataError
 
 if TYPE_CHECKING:

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from piflow_cli.core.conditions import Prompt, References
+
 Condition = Any
 """What a network is conditioned on, as its teacher family made it: labels (B,), or a dataclass of embeddings."""
 
@@ -29,6 +31,8 @@ class Space(Protocol):
     """Classes without the null class; None where conditions are prompts."""
     max_tokens: int | None
     """Tokens a prompt is cut to; None where conditions are classes."""
+    num_pictures: tuple[int, int]
+    """The fewest and the most reference pictures that a prompt may have; (0, 0) for networks that take none."""
     classes_are_named: bool
     """Whether classes have names, and not only numbers."""
     embedded_guidance: bool
@@ -68,8 +72,12 @@ class Space(Protocol):
         """Latents (B, C, *S) of pictures (B, 1 or 3, H, W) in [0, 1]."""
         ...
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
-        """The condition of a batch of prompts; for class models a prompt is a class name or index."""
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> Condition:
+        """The condition of a batch of prompts; for class models a prompt is a class name or index.
+
+        Raises:
+            DataError: reference pictures that the network does not take, or no class of such a name.
+        """
         ...
 
     def conditions(self, drawn: Condition) -> Condition:
@@ -113,6 +121,25 @@ class PromptSpace(Space, Protocol):
             length: tokens a prompt is cut to.
             others: B texts for each further argument of the base's call that takes prompts, such as prompt_2.
         """
+        ...
+
+    def embed_about(
+        self,
+        prompts: list[str],
+        pictures: Sequence[Sequence[Any]],
+        *,
+        length: int,
+        others: Mapping[str, list[str]] = ...,
+    ) -> Condition:
+        """As `embed`, with the reference pictures (of PIL) of each prompt; DataError for such as are not taken."""
+        ...
+
+    def references(self, pictures: Sequence[Sequence[Any]]) -> References | None:
+        """The reference pictures of each prompt, encoded; None where there are none."""
+        ...
+
+    def size_about(self, pictures: Sequence[Any]) -> tuple[int, int]:
+        """Width and height of what the base's own pipeline makes of reference pictures where nobody says it."""
         ...
 
     def null_condition(self, count: int) -> Condition:

@@ -122,6 +122,8 @@ class TeacherFamily(Protocol):
     """Whether text encoders and autoencoder are on the device only while they work."""
     pipeline_classes: ClassVar[tuple[str, ...]]
     """The pipelines of diffusers that bases come as, by the name in their index."""
+    num_pictures: ClassVar[tuple[int, int]]
+    """The fewest and the most reference pictures that a prompt may have; (0, 0) for networks that take none."""
     students_need_base: ClassVar[bool]
     """Whether a student needs parts of the teacher to be sampled: text encoders, an autoencoder, frozen weights."""
 
@@ -185,11 +187,13 @@ class TeacherFamily(Protocol):
         seed: int,
         num_steps: int,
         scale: float,
+        pictures: Sequence[Any] = (),
     ) -> BaseWalk:
         """The walk of the base's own diffusers pipeline, with the module and the space of a loaded teacher.
 
         Args:
             condition: of B pictures.
+            pictures: the reference pictures that the condition has of each, the same ones of all.
             size_px: width and height of them.
             seed: of the noise.
             num_steps: of its sampler.

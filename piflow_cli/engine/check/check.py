@@ -18,6 +18,7 @@ from piflow_cli.engine.check.storing import check_card, check_other_base
 from piflow_cli.engine.check.subject import Finding, Subject, unmeasured, wrong
 from piflow_cli.engine.check.walks import (
     check_arguments,
+    check_edits,
     check_guidance,
     check_padding,
     check_time,
@@ -71,13 +72,13 @@ def check_teacher(
     """
     subject = Subject(settings, settings.load(device=device, dtype=torch.float32))
     found = []
-    for name, measure in _measures():
+    for name, measure in _measures(takes_pictures=settings.num_pictures[1] > 0):
         found.append(_measured(name, measure, subject))
         on_finding(found[-1])
     return TeacherCheck(settings.source, settings.type, tuple(found))
 
 
-def _measures() -> Iterator[tuple[str, Measure]]:
+def _measures(*, takes_pictures: bool) -> Iterator[tuple[str, Measure]]:
     """What is measured, in the order in which one thing explains the next."""
     policies = list(_policies())
     yield "projection", check_projection
@@ -89,6 +90,9 @@ def _measures() -> Iterator[tuple[str, Measure]]:
     yield "walk", partial(check_walk, guided=False)
     yield "guided walk", partial(check_walk, guided=True)
     yield "padding", check_padding
+    if takes_pictures:
+        yield "edits", partial(check_edits, guided=False)
+        yield "guided edits", partial(check_edits, guided=True)
     yield "pictures", check_pictures
     yield "decoding", check_decoding
     for policy in policies:

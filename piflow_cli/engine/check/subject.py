@@ -6,17 +6,23 @@ Shapes: B batch, C latent channels, S spatial dims.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from piflow_cli.core.conditions import Instruction
 from piflow_cli.core.interfaces import BaseWalk, Condition, Teacher, TeacherFamily
 
 PROMPTS = ("a cat", "a watercolour painting of a mountain lake at sunset, with a small boat on it")
 """Of different lengths."""
 SIDES = ((8, 6), (4, 10))
 """Width and height in patches of the sizes that are walked."""
+REFERENCE_SIDES = ((96, 64), (80, 112))
+"""Width and height in pixels of the reference pictures that are tried."""
 NUM_STEPS = 4
 SEED = 20
 USUAL_SCALE = 3.0
@@ -65,16 +71,30 @@ class Subject:
     Args:
         settings: the family's.
         teacher: loaded by them, in float32.
+        num_pictures: reference pictures of every prompt.
     """
 
     settings: TeacherFamily
     teacher: Teacher
+    num_pictures: int = 0
     _walks: dict[tuple[tuple[int, int], float], BaseWalk] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         space = self.teacher.space
-        takes_prompts = space.num_classes is None
-        self.condition: Condition = space.encode_prompts(PROMPTS) if takes_prompts else space.preview_conditions(2)
+        self.num_pictures = max(self.num_pictures, space.num_pictures[0])
+        self.pictures = tuple(map(_reference, range(self.num_pictures)))
+        self.condition: Condition = (
+            space.encode_prompts(self._asked) if self.takes_prompts else space.preview_conditions(2)
+        )
+
+    @property
+    def _asked(self) -> list[Instruction]:
+        """The prompts, each with the reference pictures."""
+        return [Instruction(prompt, self.pictures) for prompt in PROMPTS]
+
+    def about(self, num_pictures: int) -> Self:
+        """The same teacher, with so many reference pictures of every prompt."""
+        return replace(self, num_pictures=num_pictures)
 
     @property
     def takes_prompts(self) -> bool:
@@ -104,7 +124,13 @@ class Subject:
         """The walk of the base's own pipeline; made once. Raises ModelError where there is none."""
         if (size_px, scale) not in self._walks:
             self._walks[size_px, scale] = self.settings.base_walk(
-                self.teacher, self.condition, size_px=size_px, seed=SEED, num_steps=NUM_STEPS, scale=scale
+                self.teacher,
+                self.condition,
+                size_px=size_px,
+                seed=SEED,
+                num_steps=NUM_STEPS,
+                scale=scale,
+                pictures=self.pictures,
             )
         return self._walks[size_px, scale]
 
@@ -133,4 +159,11 @@ class Subject:
 
     def alone(self) -> list[Condition]:
         """The condition of every prompt, encoded by itself."""
-        return [self.teacher.space.encode_prompts([prompt]) for prompt in PROMPTS]
+        return [self.teacher.space.encode_prompts([asked]) for asked in self._asked]
+
+
+def _reference(number: int) -> Image.Image:
+    """A reference picture of large coloured fields, each of another size."""
+    width, height = REFERENCE_SIDES[number % len(REFERENCE_SIDES)]
+    fields = np.random.default_rng(SEED + number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(fields).resize((width, height), Image.Resampling.BICUBIC)

@@ -87,8 +87,7 @@ def check_arguments(subject: Subject) -> Finding:
 
 def _same(ours: Any, theirs: Any) -> bool:
     if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
-        while theirs.ndim > ours.ndim and len(theirs) and bool((theirs == theirs[:1]).all()):
-            theirs = theirs[0]
+        theirs = _unbatched(theirs, ours.ndim)
         return ours.shape == theirs.shape and torch.allclose(ours.float(), theirs.float(), atol=1e-5, rtol=1e-5)
     if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
         return len(ours) == len(theirs) and all(_same(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -97,10 +96,18 @@ def _same(ours: Any, theirs: Any) -> bool:
     return ours is theirs or (ours or None) == (theirs or None)  # no arguments of attention are {} or None
 
 
+def _unbatched(theirs: Tensor, ndim: int) -> Tensor:
+    """A tensor with no more dimensions than `ndim`, as far as it is the same for all of a batch."""
+    while theirs.ndim > ndim and len(theirs) and bool((theirs == theirs[:1]).all()):
+        theirs = theirs[0]
+    return theirs
+
+
 def _difference(ours: Any, theirs: Any) -> str:
     """What tells two arguments apart."""
     if not (isinstance(ours, Tensor) and isinstance(theirs, Tensor)):
         return f"is {_kind(ours)}, the base's {_kind(theirs)}"
+    theirs = _unbatched(theirs, ours.ndim)
     if ours.shape != theirs.shape:
         return f"has the shape {tuple(ours.shape)}, the base's {tuple(theirs.shape)}"
     return f"differs by up to {(ours.float() - theirs.float()).abs().max():.3g}"
@@ -186,6 +193,23 @@ def check_walk(subject: Subject, *, guided: bool) -> Finding:
         worst = max(worst, difference)
     sizes = " and ".join(map(_px, subject.sizes_px))
     return right(name, f"{len(sigmas) - 1} Euler steps at {sizes} end where the base's pipeline does, to {worst:.1e}")
+
+
+def check_edits(subject: Subject, *, guided: bool) -> Finding:
+    """What the network is called with, and the walk, with one reference picture and with two."""
+    name = "guided edits" if guided else "edits"
+    if guided and subject.teacher.space.embedded_guidance:
+        return unmeasured(name, "the network embeds its scale; see edits")
+    _, most = subject.teacher.space.num_pictures
+    said = []
+    for number in range(1, min(most, 2) + 1):
+        about, count = subject.about(number), f"{number} reference picture{'s' * (number > 1)}"
+        for found in (check_arguments(about), check_walk(about, guided=guided)):
+            if not found.passed:
+                return wrong(name, f"with {count} {found.said}")
+        said.append(found.said)
+    with_ = "one reference picture" if most == 1 else "one reference picture and with two"
+    return right(name, f"with {with_} {said[-1]}")
 
 
 def check_padding(subject: Subject) -> Finding:

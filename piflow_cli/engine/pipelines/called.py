@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import DiffusionPipeline
+from PIL.Image import Image
 from torch import Tensor
 
 from piflow_cli.core.conditions import TextCondition
@@ -26,6 +27,7 @@ from piflow_cli.engine.pipelines.text import Draw, TextPipeline
 from piflow_cli.teachers.text.family import TextFamily
 
 NEGATIVE = "negative_"
+PICTURES = "image"
 ATTENTION = ("joint_attention_kwargs", "attention_kwargs")
 COMMON = (
     "height",
@@ -71,7 +73,7 @@ class CalledAsBase(TextPipeline):
         Raises:
             TypeError: an argument that the base does not know.
             ValueError: arguments that do not go together, or that students do not support.
-            DataError: a size below the smallest.
+            DataError: a size below the smallest, or reference pictures that are not taken.
             PolicyError: the policy cannot be sampled so.
         """
         from diffusers import ImagePipelineOutput
@@ -82,7 +84,8 @@ class CalledAsBase(TextPipeline):
         self._begin(output_type, **self._unsupported(given, texts, embeddings))
         if (len(texts) > 0) == (len(embeddings) > 0):
             raise ValueError("pass either prompt, or the embeddings of prompts")
-        shape = self._shape(given.get("width"), given.get("height"))
+        width, height = self._size(given)
+        shape = self._shape(width, height)
         nfe = given.get("num_inference_steps")
         settings = self._settings(nfe=nfe, substeps=total_substeps, temperature=temperature, h=h)
         condition, negative = self._conditions(given, texts, embeddings)
@@ -116,6 +119,7 @@ class CalledAsBase(TextPipeline):
     ) -> dict[str, Any]:
         """Arguments of the base that mean nothing to a student."""
         taken = {*COMMON, *texts, *embeddings}
+        taken |= {PICTURES} if self._space.num_pictures[1] else set()
         taken |= {NEGATIVE + name for name in (*_prompts(self.base_call), *self._space.embedding_arguments)}
         return {name: value for name, value in given.items() if name not in taken}
 
@@ -133,28 +137,52 @@ class CalledAsBase(TextPipeline):
         length = self._text_length(
             as_list(list(texts.values())[-1]) if texts else None, given.get("max_sequence_length")
         )
-        condition = self._encoded(texts, embeddings, length, guidance)
+        pictures = self._pictures(given)
+        condition = self._encoded(texts, embeddings, length, guidance, pictures)
         negative = None
         if self._acts_against(given, negative=bool(negative_texts or negative_given)):
             count = len(condition)
             alone = {name: as_list(value, count) for name, value in negative_texts.items()}
-            negative = self._encoded(alone, negative_given, length, guidance)
+            negative = self._encoded(alone, negative_given, length, guidance, pictures)
             negative = negative.expand(count) if len(negative) == 1 != count else negative
         return tuple(None if part is None else _repeated(part, copies) for part in (condition, negative))
 
+    def _pictures(self, given: Mapping[str, Any]) -> tuple[Image, ...]:
+        """The reference pictures, all of every prompt as in the base."""
+        images = given.get(PICTURES)
+        listed = tuple(images) if isinstance(images, list | tuple) else () if images is None else (images,)
+        for i, image in enumerate(listed):
+            if not isinstance(image, Image):
+                raise ValueError(f"{PICTURES}[{i}] is a {type(image).__name__}; reference pictures are of PIL")
+        return listed
+
+    def _size(self, given: Mapping[str, Any]) -> tuple[int | None, int | None]:
+        """Width and height as they are asked for, or with reference pictures as the base makes them of those."""
+        width, height, pictures = given.get("width"), given.get("height"), self._pictures(given)
+        if not pictures:
+            return width, height
+        usual = self._space.size_about(pictures)
+        return width or usual[0], height or usual[1]
+
     def _encoded(
-        self, texts: Mapping[str, Any], embeddings: Mapping[str, Any], length: int, guidance: float | None
+        self,
+        texts: Mapping[str, Any],
+        embeddings: Mapping[str, Any],
+        length: int,
+        guidance: float | None,
+        pictures: Sequence[Image],
     ) -> TextCondition:
         """The condition of prompts or of embeddings, where the transformer works."""
         space, device = self._working_space(), self._execution_device
         if embeddings:
             condition = space.condition_of(embeddings)
+            condition = replace(condition, references=space.references([pictures] * len(condition)))
         else:
             names, lists = list(texts), [as_list(value) for value in matched(**texts)]
             others = dict(zip(names[1:], lists[1:], strict=True))
             if "prompt" not in texts:
                 raise ValueError(f"{names[0]} means nothing without prompt")
-            condition = space.embed(lists[0], length=length, others=others)
+            condition = space.embed_about(lists[0], [pictures] * len(lists[0]), length=length, others=others)
         condition = condition.to(device)
         if guidance is None:
             return condition
@@ -206,7 +234,8 @@ class CalledAsBase(TextPipeline):
             if not torch.equal(latents, shown):  # else x goes on in float32
                 x = backbone.from_base(latents.to(x.dtype), *x.shape[-2:])
             embeddings = {name: changed.get(name, known[name]) for name in space.embedding_arguments}
-            return x, replace(space.condition_of(embeddings), guidance=condition.guidance)
+            kept = {"guidance": condition.guidance, "references": condition.references}
+            return x, replace(space.condition_of(embeddings), **kept)
 
         return report
 

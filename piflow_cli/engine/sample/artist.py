@@ -47,8 +47,9 @@ class Artist(Protocol):
         generators: Sequence[torch.Generator],
         stopwatch: Stopwatch,
         on_step: OnStep,
+        negative: Condition | None = None,
     ) -> Tensor:
-        """Latents (B, C, *S) of noise (B, C, *S)."""
+        """Latents (B, C, *S) of noise (B, C, *S), steered away from `negative` where a student can be."""
         ...
 
 
@@ -83,6 +84,7 @@ class StudentArtist:
         generators: Sequence[torch.Generator],
         stopwatch: Stopwatch,
         on_step: OnStep,
+        negative: Condition | None = None,
     ) -> Tensor:
         """As `sample_student`."""
         return sample_student(
@@ -94,7 +96,7 @@ class StudentArtist:
             generator=generators,
             stopwatch=stopwatch,
             on_step=on_step,
-            policy_at=self.asked.policy_at(self.student, condition),
+            policy_at=self.asked.policy_at(self.student, condition, negative),
         )
 
 
@@ -127,6 +129,7 @@ class TeacherArtist:
         generators: Sequence[torch.Generator],  # noqa: ARG002  (an ODE draws nothing on its way)
         stopwatch: Stopwatch,
         on_step: OnStep,
+        negative: Condition | None = None,  # noqa: ARG002  (its own is in its settings)
     ) -> Tensor:
         """As `sample_euler`."""
 

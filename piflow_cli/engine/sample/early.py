@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from piflow_cli.core.interfaces import TeacherFamily
 from piflow_cli.data.asked import Asked
+from piflow_cli.data.files.references import illustrated
 from piflow_cli.engine.sample.artist import TeacherSampling
+from piflow_cli.engine.sample.check import check_pictures
 from piflow_cli.engine.sample.request import TextRequest
 from piflow_cli.engine.students.settings import changed_settings, checked
 from piflow_cli.errors import DataError
@@ -44,6 +46,8 @@ class EarlyCheck:
 
     def _check(self, card: StudentCard, family: TeacherFamily, *, name: str) -> None:
         family.check_prompts(card.network, [item.prompt for item in self.asked])
+        check_pictures([len(item.references) for item in self.asked], family.num_pictures, name=name)
+        illustrated([(item.prompt, item.references) for item in self.asked])  # which refuses what cannot be read
         sides = (self.request.width, self.request.height)
         if sides == (None, None):
             return

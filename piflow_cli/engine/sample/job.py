@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from piflow_cli import __version__
+from piflow_cli.core.conditions import Instruction, Prompt
 from piflow_cli.core.flow import generators_of, randn_like_seeded
 from piflow_cli.core.sampling import Stopwatch
 from piflow_cli.core.settings import SamplingSettings
@@ -94,7 +95,7 @@ class SampleJob:
     Args:
         artist: who draws.
         asked: what is asked for beside the prompts.
-        wanted: prompt and seed of every picture.
+        wanted: prompt, with the reference pictures that it may have, and seed of every picture.
         pictures_a_prompt: as in the result.
         shape: (C, *S) of the latents.
         batch_size: pictures a forward pass.
@@ -103,7 +104,7 @@ class SampleJob:
 
     artist: Artist
     asked: TextRequest
-    wanted: list[tuple[str, int]]
+    wanted: list[tuple[Prompt, int]]
     pictures_a_prompt: int
     shape: tuple[int, ...]
     batch_size: int
@@ -112,7 +113,7 @@ class SampleJob:
     @property
     def prompts(self) -> list[str]:
         """Of every picture."""
-        return [prompt for prompt, _ in self.wanted]
+        return [str(prompt) for prompt, _ in self.wanted]
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -187,17 +188,20 @@ class SampleJob:
         decoded = decode_finite(self.artist.space, sampled, name=self.artist.name, dtype=self.artist.dtype)
         images = zip(to_pictures(decoded.cpu()), part, strict=True)
         return _Batch(
-            sampled.cpu(), [Drawn(image, prompt, seed, self._facts(prompt, seed)) for image, (prompt, seed) in images]
+            sampled.cpu(),
+            [Drawn(image, str(prompt), seed, self._facts(prompt, seed)) for image, (prompt, seed) in images],
         )
 
     def _sample(
-        self, part: Sequence[tuple[str, int]], stopwatch: Stopwatch, on_step: Callable[[int, Tensor], None]
+        self, part: Sequence[tuple[Prompt, int]], stopwatch: Stopwatch, on_step: Callable[[int, Tensor], None]
     ) -> Tensor:
         """Latents (B, C, *S) of some of the pictures."""
         generators = generators_of(seed for _, seed in part)
         noise = randn_like_seeded((len(part), *self.shape), generators, self.artist.space.device)
-        condition = self.asked.condition(self.artist.space, [prompt for prompt, _ in part])
-        return self.artist.draw(noise, condition, generators=generators, stopwatch=stopwatch, on_step=on_step)
+        space, prompts = self.artist.space, [prompt for prompt, _ in part]
+        condition, negative = self.asked.condition(space, prompts), self.asked.negative(space, prompts)
+        meters = {"stopwatch": stopwatch, "on_step": on_step}
+        return self.artist.draw(noise, condition, negative=negative, generators=generators, **meters)
 
     def _reporter(
         self, start: int, number: int, on_progress: Callable[[int, int], None] | None
@@ -210,10 +214,12 @@ class SampleJob:
 
         return report
 
-    def _facts(self, prompt: str, seed: int) -> dict[str, str]:
+    def _facts(self, prompt: Prompt, seed: int) -> dict[str, str]:
         """What a PNG says of itself."""
+        references = prompt.names if isinstance(prompt, Instruction) else ()
         return {
-            "prompt": prompt,
+            "prompt": str(prompt),
+            **({"references": ", ".join(references)} if references else {}),
             "seed": str(seed),
             "nfe": str(self.artist.settings.nfe),
             "model": self.artist.name,

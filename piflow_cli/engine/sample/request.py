@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from piflow_cli.core.conditions import Instruction, Prompt
 from piflow_cli.core.guidance import GuidedPolicy
 from piflow_cli.core.interfaces import Condition, Policy, Space
 from piflow_cli.core.student import make_policy
@@ -118,16 +119,41 @@ class TextRequest:
         """
         return space.latent_shape_of(*self.size_px(space))
 
-    def condition(self, space: Space, prompts: Sequence[str]) -> Condition:
+    def of_size_about(self, space: Space, prompts: Sequence[Prompt]) -> TextRequest:
+        """The same, of the size that the base's own pipeline makes of reference pictures where none is asked for.
+
+        Raises:
+            DataError: a reference picture that is not taken, or several sizes.
+        """
+        pictures = [prompt.pictures for prompt in prompts if isinstance(prompt, Instruction)]
+        if not pictures or (self._given("width") and self._given("height")):
+            return self
+        sizes = dict.fromkeys(map(space.size_about, pictures))
+        if len(sizes) > 1:
+            shown = ", ".join(f"{width}x{height}" for width, height in list(sizes)[:4])
+            raise DataError(f"the reference pictures ask for several sizes ({shown}): pass --width and --height")
+        ((width, height),) = sizes
+        return replace(self, width=self.width or width, height=self.height or height)
+
+    def condition(self, space: Space, prompts: Sequence[Prompt]) -> Condition:
         """The condition of a batch of prompts."""
         condition = space.encode_prompts(prompts)
         return condition if self.guidance_scale is None else condition.with_guidance(self.guidance_scale)
 
-    def policy_at(self, student: LoadedStudent, condition: Condition) -> PolicyAt | None:
-        """How to make the policy where there is a negative prompt, None where the student alone makes it."""
+    def negative(self, space: Space, prompts: Sequence[Prompt]) -> Condition | None:
+        """The condition of the negative prompt in the place of every prompt, None where there is none."""
         if self.negative_prompt is None:
             return None
-        negative = self.condition(student.space, [self.negative_prompt] * len(condition))
+        away = [
+            replace(prompt, text=self.negative_prompt) if isinstance(prompt, Instruction) else self.negative_prompt
+            for prompt in prompts
+        ]
+        return self.condition(space, away)
+
+    def policy_at(self, student: LoadedStudent, condition: Condition, negative: Condition | None) -> PolicyAt | None:
+        """How to make the policy where there is a negative prompt, None where the student alone makes it."""
+        if negative is None:
+            return None
         network, family = student.network, student.card.policy
 
         def make(x: Tensor, sigma: Tensor) -> Policy:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import count, islice
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
 from piflow_cli.core.flow import generators_of, randn_like_seeded
 from piflow_cli.data.asked import Asked
+from piflow_cli.data.files.references import illustrated
 from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.sample.artist import StudentArtist, TeacherArtist, TeacherSampling
-from piflow_cli.engine.sample.check import check_request
+from piflow_cli.engine.sample.check import check_pictures, check_request
 from piflow_cli.engine.sample.early import EarlyCheck
 from piflow_cli.engine.sample.job import Drawn, SampleJob, SampleResult
 from piflow_cli.engine.sample.open import OpenTeacher, open_student
@@ -21,6 +24,7 @@ from piflow_cli.engine.sample.request import NEGATIVE_SCALE, TextRequest, prompt
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.engine.students.settings import checked, sampling_settings
 from piflow_cli.errors import DataError
+from piflow_cli.io.texts.names import user_path
 
 SMALL_BATCH, SMALL_POSITIONS = 64, 32 * 32
 """Pictures a forward pass where none is asked for, up to this many latent positions; larger ones go one by one."""
@@ -33,6 +37,7 @@ def sample(
     prompts: Sequence[str | Asked],
     *,
     model: str | LoadedStudent | OpenTeacher | None = None,
+    references: Sequence[str | Path] = (),
     nfe: int | None = None,
     num_images: int = 1,
     seed: int = 0,
@@ -59,10 +64,12 @@ def sample(
         prompts: what to draw; class names or indices for class models. An `Asked` may have a seed of its own.
         model: an embedded student's name, a student or run folder, a hub id, or what `open_student` or `open_teacher`
             opened; None is the embedded student that was trained for `nfe`.
+        references: files of the pictures that every prompt is about which names none itself, for models that edit.
         nfe, substeps, temperature, h: as `SamplingSettings`; None is what the student was trained for.
         num_images: pictures a prompt, with seeds seed, seed + 1, ...
         seeds: of the pictures of each prompt, in place of seed and num_images; one given twice is drawn once.
-        width, height: pixels, for text-to-image students; None is the size they were trained at.
+        width, height: pixels, for text-to-image students; None is the size they were trained at, or with references
+            what the base's own pipeline makes of them.
         guidance_scale: of a student whose network embeds it.
         negative_prompt, negative_scale: what to steer away from, and how much; it doubles the evaluations, and no
             student is trained with it.
@@ -75,13 +82,14 @@ def sample(
         on_progress, on_picture: as `SampleJob.run`.
 
     Raises:
-        DataError: an empty prompt, an unknown class, or numbers out of range.
+        DataError: an empty prompt, an unknown class, numbers out of range, or references that cannot be read or that
+            the model does not take.
         PolicyError: the student cannot be sampled so.
         SamplingError: latents or pictures that are not finite.
         ModelError, DeviceError: as `load_student` and `resolve_device`.
     """
     job = prepare(
-        prompts,
+        about(prompts, references),
         request=TextRequest(width, height, guidance_scale, negative_prompt, negative_scale),
         model=model,
         nfe=nfe,
@@ -117,7 +125,7 @@ def prepare(
     device: str = "auto",
 ) -> SampleJob:
     """Check a request as a whole; `request` is what is asked beside prompts, the rest and errors as `sample`."""
-    asked = [Asked(item) if isinstance(item, str) else item for item in prompts]
+    asked = about(prompts)
     check_request(asked, num_images=num_images, seed=seed, seeds=seeds, batch_size=batch_size)
     request = request or TextRequest()
     request.check_numbers()
@@ -126,7 +134,9 @@ def prepare(
         opened = model
     else:
         opened = open_student(model, nfe=nfe, device=device, early=EarlyCheck(asked, request, changes))
-    texts = [item.prompt for item in asked]
+    check_pictures([len(item.references) for item in asked], opened.space.num_pictures, name=opened.name)
+    texts, given = [item.prompt for item in asked], illustrated([(item.prompt, item.references) for item in asked])
+    request = request.of_size_about(opened.space, given)
     if isinstance(opened, OpenTeacher):
         request.check_teacher(opened.space, texts, {key for key, value in changes.items() if value is not None})
         grid = _teacher_grid(opened, request.latent_shape(opened.space), steps=steps, shift=shift)
@@ -143,7 +153,8 @@ def prepare(
         warnings = [*opened.warnings, *found, *request.warnings(opened)]
     shape = request.latent_shape(artist.space)
     usual = SMALL_BATCH if math.prod(shape[-2:]) <= SMALL_POSITIONS else 1
-    wanted = [(item.prompt, own) for item in asked for own in _seeds(item, seed=seed, seeds=seeds, number=num_images)]
+    counted = {"seed": seed, "seeds": seeds, "number": num_images}
+    wanted = [(prompt, own) for item, prompt in zip(asked, given, strict=True) for own in _seeds(item, **counted)]
     return SampleJob(
         artist=artist,
         asked=request,
@@ -153,6 +164,15 @@ def prepare(
         batch_size=batch_size or usual,
         warnings=[*warnings, *prompt_warnings(artist.space, texts)],
     )
+
+
+def about(prompts: Sequence[str | Asked], references: Sequence[str | Path] = ()) -> list[Asked]:
+    """What is asked for, about `references` wherever a prompt names no pictures of its own."""
+    asked, paths = (
+        [Asked(item) if isinstance(item, str) else item for item in prompts],
+        tuple(map(user_path, references)),
+    )
+    return [item if item.references else replace(item, references=paths) for item in asked]
 
 
 def _teacher_grid(

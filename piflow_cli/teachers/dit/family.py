@@ -181,6 +181,7 @@ class DiT(DiTSettings):
         seed: int,
         num_steps: int,
         scale: float,
+        pictures: Sequence[Any] = (),  # noqa: ARG002
     ) -> BaseWalk:
         """The walk of DiTPipeline; arguments as `TeacherFamily.base_walk`, there is one size."""
         return base_walk(teacher, condition, seed=seed, num_steps=num_steps, scale=scale)

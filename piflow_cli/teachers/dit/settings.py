@@ -37,6 +37,7 @@ class DiTSettings(Settings):
     revision: str | None = Field(None, description="hub revision")
 
     pipeline_classes: ClassVar[tuple[str, ...]] = ("DiTPipeline",)
+    num_pictures: ClassVar[tuple[int, int]] = (0, 0)
     students_need_base: ClassVar[bool] = False
     size_px: ClassVar[None] = None
     quantization: ClassVar[str] = "none"

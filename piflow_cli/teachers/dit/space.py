@@ -41,6 +41,7 @@ class DiTSpace:
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
     max_tokens = None
+    num_pictures = (0, 0)
     embedded_guidance = False
 
     @property

@@ -62,7 +62,7 @@ class DiTTeacher:
             x,
             sigma,
             condition,
-            with_null=lambda labels, count: torch.cat([labels, labels.new_full((count,), self.space.null_class)]),
+            with_null=lambda labels, rows: torch.cat([labels, labels.new_full((len(rows),), self.space.null_class)]),
             scale=self.settings.guidance_scale,
             interval=self.settings.guidance_interval,
             orthogonal=self.settings.orthogonal,

@@ -160,9 +160,11 @@ class TextFamily(DescribedText, ABC):
         seed: int,
         num_steps: int,
         scale: float,
+        pictures: Sequence[Any] = (),
     ) -> BaseWalk:
         """The walk of the base's own pipeline; arguments as `TeacherFamily.base_walk`."""
-        return base_walk(teacher, condition, size_px=size_px, seed=seed, num_steps=num_steps, scale=scale)
+        asked = {"seed": seed, "num_steps": num_steps, "scale": scale, "pictures": pictures}
+        return base_walk(teacher, condition, size_px=size_px, **asked)
 
     def encoder_fingerprint(self) -> str:
         """What decides the embeddings of a prompt: length, the encoders' configs, and weights where they are here.

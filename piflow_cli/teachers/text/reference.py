@@ -5,7 +5,8 @@ Shapes: B batch, C latent channels, H, W latent size.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,6 +28,7 @@ def base_walk(
     seed: int,
     num_steps: int,
     scale: float,
+    pictures: Sequence[Any] = (),
 ) -> BaseWalk:
     """The walk of the base's own pipeline; arguments as `TeacherFamily.base_walk`.
 
@@ -41,8 +43,9 @@ def base_walk(
     shape = space.latent_shape_of(*size_px)
     noise = torch.randn((len(condition), *shape), generator=torch.Generator().manual_seed(seed)).to(space.device)
     arguments = space.base_arguments(condition) | space.base_guidance(scale)
+    arguments |= {"image": list(pictures)} if pictures else {}
     if scale != 1 and not space.embedded_guidance:
-        negative = space.base_arguments(space.null_condition(len(condition)))
+        negative = space.base_arguments(condition.against(space.null_condition, range(len(condition))))
         arguments |= {f"negative_{name}": value for name, value in negative.items()}
     with recorded_calls(teacher.module) as calls, recorded_steps(pipeline.scheduler) as steps:
         pictures = pipeline(

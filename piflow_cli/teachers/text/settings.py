@@ -41,6 +41,8 @@ class TextSettings(Settings):
     architecture: str | None = Field(None, description="lets --plan reckon while the source is not on this machine")
 
     students_need_base: ClassVar[bool] = True
+    num_pictures: ClassVar[tuple[int, int]] = (0, 0)
+    """The fewest and the most reference pictures that a prompt may have."""
     base_normalizes: ClassVar[bool] = False
     """Whether the base's own pipeline normalises guidance."""
     pipeline_classes: ClassVar[tuple[str, ...]]

@@ -6,8 +6,8 @@ Shapes: B batch, T text tokens, C latent channels, H, W latent size.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from types import MappingProxyType
@@ -16,26 +16,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from piflow_cli.core.conditions import TextCondition
+from piflow_cli.core.conditions import Prompt, TextCondition
 from piflow_cli.core.schedule import Shift
 from piflow_cli.errors import ModelError
+from piflow_cli.teachers.text.pictures import check_number, pictures_of, references_of
+from piflow_cli.teachers.text.placing import placed
+from piflow_cli.teachers.text.prompts import PREVIEW_PROMPTS
 from piflow_cli.teachers.text.tokens import TextBackbone, check_sides
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from PIL.Image import Image
 
+    from piflow_cli.core.conditions import References
     from piflow_cli.teachers.text.settings import TextSettings
-
-PREVIEW_PROMPTS = (
-    "a cat",
-    "a portrait photo of an old fisherman at sunset",
-    "a red apple on a wooden table",
-    "a watercolour painting of a mountain lake",
-    "a shop window with a sign that says open",
-    "a fox in the snow, 3d render",
-    "an astronaut riding a horse",
-    "a bowl of ramen, top view",
-)
 
 
 @dataclass
@@ -66,6 +60,7 @@ class TextSpace(ABC):
 
     embedding_arguments: ClassVar[tuple[str, ...]] = ("prompt_embeds",)
     image_channels = 3
+    num_pictures: ClassVar[tuple[int, int]] = (0, 0)
     num_classes = None
     classes_are_named = False
     own_vae = None
@@ -125,20 +120,52 @@ class TextSpace(ABC):
         return len(self.encoders()) == len(self.settings.encoders)
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> TextCondition:
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> TextCondition:
         """The condition of a batch of prompts.
 
         Raises:
             ModelError: the text encoders were not loaded.
+            DataError: more or fewer reference pictures than the network takes, or one that is too small or too long.
         """
         if not self.encodes:
             raise ModelError(
                 f"the text encoders of {self.settings.source} are not loaded, and the prompts are in no cache. Cache "
                 "them (piflow distill --cache-only), or leave data.cache out."
             )
-        with self._on_device(self.encoders()):
-            condition = self.embed(list(prompts), length=self.settings.max_sequence_length)
+        pictures = pictures_of(prompts)
+        with self._on_device([*self.encoders(), *([self.pipeline.vae] if any(pictures) else ())]):
+            texts, length = list(map(str, prompts)), self.settings.max_sequence_length
+            condition = self.embed_about(texts, pictures, length=length)
         return self._with_guidance(condition)
+
+    def embed_about(
+        self,
+        prompts: list[str],
+        pictures: Sequence[Sequence[Image]],
+        *,
+        length: int,
+        others: Mapping[str, list[str]] = MappingProxyType({}),
+    ) -> TextCondition:
+        """As `embed`, with the reference pictures of each prompt; errors as `encode_prompts`."""
+        check_number(self.num_pictures, pictures, name=self.settings.source)
+        condition = self.embed(prompts, length=length, others=others)
+        return replace(condition, references=self.references(pictures))
+
+    def references(self, pictures: Sequence[Sequence[Image]]) -> References | None:
+        """The reference pictures of each prompt, encoded; None without any. Errors as `reference_latents`."""
+        return references_of(pictures, encode=self.reference_latents, backbone=self.backbone)
+
+    def reference_latents(self, picture: Image) -> Tensor:
+        """Latents (1, C, H, W) of a reference picture, of the size at which the base's own pipeline takes it.
+
+        Raises:
+            DataError: it is too small or too long.
+        """
+        raise NotImplementedError  # of families that take pictures
+
+    def size_about(self, pictures: Sequence[Image]) -> tuple[int, int]:  # noqa: ARG002
+        """Width and height of what the base's own pipeline makes of reference pictures where nobody says it."""
+        return self.size_px
 
     @abstractmethod
     def embed(
@@ -178,13 +205,13 @@ class TextSpace(ABC):
             return [0] * len(prompts)
         return [ids.count(unknown) for ids in tokenizer(list(prompts)).input_ids]
 
-    def conditions(self, drawn: Sequence[str] | TextCondition) -> TextCondition:
+    def conditions(self, drawn: Sequence[Prompt] | TextCondition) -> TextCondition:
         """What a data source drew, prompts or cached embeddings, as the network takes it."""
         if not isinstance(drawn, TextCondition):
             return self.encode_prompts(drawn)
         return self._with_guidance(drawn.to(self.device).cast(self.dtype))
 
-    def encoded(self, drawn: Sequence[Sequence[str] | TextCondition]) -> list[TextCondition]:
+    def encoded(self, drawn: Sequence[Sequence[Prompt] | TextCondition]) -> list[TextCondition]:
         """The prompts of several batches, each encoded as a batch; offloaded encoders go to the device once.
 
         The negative prompt is encoded with the first ones, where guidance takes two passes.
@@ -265,32 +292,6 @@ class TextSpace(ABC):
         posterior = vae.encode(pixels).latent_dist
         return (posterior.sample(generator).float() - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
 
-    @contextmanager
-    def _on_device(self, modules: Sequence[nn.Module]) -> Iterator[None]:
-        """Within the context offloaded modules are on the device; those that hooks move are left alone."""
-        moved = [m for m in modules if self.settings.offload_encoders and not _is_hooked(m)]
-        moved = [module for module in moved if _home(module) != self.device]  # those that are there stay
-        homes = [_home(module) for module in moved]
-        for module in moved:
-            module.to(self.device)
-        try:
-            yield
-        finally:
-            for module, home in zip(moved, homes, strict=True):
-                module.to(home)
-
-
-def together(arguments: Mapping[str, Any], *names: str) -> list[Any]:
-    """Arguments that are given together. Raises ValueError where some are and others are not."""
-    if missing := [name for name in names if arguments.get(name) is None]:
-        given = [name for name in names if name not in missing]
-        raise ValueError(f"{' and '.join(given) or 'embeddings'} need {' and '.join(missing)} too")
-    return [arguments[name] for name in names]
-
-
-def _home(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    return hasattr(module, "_hf_hook") or hasattr(module, "hf_device_map")
+    def _on_device(self, modules: Sequence[nn.Module]) -> AbstractContextManager[None]:
+        """Within the context offloaded modules are on the device."""
+        return placed(modules if self.settings.offload_encoders else (), self.device)

@@ -33,7 +33,7 @@ class TextTeacher:
     space: TextSpace
     settings: TextSettings
     network: dict[str, Any]
-    _joined: tuple[TextCondition, int, TextCondition] | None = field(default=None, init=False, repr=False)
+    _joined: tuple[TextCondition, list[int], TextCondition] | None = field(default=None, init=False, repr=False)
 
     def name_classes(self, names: Mapping[int, str]) -> None:
         """Nothing: there are no classes."""
@@ -70,10 +70,11 @@ class TextTeacher:
             normed=self.backbone.layout.sides if self.settings.normalized_guidance else (),
         )
 
-    def _with_null(self, condition: TextCondition, count: int) -> TextCondition:
-        """The condition and `count` rows of the negative prompt, kept until another is asked for: a walk asks often."""
-        if self._joined is None or self._joined[0] is not condition or self._joined[1] != count:
-            self._joined = (condition, count, join_conditions([condition, self.space.null_condition(count)]))
+    def _with_null(self, condition: TextCondition, rows: list[int]) -> TextCondition:
+        """The condition, and the negative prompt in the place of some rows; kept until another is asked for."""
+        if self._joined is None or self._joined[0] is not condition or self._joined[1] != rows:
+            against = condition.against(self.space.null_condition, rows)
+            self._joined = (condition, rows, join_conditions([condition, against]))
         return self._joined[2]
 
     def _evaluate(self, x: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:

@@ -5,12 +5,13 @@ Shapes: B batch, N tokens, C channels, H, W latent size, D width of the transfor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.interfaces import PatchLayout
 from piflow_cli.errors import DataError
 
@@ -71,6 +72,25 @@ class TokenBackbone(TextBackbone):
     def from_base(self, given: Tensor, height: int, width: int) -> Tensor:
         """The inverse."""
         return unpack(given, height, width)
+
+
+def in_groups(
+    predict: Callable[[Tensor, Tensor, TextCondition], Tensor], x: Tensor, sigma: Tensor, condition: TextCondition
+) -> Tensor:
+    """What `predict` gives, (B, channels, H, W), called once for all rows with reference pictures of the same sizes.
+
+    Networks have one layout of positions for a batch.
+
+    Args:
+        predict: (x (B, C, H, W), sigma (B,), condition) -> output (B, channels, H, W).
+        x, sigma, condition: of any rows.
+    """
+    groups = condition.references.groups() if condition.references is not None else []
+    if len(groups) <= 1:
+        return predict(x, sigma, condition)
+    index = [torch.tensor(rows, device=x.device) for rows in groups]
+    outputs = torch.cat([predict(x[rows], sigma[rows], condition[rows]) for rows in index])
+    return outputs[torch.cat(index).argsort()]
 
 
 def check_sides(width: int, height: int, *, factor: int, layout: PatchLayout) -> None:

@@ -22,8 +22,8 @@ TWO_STEPS = SamplingSettings(nfe=2, total_substeps=8)
 REFUSED = {
     "sd3": {"skip_guidance_layers": [1], "clip_skip": 1, "sigmas": [1.0, 0.5], "mu": 1.0},
     "z_image": {"sigmas": [1.0, 0.5], "cfg_normalization": True, "cfg_truncation": 0.5},
-    "flux2": {"image": ["a picture"], "text_encoder_out_layers": (1, 2, 3), "sigmas": [1.0, 0.5]},
-    "flux2-dev": {"image": ["a picture"], "caption_upsample_temperature": 0.15, "sigmas": [1.0, 0.5]},
+    "flux2": {"text_encoder_out_layers": (1, 2, 3), "sigmas": [1.0, 0.5]},
+    "flux2-dev": {"caption_upsample_temperature": 0.15, "sigmas": [1.0, 0.5]},
 }
 """Arguments of the base's call that mean nothing to a student."""
 

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from piflow_cli.engine.check.find import family_of, teacher_settings
 from piflow_cli.errors import ModelError
-from piflow_cli.teachers.flux2 import Flux2, Flux2Space, patchify
+from piflow_cli.teachers.flux2.backbone import patchify
+from piflow_cli.teachers.flux2.family import Flux2
+from piflow_cli.teachers.flux2.space import Flux2Space
 
 PIPELINES = {"klein": tiny_flux2, "dev": tiny_flux2_dev}
 PROMPTS = ["a red cat", "blue dog on the house"]
