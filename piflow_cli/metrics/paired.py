@@ -4,6 +4,7 @@
 from torch import Tensor
 
 from piflow_cli.errors import DataError
+from piflow_cli.metrics.intervals.parts import Parts
 
 
 def paired_error(features: Tensor, teacher: Tensor) -> float:
@@ -29,6 +30,22 @@ def paired_error(features: Tensor, teacher: Tensor) -> float:
     if not spread > 0:
         raise DataError("the teacher's pictures are all the same; there is no error relative to how they differ")
     return ((features.double() - teacher.double()).square().sum(dim=1).mean() / spread).sqrt().item()
+
+
+def paired_errors_without(features: Tensor, teacher: Tensor, parts: Parts | None) -> tuple[float, ...]:
+    """Paired errors without each part of the pictures; none without parts, or where the others are all the same.
+
+    Args:
+        features, teacher: as `paired_error` takes them.
+        parts: of both.
+    """
+    if parts is None:
+        return ()
+    try:
+        kept = (parts.own != part for part in range(parts.count))
+        return tuple(paired_error(features[some], teacher[some]) for some in kept)
+    except DataError:
+        return ()
 
 
 def picture_errors(pictures: Tensor, reference: Tensor) -> Tensor:

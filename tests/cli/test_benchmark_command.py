@@ -117,6 +117,32 @@ def test_stochasticity_has_a_column_where_a_student_has_any(capsys: pytest.Captu
     assert (ode.split()[3], stochastic.split()[3], teacher.split()[3]) == ("0", "0.4", "12.35")
 
 
+def test_quantised_rows_say_what_changes_and_what_they_take(capsys: pytest.CaptureFixture) -> None:
+    whole, scores = replace(STUDENT, weights_bytes=14_600_000), {"fid": 12.5, "diversity": 7.0}
+    changes = {"fid": 0.155, "diversity": -0.891}
+    row = replace(
+        whole,
+        quantization="torchao-int8",
+        scores=scores,
+        changes=changes,
+        whole_error=0.026,
+        weights_bytes=9_690_000,
+        intervals={"fid_change": (0.055, 0.255)},
+    )
+    table.print_result(replace(RESULT, rows=(whole, row, TEACHER)))
+    heading, _, unquantised, quantised, teacher, *notes = map(words, capsys.readouterr().out.splitlines())
+    assert heading.startswith("model method NFE base FID* ↓ ratio change diversity* ↑ ratio change to whole to teacher")
+    assert "MB ms/pic" in heading
+    assert quantised.startswith(
+        "emoji-4nfe gmflow 4 torchao-int8 12.5 1.05 0.15±0.10 7 0.912 -0.891 0.026 1.23 87% 9.69"
+    )
+    assert " whole " in unquantised
+    assert " 14.6 " in unquantised
+    assert " whole " in teacher
+    assert any(note.startswith("change: of the score, to whole: distance to its picture") for note in notes)
+    assert any(note.startswith("MB: the network's parameters as they are kept") for note in notes)
+
+
 @pytest.mark.parametrize(("value", "code", "said"), [("0,x", 2, "numbers such as 0,0.5"), ("-1", 1, "h: ")])
 def test_stochasticity_that_is_none_is_refused(value: str, code: int, said: str, tmp_path: Path) -> None:
     process = run("benchmark", "--metric", "fid", "--model", "digits-1nfe", "--h", value, cwd=tmp_path)
@@ -152,6 +178,20 @@ def test_text_students_are_measured_on_prompts(folder: Path) -> None:
     refused = run("benchmark", *options, cwd=folder)
     assert refused.returncode == 1
     assert "pass --prompts" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("ways", "said"),
+    [
+        ("none,int3", "no base is held as 'int3'; known are none, bnb-8bit, bnb-4bit, torchao-int8, torchao-fp8"),
+        ("none,", "no base is held as ''"),
+    ],
+)
+def test_ways_that_are_none_are_refused(ways: str, said: str, folder: Path) -> None:
+    options = ["--model", "student", "--metric", "fid", "--prompts", "prompts.txt", "--device", "cpu"]
+    process = run("benchmark", *options, "--quantize", ways, cwd=folder)
+    assert process.returncode == 1
+    assert said in " ".join(process.stderr.split())
 
 
 def test_class_students_take_no_prompts(folder: Path) -> None:

@@ -43,6 +43,12 @@ def notes_of(result: BenchmarkResult) -> list[str]:
         lines.append(
             "paired: distance to its picture from the same noise; 0 is the same, 1 as far as another of its own"
         )
+    if any(row.whole_error is not None for row in result.rows):
+        lines.append(
+            "change: of the score, to whole: distance to its picture, both from the same noise on the unquantised base"
+        )
+    if any(row.quantization != "none" for row in result.rows):
+        lines.append("MB: the network's parameters as they are kept, without text encoders and autoencoder")
     if any(row.gap_closed is not None for row in result.rows):
         lines.append("gap closed: 0% is the teacher's FID at as many Euler steps, 100% that of its row of most steps")
     asked = f" of {result.num_prompts} prompts ({result.prompts})" if result.prompts is not None else ""
@@ -100,6 +106,8 @@ def columns_of(result: BenchmarkResult) -> list[tuple[str, list[str]]]:
     columns.append(("NFE", [str(row.nfe) for row in rows]))
     if any(row.h for row in rows):
         columns.append(("h", [f"{row.h:g}" if row.kind == "student" else "" for row in rows]))
+    if quantised := any(row.quantization != "none" for row in rows):
+        columns.append(("base", [row.quantization if row.quantization != "none" else "whole" for row in rows]))
     for key, title in result.titles.items():
         name = in_heading(key)
         arrow = ARROWS[result.better[key]]
@@ -107,14 +115,33 @@ def columns_of(result: BenchmarkResult) -> list[tuple[str, list[str]]]:
         scores = [number(row.scores[key], row.intervals.get(key), "{:.4g}") for row in rows]
         columns.append((f"{name}{'*' if title != name else ''} {arrow}", scores))
         columns += _optional("ratio", rows, f"{key}_ratio")
+        columns += _changes(rows, key)
+    columns += _optional("to whole", rows, "whole_error")
     columns += _optional("paired", rows, "paired_error")
     columns += _optional("to teacher", rows, "fid_to_teacher")
     columns += _optional("gap closed", rows, "gap_closed", "{:.0%}")
+    if quantised:
+        columns += _megabytes(rows)
     totals = [row.network_s + row.policy_s for row in rows]
     shares = [row.policy_s / max(total, 1e-12) for row, total in zip(rows, totals, strict=True)]
     columns.append(("ms/pic", [f"{1000 * total:.3g}" for total in totals]))
     columns.append(("policy", [f"{share:.0%}" for share in shares]))
     return columns
+
+
+def _changes(rows: Sequence[BenchmarkRow], key: str) -> list[tuple[str, list[str]]]:
+    """How a score differs from that of the whole base, none where no row is beside one."""
+    if not any(key in row.changes for row in rows):
+        return []
+    changes = [(row.changes.get(key), row.intervals.get(f"{key}_change")) for row in rows]
+    return [("change", ["" if value is None else number(value, span, "{:+.3g}") for value, span in changes])]
+
+
+def _megabytes(rows: Sequence[BenchmarkRow]) -> list[tuple[str, list[str]]]:
+    """What the network's parameters take, none where nobody counted."""
+    if all(row.weights_bytes is None for row in rows):
+        return []
+    return [("MB", ["" if row.weights_bytes is None else f"{row.weights_bytes / 1e6:.3g}" for row in rows])]
 
 
 def _optional(

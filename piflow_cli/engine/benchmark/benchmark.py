@@ -19,6 +19,7 @@ from piflow_cli.engine.benchmark.check import check_request, check_rows
 from piflow_cli.engine.benchmark.drawn.cache import RowCache
 from piflow_cli.engine.benchmark.gauge import Gauge
 from piflow_cli.engine.benchmark.proof.intervals import USUAL_PARTS, Intervals, check_intervals
+from piflow_cli.engine.benchmark.quantized.ways import check_ways, looking_for_grids, open_each
 from piflow_cli.engine.benchmark.questions import Subjects
 from piflow_cli.engine.benchmark.result import BenchmarkResult, result_of
 from piflow_cli.engine.benchmark.rows import Progress, measure_all
@@ -38,7 +39,7 @@ from piflow_cli.engine.benchmark.yardsticks import (
     choose_subjects,
 )
 from piflow_cli.engine.processes.together import Together
-from piflow_cli.engine.sample.open import Dtype, open_student
+from piflow_cli.engine.sample.open import Dtype
 from piflow_cli.engine.sample.sample import SMALL_POSITIONS
 from piflow_cli.engine.students.device import DTYPES, resolve_device
 from piflow_cli.engine.students.find import default_students
@@ -72,6 +73,7 @@ def benchmark(
     solvers: Sequence[str] = ("euler",),
     intervals: int = USUAL_PARTS,
     album: Album | None = None,
+    quantize: Sequence[str] = (),
     cache: RowCache | None = None,
     together: Together | None = None,
     on_progress: Progress | None = None,
@@ -98,6 +100,9 @@ def benchmark(
         teacher_steps: steps to sample the teacher with; empty leaves the teacher out and unloaded.
         solvers: the teacher's solvers: euler, heun, unipc, dpmsolver++.
         intervals: parts of a row's pictures that are left out in turn for intervals of 95%; 0 makes none.
+        quantize: ways to hold the base of every text-to-image student: none, bnb-8bit, bnb-4bit, torchao-int8,
+            torchao-fp8; a row for each, compared to that of none. The teacher's base is whole then. Empty leaves it to
+            the students.
         cache: keeps what was seen of the teacher's pictures from one benchmark to the next; None draws all of them.
         album: keeps the first pictures of every row, those that the main process draws.
         together: processes that measure together, as `joined` yields them, each drawing whole batches in turn; all of
@@ -108,29 +113,29 @@ def benchmark(
         DataError: a number out of range; prompts, a reference or a detector that are missing or do not fit.
         PolicyError: a student that cannot be sampled at an NFE.
         ModelError, DeviceError: as `open_student`.
+        MissingExtraError: a quantisation's library is not installed.
         SamplingError: a row's latents or pictures are not finite; there is no score of black pictures.
         PiflowError: an unknown metric or solver.
     """
     together = together or Together()
     asked = check_request(metrics, solvers, samples=samples, batch_size=batch_size, seed=seed, steps=teacher_steps)
     check_intervals(intervals)
-    check_rows(models=models or (), nfe=nfe or (), h=h or ())
+    check_rows(models=models or (), nfe=nfe or (), h=h or (), quantize=quantize)
     check_rows(solvers=solvers, teacher_steps=teacher_steps)
     listed = read_prompt_list(prompts) if prompts is not None else None
     target, bases = resolve_device(device), Bases()
+    sources = default_students() if models is None else models
+    ways = check_ways(quantize, sources, device=target)
 
     def load() -> tuple[list[LoadedStudent], list[Metric], Subjects, Panel, list[Sampler], list[str]]:
-        students = [
-            m if isinstance(m, LoadedStudent) else open_student(m, device=device, dtype=dtype, bases=bases)
-            for m in (default_students() if models is None else models)
-        ]
+        students = open_each(sources, ways, device=device, dtype=dtype, bases=bases)
         _check_comparable(students)
-        patched = _on_patches(asked, students)
+        patched, told = _on_patches(asked, students, with_grid=bool(quantize))
         subjects = choose_subjects(listed, students)
         check_prompts(patched, subjects)
-        samplers, warnings = _student_samplers(students, nfe, h, seed=seed)
+        samplers, warnings = _student_samplers(students, nfe, h, seed=seed, whole_teacher=bool(quantize))
         own = Panel.of(patched, choose_detector(detector, students, patched, device=target), device=target)
-        return students, patched, subjects, own, samplers, warnings
+        return students, patched, subjects, own, samplers, [*told, *warnings]
 
     students, chosen, subjects, panel, samplers, warnings = together.each_does(load)
     gauge = Gauge(
@@ -155,23 +160,35 @@ def benchmark(
     if teacher_steps:
         samplers += together.each_does(
             lambda: _teacher_samplers(
-                students, teacher_steps, solvers, bases=bases, device=target, dtype=DTYPES.get(dtype)
+                students,
+                teacher_steps,
+                solvers,
+                bases=bases,
+                device=target,
+                dtype=DTYPES.get(dtype),
+                whole=bool(quantize),
             )
         )
     measured = measure_all(gauge, samplers, on_progress)
     return together.main_does(lambda: result_of(gauge, measured, students, warnings))
 
 
-def _on_patches(metrics: Sequence[Metric], students: Sequence[LoadedStudent]) -> list[Metric]:
-    """The metrics of pictures in the patches of these students' networks.
+def _on_patches(
+    metrics: Sequence[Metric], students: Sequence[LoadedStudent], *, with_grid: bool
+) -> tuple[list[Metric], list[str]]:
+    """The metrics of pictures in the patches of these students' networks, and warnings.
+
+    Args:
+        with_grid: whether grids are to be looked for where they can be, asked for or not.
 
     Raises:
         DataError: patches differ, and a metric is about them.
     """
-    if all(metric.of_patches is None for metric in metrics):
-        return list(metrics)
+    if not with_grid and all(metric.of_patches is None for metric in metrics):
+        return list(metrics), []
     patch_px = patch_px_of(students)
-    return [metric.on_patches(patch_px) for metric in metrics]
+    patched = [metric.on_patches(patch_px) for metric in metrics]
+    return looking_for_grids(patched, patch_px, students[0]) if with_grid else (patched, [])
 
 
 def _usual_batch(space: Space) -> int:
@@ -193,14 +210,19 @@ def _check_comparable(students: Sequence[LoadedStudent]) -> None:
 
 
 def _student_samplers(
-    students: Sequence[LoadedStudent], nfe: Sequence[int] | None, h: Sequence[float] | None, *, seed: int
+    students: Sequence[LoadedStudent],
+    nfe: Sequence[int] | None,
+    h: Sequence[float] | None,
+    *,
+    seed: int,
+    whole_teacher: bool,
 ) -> tuple[list[Sampler], list[str]]:
     """A sampler for each student, NFE and h, and warnings; policies that cannot do it are refused here."""
     samplers, warnings = [], []
     for student, evaluations, own_h in product(students, _distinct(nfe), _distinct(h)):
         settings, found = sampling_settings(student, nfe=evaluations, h=own_h)
         warnings += found
-        samplers.append(student_sampler(student, settings, seed=seed))
+        samplers.append(student_sampler(student, settings, seed=seed, whole_teacher=whole_teacher))
     return samplers, warnings
 
 
@@ -217,15 +239,16 @@ def _teacher_samplers(
     bases: Bases,
     device: torch.device,
     dtype: torch.dtype | None,
+    whole: bool,
 ) -> list[Sampler]:
     """Samplers of each teacher of the students, on each time grid of theirs, for every solver and number of steps.
 
     A teacher has a module of its own over the weights of its students' base, and their dtype where none is given.
     """
-    grids = {teacher_key(teacher_of(s), s.card.sampling.time_shift): s for s in students}
+    grids = {teacher_key(teacher_of(s, whole=whole), s.card.sampling.time_shift): s for s in students}
     samplers = []
     for student in grids.values():
-        settings, shift = teacher_of(student), student.card.sampling.time_shift
+        settings, shift = teacher_of(student, whole=whole), student.card.sampling.time_shift
         teacher = bases.teacher(settings, device=device, dtype=dtype or student.dtype)
         for solver in dict.fromkeys(solvers):
             for count in dict.fromkeys(steps):

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from piflow_cli.engine.benchmark.proof.intervals import intervals_of
-from piflow_cli.errors import DataError
+from piflow_cli.engine.benchmark.quantized.changes import changes_of
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference
 from piflow_cli.metrics.fid import fid, fid_without
 from piflow_cli.metrics.intervals.jackknife import combine
 from piflow_cli.metrics.intervals.parts import Parts
-from piflow_cli.metrics.paired import paired_error
+from piflow_cli.metrics.paired import paired_error, paired_errors_without
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,21 +67,13 @@ class Anchor:
         ratios = {f"{name}_ratio": combine(_quotient, own.get(name, ()), other.get(name, ())) for name in RATIOS}
         if self.parts is None:
             return ratios
-        errors = self._errors_without(features)
+        errors = paired_errors_without(features, self.pictures.features, self.parts)
         distances = (
             own.get("fid", ())
             if known
             else fid_without(features, self.pictures, replace(self.parts, reference=self.parts.own))
         )
         return ratios | {"fid_to_teacher": tuple(distances), "paired_error": errors}
-
-    def _errors_without(self, features: Tensor) -> tuple[float, ...]:
-        """Paired errors without each part; none where the teacher's other pictures are all the same."""
-        kept = (self.parts.own != part for part in range(self.parts.count))
-        try:
-            return tuple(paired_error(features[some], self.pictures.features[some]) for some in kept)
-        except DataError:
-            return ()
 
     def _ratio(self, row: BenchmarkRow, column: str) -> float | None:
         own, other = row.scores.get(column), self.row.scores.get(column)
@@ -131,7 +123,7 @@ def _gap_or_nan(*fids: float) -> float:
 
 def with_intervals(row: BenchmarkRow) -> BenchmarkRow:
     """A finished row with the intervals of all that it says, and without what they cannot be made of."""
-    names = ("fid_to_teacher", "paired_error", *(f"{name}_ratio" for name in RATIOS), "gap_closed")
-    said = row.scores | {name: getattr(row, name) for name in names}
+    names = ("fid_to_teacher", "paired_error", *(f"{name}_ratio" for name in RATIOS), "gap_closed", "whole_error")
+    said = row.scores | {name: getattr(row, name) for name in names} | changes_of(row)
     intervals = intervals_of(said, row.without)
     return replace(row, intervals=intervals, without={name: row.without[name] for name in intervals})

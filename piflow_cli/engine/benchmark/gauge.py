@@ -62,6 +62,10 @@ class BenchmarkRow:
         h: stochasticity between a student's segments; 0 is the ODE.
         intervals: from and to of each score, ratio, distance and gap, by its name; see `metrics.intervals`.
         without: what they are made of: the same with each part of the pictures left out, in the parts' order.
+        quantization: how the base is held; none is whole.
+        weights_bytes: of the network's parameters as they are kept; None where nobody counted.
+        changes: by column, the score less that of the row of the whole base, where there is one beside it.
+        whole_error: paired distance to that row's pictures of the same noise, None likewise.
         drawn_on: the day on which its pictures were drawn and timed, where that was an earlier benchmark.
     """
 
@@ -84,6 +88,10 @@ class BenchmarkRow:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     without: dict[str, tuple[float, ...]] = field(default_factory=dict)
     drawn_on: str | None = None
+    quantization: str = "none"
+    weights_bytes: int | None = None
+    changes: dict[str, float] = field(default_factory=dict)
+    whole_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -198,6 +206,8 @@ class Gauge:
             h=sampler.h,
             without=without,
             drawn_on=own.drawn_on,
+            quantization=sampler.quantization,
+            weights_bytes=sampler.weights_bytes,
         )
         return row, seen
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from piflow_cli.engine.benchmark.comparison import Anchor, with_gaps, with_intervals
 from piflow_cli.engine.benchmark.gauge import BenchmarkRow, Gauge
+from piflow_cli.engine.benchmark.quantized.changes import Key, Whole, compared
 from piflow_cli.engine.benchmark.samplers import Sampler
 from piflow_cli.metrics.detectors.features import Reference
 from piflow_cli.metrics.metric import WHOLE
@@ -40,26 +41,27 @@ def measure_all(gauge: Gauge, samplers: Sequence[Sampler], on_progress: Progress
             longest[sampler.teacher] = sampler
     anchors: dict[str, Anchor] = {}
     rows: dict[Sampler, BenchmarkRow] = {}
+    whole: dict[Key, Whole] = {}
     for sampler in [*longest.values(), *(s for s in samplers if s not in longest.values())]:
 
         def advance(pictures: int, sampler: Sampler = sampler) -> None:
             nonlocal done
             done += pictures * sampler.nfe
             if on_progress is not None:
-                on_progress(done, max(done, total), f"{sampler.model} {sampler.method} {sampler.nfe} NFE")
+                on_progress(done, max(done, total), sampler.title)
 
         measured = gauge.measure(sampler, advance)
         if measured is None:
             continue
         row, seen = measured
+        parts = gauge.intervals.parts_of(gauge.questions)
         if sampler in longest.values():
-            parts = gauge.intervals.parts_of(gauge.questions)
             anchor = Anchor.of(row, seen[WHOLE], detector=gauge.panel.detector.name, parts=parts)
             anchors[sampler.teacher] = anchor
             gauge = gauge.compared_to(seen, name=anchor.pictures.name)
         elif sampler.teacher in anchors:
             row = anchors[sampler.teacher].compare(row, seen[WHOLE], reference=gauge.references.get(WHOLE))
-        rows[sampler] = row
+        rows[sampler] = compared(sampler, row, seen[WHOLE].features, parts=parts, known=whole)
     rows = with_gaps(rows, longest)
     in_order = [with_intervals(rows[sampler]) for sampler in samplers if sampler in rows]
     return Measured(in_order, [anchor.row for anchor in anchors.values()], gauge.references)

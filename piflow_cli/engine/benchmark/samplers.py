@@ -23,7 +23,8 @@ from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.benchmark.questions import Questions
 from piflow_cli.engine.benchmark.solvers import num_evaluations, solve
 from piflow_cli.engine.students.finite import decode_finite
-from piflow_cli.engine.students.load import LoadedStudent
+from piflow_cli.engine.students.load import LoadedStudent, change_teacher
+from piflow_cli.engine.students.stored import stored_bytes
 from piflow_cli.errors import DataError
 from piflow_cli.io.pictures import to_uint8
 
@@ -52,6 +53,8 @@ class Sampler:
         draw: (noise (B, C, *S), condition, index of the first picture, stopwatch) -> latents (B, C, *S).
         teacher: of the teacher and its time grid; a student's rows compare to the teacher rows of the same value.
         h: stochasticity between a student's segments.
+        quantization: how the base is held; none is whole.
+        weights_bytes: of the network's parameters as they are kept; None where nobody counted.
     """
 
     model: str
@@ -65,6 +68,14 @@ class Sampler:
     draw: Callable[[Tensor, object, int, Stopwatch], Tensor]
     teacher: str
     h: float = 0.0
+    quantization: str = "none"
+    weights_bytes: int | None = None
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        way = f" {self.quantization}" if self.quantization != "none" else ""
+        return f"{self.model} {self.method} {self.nfe} NFE{way}"
 
     def pictures(
         self,
@@ -86,7 +97,7 @@ class Sampler:
         Raises:
             SamplingError: latents or pictures that are not finite.
         """
-        row, dtype = f"{self.model} {self.method} {self.nfe} NFE", next(self.module.parameters()).dtype
+        row, dtype = self.title, next(self.module.parameters()).dtype
         generator = torch.Generator().manual_seed(seed)
         for number, start in enumerate(range(0, len(questions), batch_size)):
             count = min(batch_size, len(questions) - start)
@@ -99,9 +110,14 @@ class Sampler:
             yield to_uint8(decode_finite(self.space, latents, name=row, dtype=dtype)).cpu().float() / 255
 
 
-def teacher_of(student: LoadedStudent) -> TeacherFamily:
-    """The settings of the teacher that a student is measured beside: those of the base it was loaded onto, if any."""
-    return student.family
+def teacher_of(student: LoadedStudent, *, whole: bool = False) -> TeacherFamily:
+    """The settings of the teacher that a student is measured beside: those of the base it was loaded onto, if any.
+
+    Args:
+        whole: whether its base is to be held unquantised, however the student's is.
+    """
+    quantised = student.family.quantization != "none"
+    return change_teacher(student.family, {"quantization": "none"}) if whole and quantised else student.family
 
 
 def patch_px_of(students: Sequence[LoadedStudent]) -> tuple[int, int]:
@@ -121,8 +137,14 @@ def patch_px_of(students: Sequence[LoadedStudent]) -> tuple[int, int]:
     return next(iter(found))
 
 
-def student_sampler(student: LoadedStudent, settings: SamplingSettings, *, seed: int) -> Sampler:
-    """A student sampled with `settings`; what is drawn between its segments depends on seed and picture alone."""
+def student_sampler(
+    student: LoadedStudent, settings: SamplingSettings, *, seed: int, whole_teacher: bool = False
+) -> Sampler:
+    """A student sampled with `settings`; what is drawn between its segments depends on seed and picture alone.
+
+    Args:
+        whole_teacher: whether it is measured beside the unquantised teacher, as `teacher_of`.
+    """
 
     def draw(noise: Tensor, condition: object, start: int, stopwatch: Stopwatch) -> Tensor:
         return sample_student(
@@ -145,8 +167,10 @@ def student_sampler(student: LoadedStudent, settings: SamplingSettings, *, seed:
         module=student.network.module,
         space=student.space,
         draw=draw,
-        teacher=teacher_key(teacher_of(student), settings.time_shift),
+        teacher=teacher_key(teacher_of(student, whole=whole_teacher), settings.time_shift),
         h=settings.h,
+        quantization=student.quantization,
+        weights_bytes=stored_bytes(student.network.module),
     )
 
 
@@ -186,6 +210,8 @@ def teacher_sampler(teacher: Teacher, solver: str, num_steps: int, *, settings: 
         space=teacher.space,
         draw=draw,
         teacher=teacher_key(settings, shift),
+        quantization=settings.quantization,
+        weights_bytes=stored_bytes(teacher.module),
     )
 
 

@@ -22,6 +22,7 @@ SHEET_BYTES = 3_000_000
 PAIRED = ("paired_error", "Paired distance", "to the teacher's pictures from the same noise")
 Place = Callable[["BenchmarkRow"], float]
 """Where a row stands on the axis below."""
+WHOLE = ("whole_error", "Distance to the whole base", "to its pictures from the same noise")
 DISTANCE = ("fid_to_teacher", "FID to the teacher", "to the pictures of its longest row")
 
 
@@ -71,7 +72,9 @@ def _listed(names: Sequence[str], most: int = 3) -> str:
 def score_charts(result: BenchmarkResult) -> list[Chart]:
     """Every score over evaluations and over time, in the order of the table."""
     columns = [(key, title, f"{result.better[key]} is better") for key, title in result.titles.items()]
-    columns += [item for item in (PAIRED, DISTANCE) if any(_value(row, item[0]) is not None for row in result.rows)]
+    columns += [
+        item for item in (PAIRED, WHOLE, DISTANCE) if any(_value(row, item[0]) is not None for row in result.rows)
+    ]
     across = [("evaluations", 2, _evaluations), ("ms a picture", 10, _milliseconds)]
     return [
         chart_of(title, f"over {label}; {note}", _lines(result.rows, key, place), x_label=label, log_x=base)
@@ -81,18 +84,19 @@ def score_charts(result: BenchmarkResult) -> list[Chart]:
 
 
 def _lines(rows: Sequence[BenchmarkRow], key: str, place: Place) -> list[Line]:
-    """A line for each model, method and h, through its rows."""
-    groups: dict[tuple[str, str, float], list[BenchmarkRow]] = {}
+    """A line for each model, method, h and way to hold the base, through its rows."""
+    groups: dict[tuple[str, str, float, str], list[BenchmarkRow]] = {}
     for row in rows:
-        groups.setdefault((row.model, row.method, row.h), []).append(row)
+        way = f", {row.quantization}" if row.quantization != "none" else ""
+        groups.setdefault((row.model, row.method, row.h, way), []).append(row)
     lines = []
-    for i, ((model, method, h), members) in enumerate(groups.items()):
+    for i, ((model, method, h, way), members) in enumerate(groups.items()):
         members = sorted((row for row in members if _value(row, key) is not None), key=place)
         spans = [_span(row, key) for row in members]
         barred = any(spans)
         lines.append(
             Line(
-                f"{model} {method}" + (f", h {h:g}" if h else ""),
+                f"{model} {method}" + (f", h {h:g}" if h else "") + way,
                 tuple(rounded(place(row)) for row in members),
                 tuple(rounded(_value(row, key)) for row in members),
                 low=tuple(rounded(span[0]) if span else None for span in spans) if barred else (),

@@ -48,6 +48,11 @@ class LoadedStudent:
         """Of the student's own weights."""
         return next(iter(self.network.own_parameters().values())).dtype
 
+    @property
+    def quantization(self) -> str:
+        """How its base is held; a student that has all weights itself has none that is quantised."""
+        return self.family.quantization if self.card.adapter is not None else "none"
+
 
 def read_student(path: Path, *, recipe: Recipe | None = None, base: str | None = None) -> tuple[StoredStudent, Format]:
     """Read a stored student in whichever registered format it is, or as what a checkpoint of a run would become.
@@ -180,6 +185,11 @@ def assemble(
     if card.adapter is not None:
         load = family.load if bases is None else partial(bases.teacher, family)
         return _assemble_on_base(stored, load(device=device, dtype=dtype), family, name=name, dtype=dtype)
+    if changes.get("quantization", "none") != "none":
+        raise ModelError(
+            f"quantization {changes['quantization']}: {name} has all weights itself and no base to be quantised; leave "
+            "it out, or convert the student to an adapter where it was one"
+        )
     folder = stored.vae_folder.parent if stored.vae_folder else None
     module, backbone, space = family.rebuild(card.network, folder=folder, device=device, dtype=dtype)
     network = Student(module, backbone=backbone, family=card.policy)

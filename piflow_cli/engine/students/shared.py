@@ -10,28 +10,38 @@ from torch import Tensor, nn
 
 from piflow_cli.core.interfaces import Teacher, TeacherFamily
 
+Key = tuple[str, str, torch.device, torch.dtype]
+
 
 class Bases:
     """Loaded teachers, by their settings, device and precision; each is read once, and lives as long as this does."""
 
     def __init__(self) -> None:
-        self._loaded: dict[tuple[str, str, torch.device, torch.dtype], Teacher] = {}
+        self._loaded: dict[Key, Teacher] = {}
 
     def teacher(self, family: TeacherFamily, *, device: torch.device | str, dtype: torch.dtype) -> Teacher:
         """A teacher whose module may be changed: its weights are those of the others, what is put into it is its own.
 
-        A base that is quantised or moved by hooks is loaded anew.
+        A base that is quantised or moved by hooks is loaded anew; text encoders and autoencoder are those of the whole
+        one, where that is here.
 
         Raises: as `TeacherFamily.load`.
         """
-        key = (family.type, family.model_dump_json(), torch.device(device), dtype)
+        key: Key = (family.type, family.model_dump_json(), torch.device(device), dtype)
         if key not in self._loaded:
-            loaded = family.load(device=device, dtype=dtype)
+            whole = self._loaded.get(_whole_key(key, family)) if family.quantization != "none" else None
+            loaded = family.load(device=device, dtype=dtype, encoders=whole is None)
+            loaded = loaded if whole is None else replace(loaded, space=whole.space)
             if not _is_plain(loaded.module):
                 return loaded
             self._loaded[key] = loaded
         first = self._loaded[key]
         return replace(first, module=shared_copy(first.module))
+
+
+def _whole_key(key: Key, family: TeacherFamily) -> Key:
+    """Of the same base, unquantised."""
+    return (key[0], family.model_copy(update={"quantization": "none"}).model_dump_json(), *key[2:])
 
 
 def shared_copy(module: nn.Module) -> nn.Module:

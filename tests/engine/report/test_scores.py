@@ -53,7 +53,7 @@ RESULT = BenchmarkResult(
 class Asked:
     """Stands for the questions and the sampler of a row."""
 
-    kind, model, method, nfe, h = "student", "one", "gmflow", 1, 0.0
+    kind, model, method, nfe, h, quantization = "student", "one", "gmflow", 1, 0.0, "none"
 
     def __init__(self, prompts: list[str]) -> None:
         self.asked = prompts
@@ -123,6 +123,15 @@ def test_the_command_writes_a_page_with_pictures(tmp_path: Path) -> None:
         assert words in " ".join(page.words)
     refused = run_command(*line, "--report", "page.pdf", cwd=tmp_path)
     assert (refused.returncode, "no .html file" in refused.stderr) == (2, True)
+
+
+def test_plots_have_a_line_for_each_way_to_hold_the_base() -> None:
+    whole = row("one", 1, 3.0)
+    quantised = row("one", 1, 3.1, quantization="torchao-int8", whole_error=0.02, changes={"fid": 0.1})
+    charts = score_charts(replace(RESULT, rows=(whole, quantised)))
+    assert [line.label for line in charts[0].lines] == ["one gmflow", "one gmflow, torchao-int8"]
+    distance = [chart for chart in charts if chart.title == "Distance to the whole base"]
+    assert [line.y for line in distance[0].lines] == [(), (0.02,)]
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ DERIVED = {
     "fid_to_teacher": "lower",
     "paired_error": "lower",
     "gap_closed": "higher",
+    "whole_error": "lower",
 }
 """What rows say besides scores, and which direction is better."""
 HARMLESS = ("seed", "guidance", "dtype", "versions")
@@ -50,6 +51,8 @@ class Row(BaseModel):
     fid_to_teacher: float | None = None
     paired_error: float | None = None
     gap_closed: float | None = None
+    quantization: str = "none"
+    whole_error: float | None = None
     intervals: dict[str, tuple[float, float]] = {}
     without: dict[str, tuple[float | None, ...]] = {}
     network_s: float | None = None
@@ -57,13 +60,14 @@ class Row(BaseModel):
 
     @property
     def what(self) -> tuple[str, str, int, float]:
-        """All but the model's name."""
+        """All but the model's name and how its base is held."""
         return (self.kind, self.method, self.nfe, self.h)
 
     @property
     def name(self) -> str:
         """In words."""
-        return f"{self.model} {self.method} {self.nfe} NFE" + (f" h={self.h:g}" if self.h else "")
+        way = f" {self.quantization}" if self.quantization != "none" else ""
+        return f"{self.model} {self.method} {self.nfe} NFE{way}" + (f" h={self.h:g}" if self.h else "")
 
     def values(self) -> dict[str, float]:
         """All numbers by name."""
@@ -187,11 +191,13 @@ def _agree(part: str, values: tuple[Any, Any]) -> bool:
 
 
 def _pairs(first: Sequence[Row], second: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
-    """Rows that belong together: of one name, or else the only ones of their kind, method, evaluations and h."""
-    left, others = [], {(row.model, row.what): row for row in second}
+    """Rows that belong together: of one name and way to hold the base, or else the only ones of their kind, method,
+    evaluations and h."""
+    left, others = [], {(row.model, row.quantization, row.what): row for row in second}
     for row in first:
-        if (row.model, row.what) in others:
-            yield row, others.pop((row.model, row.what))
+        key = (row.model, row.quantization, row.what)
+        if key in others:
+            yield row, others.pop(key)
         else:
             left.append(row)
     for row in left:
@@ -224,7 +230,7 @@ def _difference(
     else:
         verdict = "better" if (second < first) == (better == "lower") else "worse"
     return Difference(
-        row=own.name if own.name == other.name else f"{own.name} / {other.model}",
+        row=_name_of_both(own, other),
         name=name,
         first=first,
         second=second,
@@ -232,3 +238,10 @@ def _difference(
         paired=paired,
         verdict=verdict,
     )
+
+
+def _name_of_both(own: Row, other: Row) -> str:
+    """The first one's name, and what of the other's is not in it."""
+    if own.name == other.name:
+        return own.name
+    return f"{own.name} / {other.model if own.quantization == other.quantization else other.name}"

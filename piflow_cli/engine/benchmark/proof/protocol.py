@@ -17,6 +17,7 @@ from piflow_cli.engine.students.versions import versions_of
 from piflow_cli.io.checksums import tensors_sha256
 from piflow_cli.metrics.detectors.features import Reference
 from piflow_cli.metrics.panel import Seat
+from piflow_cli.teachers.text.loading.quantization import library_of
 
 if TYPE_CHECKING:
     from piflow_cli.engine.benchmark.gauge import Gauge
@@ -59,7 +60,10 @@ def protocol_of(
             for metric in gauge.metrics
             if metric.groups is not None
         },
-        "versions": {name: version.partition("+")[0] for name, version in versions_of(LIBRARIES).items()},
+        "versions": {
+            name: version.partition("+")[0]
+            for name, version in versions_of((*LIBRARIES, *_quantizers(students))).items()
+        },
     }
 
 
@@ -80,6 +84,11 @@ def _guidance(student: LoadedStudent) -> dict[str, Any]:
     """How its teacher is guided."""
     settings = json.loads(teacher_of(student).model_dump_json())
     return {key: value for key, value in settings.items() if any(word in key for word in GUIDANCE)}
+
+
+def _quantizers(students: Sequence[LoadedStudent]) -> list[str]:
+    """The libraries that hold quantised bases."""
+    return _distinct(library_of(student.quantization) for student in students if student.quantization != "none")
 
 
 def _distinct(values: Any) -> list[Any]:

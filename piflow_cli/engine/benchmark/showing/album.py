@@ -54,7 +54,8 @@ def _effort(sampler: Sampler) -> int:
 
 def _names(sampler: Sampler) -> tuple[str, ...]:
     noise = (f"h {sampler.h:g}",) if sampler.h else ()
-    return (sampler.model, f"{sampler.method}, {sampler.nfe} NFE", *noise)
+    way = (sampler.quantization,) if sampler.quantization != "none" else ()
+    return (sampler.model, f"{sampler.method}, {sampler.nfe} NFE", *noise, *way)
 
 
 def _labels(sampler: Sampler, questions: Questions, start: int, stop: int) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from piflow_cli.errors import DeviceError, MissingExtraError, ModelError
+from piflow_cli.errors import MissingExtraError, ModelError
 from piflow_cli.io.hub import fetch_folder, list_files, locate
 from piflow_cli.io.texts.names import user_path
 from piflow_cli.io.weights import check_layers, check_values, find_weights, read_dtypes, read_json, without_bars
@@ -28,7 +28,12 @@ from piflow_cli.teachers.text.loading.base import (
 from piflow_cli.teachers.text.loading.configs import build_transformer
 from piflow_cli.teachers.text.loading.encoders import check_whole, load_tokenizer, load_whole
 from piflow_cli.teachers.text.loading.float8 import UNSCALED
-from piflow_cli.teachers.text.loading.quantization import quantization_config, require, restore_projection
+from piflow_cli.teachers.text.loading.quantization import (
+    needs_gpu,
+    quantization_config,
+    require,
+    restore_projection,
+)
 from piflow_cli.teachers.text.loading.single_file import load_single_file
 from piflow_cli.teachers.text.settings import TextSettings
 
@@ -259,10 +264,7 @@ def _guarded(settings: TextSettings, load: Any) -> Any:
     except RuntimeError as error:
         if NO_GPU not in str(error):
             raise _unloadable(settings, error) from None
-        raise DeviceError(
-            f"quantization {settings.quantization} needs a GPU, and there is none; torchao-int8 and torchao-fp8 run on "
-            "a CPU, and a student takes its base whole too (none)"
-        ) from None
+        raise needs_gpu(settings.quantization) from None
     except Exception as error:  # damage and missing weights share no ground class
         raise _unloadable(settings, error) from None
 

@@ -5,18 +5,48 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
-from piflow_cli.errors import MissingExtraError, ModelError
+from piflow_cli.errors import DeviceError, MissingExtraError, ModelError
 from piflow_cli.io.tensors.files import open_tensors
-from piflow_cli.teachers.text.settings import TextSettings
+from piflow_cli.teachers.text.settings import Quantization, TextSettings
 
 BITS = {"bnb-4bit": 4, "bnb-8bit": 8, "torchao-int8": 8, "torchao-fp8": 8}
 NF4_BLOCK = 64
 """Weights that share a scale in float32."""
+
+
+def library_of(name: str) -> str:
+    """The library, and package, that does a quantisation."""
+    return "bitsandbytes" if name.startswith("bnb") else "torchao"
+
+
+def check_quantization(name: str, *, device: torch.device) -> None:
+    """Raise where bases cannot be held so, before anything is loaded.
+
+    Raises:
+        ModelError: there is no such way.
+        MissingExtraError: its library is not installed.
+        DeviceError: it needs a GPU.
+    """
+    if name not in get_args(Quantization):
+        raise ModelError(f"no base is held as {name[:60]!r}; known are {', '.join(get_args(Quantization))}")
+    if name == "none":
+        return
+    require(library_of(name), library_of(name))
+    if name.startswith("bnb") and device.type == "cpu":
+        raise needs_gpu(name)
+
+
+def needs_gpu(name: str) -> DeviceError:
+    """The error for a quantisation that diffusers does on GPUs alone."""
+    return DeviceError(
+        f"quantization {name} needs a GPU, and there is none; torchao-int8 and torchao-fp8 run on a CPU, and a student "
+        "takes its base whole too (none)"
+    )
 
 
 def require(module: str, extra: str) -> None:
@@ -44,12 +74,11 @@ def quantization_config(settings: TextSettings, dtype: torch.dtype) -> Any:
 
     name, backbone = settings.quantization, settings.backbone_class
     norms = list(backbone.trained_modules)
+    require(library_of(name), library_of(name))
     if name.startswith("bnb"):
-        require("bitsandbytes", "bitsandbytes")
         four = name == "bnb-4bit"
         options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype} if four else {}
         return diffusers.BitsAndBytesConfig(load_in_8bit=not four, llm_int8_skip_modules=norms, **options)
-    require("torchao", "torchao")
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
 
     kind = Int8WeightOnlyConfig() if name == "torchao-int8" else Float8WeightOnlyConfig()
