@@ -6,6 +6,7 @@ Shapes: B batch, N image tokens, C latent channels, D width.
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from safetensors.torch import load_file
 from tiny_models import PARITY
@@ -19,6 +20,9 @@ from piflow_cli.engine.students.save import save_student
 from piflow_cli.formats.student import StoredStudent
 
 FAMILIES = ("flux", "qwen")
+BASES = {"flux": diffusers.FluxPipeline, "qwen": diffusers.QwenImagePipeline}
+KINDS = [(family, kind) for family in FAMILIES for kind in ("gm", "dx")]
+Pipes = dict[tuple[str, str], StudentPipeline]
 SIZE = {"height": 64, "width": 48}
 STYLES = {
     "flux": {
