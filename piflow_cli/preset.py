@@ -20,10 +20,10 @@ from piflow_cli.core.settings import (
     ValidationSettings,
 )
 from piflow_cli.errors import PiflowError, PresetError
-from piflow_cli.io.presets import merge_tables, parse_overrides, read_table
+from piflow_cli.io.presets import merge_tables, parse_overrides, read_table, shipped_name
 
 FAMILIES = ("teacher", "policy", "objective", "data")
-WORDS = frozenset({"summary", "source", "expected", "needs", "name", "attribution"})
+WORDS = frozenset({"summary", "source", "expected", "needs", "name", "made_from", "attribution"})
 """Keys that say something of a recipe and change nothing of it."""
 
 
@@ -101,6 +101,7 @@ class Preset(Settings):
     source: str = Field("", description="where the hyperparameters come from")
     expected: str = Field("", description="the score to expect")
     needs: str = Field("", description="hardware, data and time, in words")
+    made_from: str = Field("", description="the preset that ships which this one extends; noted by itself")
     attribution: str = Field("", description="whose works an embedded teacher learnt from, and their licences")
     teacher: TeacherSettings
     policy: PolicySettings
@@ -186,7 +187,7 @@ def read_preset_table(name_or_path: str | Path) -> dict[str, Any]:
     for table in reversed(tables):
         own = {"expected": "", "summary": f"after {merged['name']}"} if merged else {}
         merged = _over(merged, own | {"name": table.path.stem} | table.values)
-    return merged
+    return {"made_from": shipped_name([table.path for table in tables])} | merged
 
 
 def load_preset(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Preset:

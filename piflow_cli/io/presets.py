@@ -46,6 +46,16 @@ def preset_paths() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folders[0].glob("*.toml"))} if folders else {}
 
 
+def shipped_name(chain: Sequence[Path]) -> str:
+    """What the first preset that ships is called, among those that one extends; empty if it ships itself, or none does.
+
+    Args:
+        chain: the files, from the preset itself to the one that extends no other.
+    """
+    names = {path.resolve(): name for name, path in preset_paths().items()}
+    return "" if chain[0] in names else next((names[path] for path in chain if path in names), "")
+
+
 def preset_headers() -> list[PresetHeader]:
     """The headers of all named presets, by family and by name.
 

@@ -6,6 +6,7 @@ import pytest
 
 from piflow_cli.errors import PresetError
 from piflow_cli.io.presets import UNSET, Whole, merge_tables, parse_overrides
+from piflow_cli.io.texts.toml_text import toml_lines
 from piflow_cli.preset import load_preset
 
 KNOWN = {("policy", "dx"): {"type", "num_points", "eps"}, ("policy", "gmflow"): {"type", "num_components", "eps"}}
@@ -72,6 +73,7 @@ def test_a_file_builds_on_a_named_preset(tmp_path: Path) -> None:
     assert preset.source == parent.source
     assert preset.training == parent.training.model_copy(update={"steps": 10})
     assert preset.teacher == parent.teacher
+    assert (preset.made_from, parent.made_from) == ("flux-4nfe", "")
 
 
 def test_a_file_builds_on_another_beside_it_and_policies_change_whole(tmp_path: Path) -> None:
@@ -79,6 +81,10 @@ def test_a_file_builds_on_another_beside_it_and_policies_change_whole(tmp_path: 
     mine = write(tmp_path, "mine.toml", 'extends = "base.toml"\n[policy]\ntype = "dx"\nnum_points = 5\n')
     preset = load_preset(mine)
     assert (preset.policy.type, preset.policy.num_points, preset.training.steps) == ("dx", 5, 10)
+    assert preset.made_from == "flux-4nfe"
+    assert load_preset("flux-8nfe").made_from == ""
+    shown = write(tmp_path, "shown.toml", "\n".join(toml_lines(preset)))
+    assert load_preset(shown) == preset
 
 
 def test_a_circle_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from piflow_cli.engine.report.metrics import Metrics
-from piflow_cli.engine.report.settings import Setting, all_settings, changed_settings, cut
+from piflow_cli.engine.report.settings import Setting, all_settings, changed_settings, cut, origin_of
 from piflow_cli.engine.report.thumbnails import Frame, Strip
 from piflow_cli.errors import StorageError
 from piflow_cli.formats.run import HISTORY, METRICS, PAIRED, PRESET, PREVIEWS, STARTS, VALIDATION
@@ -92,6 +92,11 @@ class RunView:
     def preset_name(self) -> str:
         """What the preset is called."""
         return _text(self.preset.get("name")) or "unknown"
+
+    @property
+    def origin(self) -> str:
+        """The preset that ships from which this one was made, or its own name."""
+        return _text(origin_of(self.preset))
 
 
 class RunReader:

@@ -37,9 +37,15 @@ def named_preset(name: str) -> Mapping[str, Any] | None:
         return None
 
 
+def origin_of(preset: Mapping[str, Any]) -> str:
+    """What the preset is called from which this one was made, or it itself; a file may say anything."""
+    said = (preset.get(key) for key in ("made_from", "name"))
+    return next((name for name in said if isinstance(name, str) and name), "unknown")
+
+
 def changed_settings(preset: Mapping[str, Any]) -> list[Setting] | None:
-    """What differs from the preset of the same name, as (there, here); None where none ships under that name."""
-    named = named_preset(preset["name"]) if isinstance(preset.get("name"), str) else None
+    """What differs from the preset that this one was made from, or is, as (there, here); None where none ships."""
+    named = named_preset(origin_of(preset))
     if named is None:
         return None
     found = [item for item in differences(named, preset) if item[0] not in WORDS]

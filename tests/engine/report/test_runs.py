@@ -56,6 +56,22 @@ def test_a_run_is_shown_with_all_it_has(tmp_path: Path) -> None:
         assert words in said, words
 
 
+def test_a_preset_of_ones_own_is_held_against_what_it_extends(tmp_path: Path) -> None:
+    for name, text, words in (
+        ("mine", "[optimizer]\nlearning_rate = 0.002\n", "mine is a preset of its own. What differs from the preset"),
+        ("same", "", "same changes nothing of the preset digits-2nfe that ships."),
+    ):
+        file, run = tmp_path / f"{name}.toml", make_run(tmp_path / name, steps=10)
+        file.write_text(f'extends = "digits-2nfe"\n{text}')
+        (run / "preset.json").write_text(load_preset(file).model_dump_json())
+        said = " ".join(page_of(run).words)
+        assert words in said
+        assert ("optimizer.learning_rate 0.003 0.002" in said) == bool(text)
+    alone = load_preset("digits-2nfe").model_copy(update={"name": "alone"})
+    (tmp_path / "same" / "preset.json").write_text(alone.model_dump_json())
+    assert "alone is a preset of its own, made from none that ships." in " ".join(page_of(tmp_path / "same").words)
+
+
 def test_several_runs_share_their_charts(tmp_path: Path) -> None:
     first, second = make_run(tmp_path / "a" / "run", steps=40), make_run(tmp_path / "b" / "run", steps=60, pictures=2)
     found = page_of(first, second)
