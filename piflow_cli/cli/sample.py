@@ -51,7 +51,8 @@ EXAMPLES = console.examples(
 
 def command(
     prompts: Annotated[
-        list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw; a class name or index for classes.")
+        list[str] | None,
+        typer.Argument(metavar="PROMPT...", help="What to draw; a class name or index for classes; - for stdin."),
     ] = None,
     model: Annotated[
         str | None,
@@ -152,6 +153,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Draw pictures with a student, or its teacher; each PNG carries its prompt, seed, NFE and model."""
+    if prompts == ["-"] and prompt_file is None:  # what every other program reads stdin by
+        prompts, prompt_file = None, "-"
     if not prompts and prompt_file is None:
         raise typer.BadParameter("say what to draw, or name a file of prompts with --prompts", param_hint="PROMPT")
     if seeds is not None and (num_images is not None or seed is not None):

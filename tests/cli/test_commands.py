@@ -1,5 +1,6 @@
 """The command line as a user meets it: results, exit codes, and one clear message for each mistake."""
 
+import io
 import json
 import os
 import subprocess
@@ -30,6 +31,15 @@ def test_sample_says_where_pictures_are_and_what_they_cost(finished: Path, tmp_p
     assert "network" in process.stdout
     assert "policy" in process.stdout
     assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == ["3-seed0.png", "grid.png", "seven-seed0.png"]
+
+
+def test_a_dash_is_a_prompt_for_each_line_of_stdin(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for arguments in (["-"], ["--prompts", "-"]):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"3\n\nseven\n")))
+        process = run("sample", *arguments, "--model", finished, "--no-grid", "--out", "drawn", "--json", cwd=tmp_path)
+        assert json.loads(process.stdout)["prompts"] == ["3", "seven"]
 
 
 def test_models_stand_beside_each_other_on_one_sheet(finished: Path, tmp_path: Path) -> None:

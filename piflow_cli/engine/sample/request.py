@@ -24,6 +24,8 @@ NEGATIVE_SCALE = 1.5
 MAX_SIDE_PX = 16_384
 """The longest side that may be asked for."""
 MAX_GUIDANCE = 100.0
+FAR = 2.0
+"""How many times as long or as short as trained a side is that is warned of."""
 MAX_WARNED = 5
 """Prompts that a warning of one kind names; of others it says how many."""
 
@@ -169,6 +171,15 @@ class TextRequest:
         return {name: getattr(self, name) for name in names if self._given(name)}
 
 
+def size_warnings(space: Space, request: TextRequest) -> list[str]:
+    """What a user should know of a size: far from the trained one pictures repeat what they show, or lose it."""
+    asked, usual = request.size_px(space), space.size_px
+    if all(1 / FAR < side / other < FAR for side, other in zip(asked, usual, strict=True)):
+        return []
+    shown = [f"{width}x{height}" for width, height in (asked, usual)]
+    return [f"{shown[0]} is far from {shown[1]}, the size that was trained: expect shapes that repeat or fall apart"]
+
+
 def prompt_warnings(space: Space, prompts: Sequence[str]) -> list[str]:
     """What a user should know of prompts: what text encoders will not read of them."""
     if space.num_classes is not None:
@@ -178,13 +189,19 @@ def prompt_warnings(space: Space, prompts: Sequence[str]) -> list[str]:
     dropped = {p: n for p, n in zip(different, space.dropped_tokens(different), strict=True) if n}
     unknown = {p: n for p, n in zip(different, space.unknown_tokens(different), strict=True) if n}
     return [
-        *_named(dropped, f"tokens beyond {limit} were dropped from"),
-        *_named(unknown, "tokens are of a script that the text encoder does not know, in"),
+        *_named(dropped, f"beyond {limit} {{were}} dropped from"),
+        *_named(unknown, "{are} of a script that the text encoder does not know, in"),
     ]
 
 
 def _named(counts: dict[str, int], what: str) -> list[str]:
     """A line for each of the first prompts, and one for the others."""
-    lines = [f"{n} {what} the prompt {prompt[:40]!r}" + "..." * (len(prompt) > 40) for prompt, n in counts.items()]
+    one, many = (
+        f"token{s} {what.format(are=are, were=were)}" for s, are, were in (("", "is", "was"), ("s", "are", "were"))
+    )
+    lines = [
+        f"{n} {one if n == 1 else many} the prompt {prompt[:40]!r}" + "..." * (len(prompt) > 40)
+        for prompt, n in counts.items()
+    ]
     rest = len(lines) - MAX_WARNED
-    return lines if rest <= 0 else [*lines[:MAX_WARNED], f"and so for {rest} more prompts: {what} them"]
+    return lines if rest <= 0 else [*lines[:MAX_WARNED], f"and so for {rest} more prompts: {many} them"]

@@ -20,7 +20,7 @@ from piflow_cli.engine.sample.check import check_pictures, check_request
 from piflow_cli.engine.sample.early import EarlyCheck
 from piflow_cli.engine.sample.job import Drawn, SampleJob, SampleResult
 from piflow_cli.engine.sample.open import OpenTeacher, open_student
-from piflow_cli.engine.sample.request import NEGATIVE_SCALE, TextRequest, prompt_warnings
+from piflow_cli.engine.sample.request import NEGATIVE_SCALE, TextRequest, prompt_warnings, size_warnings
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.engine.students.settings import checked, sampling_settings
 from piflow_cli.errors import DataError
@@ -162,7 +162,7 @@ def prepare(
         pictures_a_prompt=len(wanted) // len(asked),
         shape=shape,
         batch_size=batch_size or usual,
-        warnings=[*warnings, *prompt_warnings(artist.space, texts)],
+        warnings=[*warnings, *size_warnings(artist.space, request), *prompt_warnings(artist.space, texts)],
     )
 
 

@@ -49,6 +49,8 @@ def test_size_seeds_and_batch(student: LoadedStudent) -> None:
     alone = sample(["blue dog"], model=student, seeds=[8], **SMALL)
     torch.testing.assert_close(together.latents[3], alone.latents[0], rtol=1e-4, atol=1e-4)
     wide = sample(["blue dog"], model=student, width=80, height=32)
+    far = "80x32 is far from 1024x1024, the size that was trained"
+    assert any(far in warning for warning in wide.warnings)
     assert wide.latents.shape[-2:] == (4, 10)
     with pytest.raises(DataError, match="width 50 is not a positive multiple of 16; the nearest one is 48"):
         sample(["blue dog"], model=student, width=50, height=64)
@@ -86,6 +88,13 @@ def test_dropped_tokens_are_counted() -> None:
     tokens = len(student.space.pipeline.tokenizer_2([prompt]).input_ids[0])
     result = sample([prompt], model=student, **SMALL)
     assert any(f"{tokens - 6} tokens beyond 6 were dropped" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize(("sides", "far"), [((64, 64), 0), ((128, 64), 1), ((64, 32), 1), ((112, 48), 0)])
+def test_sizes_far_from_the_trained_one_and_unknown_scripts_are_warned_of(sides: tuple[int, int], far: int) -> None:
+    drawn = sample(["猫"], model="emoji-4nfe", width=sides[0], height=sides[1], device="cpu").warnings
+    assert sum("is far from 64x64" in warning for warning in drawn) == far
+    assert drawn[-1] == "1 token is of a script that the text encoder does not know, in the prompt '猫'"
 
 
 def test_pictures_say_what_was_asked(student: LoadedStudent, tmp_path: Path) -> None:
