@@ -17,6 +17,7 @@ from diffusers import (
 )
 from safetensors.torch import save_file
 from tiny_bases import tiny_flux2, tiny_flux2_dev, tiny_sd3, tiny_z_image
+from tiny_qwen_image_2 import tiny_qwen_image_2
 from torch import Tensor, nn
 
 from piflow_cli.core.settings import SamplingSettings
@@ -207,6 +208,7 @@ TEACHERS = {
     "dit": _tiny_dit,
     "flux": lambda _: tiny_flux(),
     "qwen_image": lambda _: tiny_qwen(),
+    "qwen_image_2": tiny_qwen_image_2,
     "sd3": tiny_sd3,
     "z_image": tiny_z_image,
     "flux2": tiny_flux2,

@@ -12,6 +12,7 @@ from piflow_cli.errors import ModelError
 GROUNDS = {
     "model": ("diffusers:ModelMixin", "transformers:PreTrainedModel"),
     "tokenizer": ("transformers:PreTrainedTokenizerBase",),
+    "processor": ("transformers:ProcessorMixin",),
     "scheduler": ("diffusers:SchedulerMixin",),
 }
 """What the classes of each kind of part descend from, as library:class."""

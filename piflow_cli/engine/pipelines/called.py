@@ -43,6 +43,7 @@ COMMON = (
     "callback_on_step_end",
     "callback_on_step_end_tensor_inputs",
     "max_sequence_length",
+    "use_kv_cache",  # which changes how long the base takes, and no picture
     *ATTENTION,
 )
 """Arguments of a base's call that mean the same to its students, beside prompts and embeddings."""

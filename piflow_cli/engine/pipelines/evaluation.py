@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from piflow_cli.core.interfaces import Condition, Policy
 from piflow_cli.core.student import Student
+from piflow_cli.teachers.text.tokens import TextBackbone
 
 
 def evaluate(
@@ -24,7 +25,7 @@ def evaluate(
     condition: Condition,
     *,
     arguments: Mapping[str, Any] | None = None,
-    embedding_name: str | None = None,
+    reading: TextBackbone | None = None,
 ) -> Policy:
     """The policy made at x (B, C, *S), sigma (B,), as `Student.policy` makes it.
 
@@ -32,17 +33,17 @@ def evaluate(
         network: the student.
         module: its module, which may be compiled.
         arguments: what the module is called with besides.
-        embedding_name: the part of the module whose output the head reads; None for modules that diffusers cannot
-            offload in groups.
+        reading: how what the head reads is read in the forward pass; None for modules that diffusers cannot offload in
+            groups.
     """
     from diffusers.hooks.group_offloading import _is_group_offload_enabled
 
     backbone, called = network.backbone, CalledWith(module, dict(arguments)) if arguments else module
-    if embedding_name is not None and _is_group_offload_enabled(module):
+    if reading is not None and _is_group_offload_enabled(module):
         # weights leave the device with the forward pass, so the head reads inside it
-        with _reading_inside(module.get_submodule(embedding_name), network.head) as read:
+        with _reading_inside(module.get_submodule(reading.embedding_name), network.head) as read:
             output = backbone.predict(called, x, sigma, condition)
-        extra = read[0]
+        extra = None if read[0] is None else reading.embedded(read)
     else:
         output = backbone.predict(called, x, sigma, condition)
         extra = network.head.extra(backbone.embed(module, sigma, condition))

@@ -6,6 +6,7 @@ Shapes: B batch (prompts x pictures a prompt), N image tokens, C latent channels
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -97,7 +98,7 @@ class TextPipeline(StudentPipeline, StyleLoras):
         Sides that do not divide are cut to the next smaller ones that do, with a warning.
         """
         space = self._space
-        *_, down, across = (self.vae_scale_factor * side for side in self._backbone.layout.sides)
+        down, across = (self.vae_scale_factor * side for side in self._backbone.side_steps())
         asked = {"width": width or space.settings.width, "height": height or space.settings.height}
         steps = {"width": across, "height": down}
         cut = {name: int(value) // steps[name] * steps[name] or value for name, value in asked.items()}
@@ -180,8 +181,8 @@ class TextPipeline(StudentPipeline, StyleLoras):
 
         def one(context: str, *at: Any) -> Policy:
             with self._cached_as(context):
-                network, name = self.student.network, self._backbone.embedding_name
-                return evaluate(network, self.transformer, *at, arguments=arguments, embedding_name=name)
+                network, backbone = self.student.network, self._backbone
+                return evaluate(network, self.transformer, *at, arguments=arguments, reading=backbone)
 
         def policy_at(x: Tensor, sigma: Tensor, condition: TextCondition) -> Policy:
             policy = one("cond", x, sigma, condition)
@@ -214,7 +215,9 @@ class TextPipeline(StudentPipeline, StyleLoras):
         device, given, backbone = self._execution_device, as_tensor(draw.latents, "latents"), self._backbone
         if given is None:
             size = self._pixels(draw.shape)
-            packed = self.prepare_latents(batch, channels, *size, torch.float32, device, draw.generator)
+            first = next(iter(inspect.signature(self.prepare_latents).parameters))
+            pictures = (None,) if first.startswith("image") else ()  # of editing, which comes first in some bases
+            packed = self.prepare_latents(*pictures, batch, channels, *size, torch.float32, device, draw.generator)
             return backbone.from_base(packed[0] if isinstance(packed, tuple) else packed, height, width)
         given = given.to(device, torch.float32)
         whole = (batch, channels, height, width)

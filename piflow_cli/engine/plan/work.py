@@ -6,17 +6,22 @@ Shapes: B batch, C latent channels, H, W latent size.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from piflow_cli.core.student import Student
 from piflow_cli.engine.plan.activations import teacher_passes
 from piflow_cli.engine.plan.model import model_facts
 from piflow_cli.preset import Preset
+
+INDEXING = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_)
 
 
 @dataclass(frozen=True)
@@ -136,13 +141,40 @@ def _operations(
     x = torch.zeros(1, student.backbone.latent_channels, *size, device="meta")
     sigma, condition = torch.ones(1, device="meta"), teacher.dummy_condition(student.module, 1)
     trained, asked = FlopCounterMode(display=False), FlopCounterMode(display=False)
-    with trained:
+    with PlacesOnHost(), trained:
         output, extra = student(x, sigma, condition)
         (output.sum() if extra is None else output.sum() + extra.sum()).backward()
-    with asked, torch.no_grad():
+    with PlacesOnHost(), asked, torch.no_grad():
         if original is not None:
             student.backbone.predict(original, x, sigma, condition)
         else:
             with student.as_teacher():
                 student(x, sigma, condition)
     return torch.tensor([trained.get_total_flops(), asked.get_total_flops()])
+
+
+class PlacesOnHost(TorchDispatchMode):
+    """Within it tensors on the host join those on the meta device, after what they say of places was read.
+
+    Some networks read numbers off their arguments, such as how many of a mask's tokens are of the image.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """What `func` gives, on the meta device where any argument is there."""
+        kwargs = dict(kwargs or {})
+        if func.overloadpacket in INDEXING:
+            args = (args[0], _numbered(args[1]), *args[2:])
+        if any(isinstance(item, Tensor) and item.is_meta for item in tree_leaves((args, kwargs))):
+            args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _numbered(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Indices with numbers in the place of masks on the host, of which the meta device cannot count what is true."""
+    found: list[Tensor | None] = []
+    for index in indices:
+        is_mask = index is not None and index.dtype == torch.bool and not index.is_meta
+        found += index.nonzero().unbind(1) if is_mask else [index]
+    return found

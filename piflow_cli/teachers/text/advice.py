@@ -33,9 +33,10 @@ def advice(
         ModelError: the autoencoder's config cannot be had.
     """
     autoencoder = read_json(base_file(settings, "vae/config.json"))
-    step = 2 ** halvings(autoencoder) * max(settings.backbone_class.layout.sides)
-    sizes = _sizes(settings, autoencoder, step)
-    return (*sizes, *_length(settings), _guidance(settings, embeds, usual), _shift(settings, sizes, step))
+    factor, backbone = 2 ** halvings(autoencoder), settings.backbone_class
+    sizes = _sizes(settings, autoencoder, factor * max(backbone.side_steps()))
+    shift = _shift(settings, sizes, factor * max(backbone.layout.sides))
+    return (*sizes, *_length(settings), _guidance(settings, embeds, usual), shift)
 
 
 def _sizes(settings: TextSettings, autoencoder: dict[str, Any], step: int) -> list[Advice]:
@@ -69,12 +70,12 @@ def _guidance(settings: TextSettings, embeds: bool, usual: bool) -> Advice:
     return Advice(key, 1.0, "its network embeds none; above 1 takes two passes, if it learnt without prompts too")
 
 
-def _shift(settings: TextSettings, sizes: list[Advice], step: int) -> Advice:
-    """What its scheduler has at that size; the recipe's own stays, which was published with the rest of it."""
+def _shift(settings: TextSettings, sizes: list[Advice], patch: int) -> Advice:
+    """What its scheduler has at that size, of patches of so many pixels a side; the recipe's own stays."""
     config = read_json(base_file(settings, SCHEDULER))
     width, height = (size.value for size in sizes)
     try:
-        own = settings.own_shift(config, width * height // step**2, num_steps=USUAL_STEPS)
+        own = settings.own_shift(config, width * height // patch**2, num_steps=USUAL_STEPS)
     except ModelError as error:
         return Advice("sampling.shift", None, str(error))
     at = f"{width}x{height} in {USUAL_STEPS} steps"

@@ -113,7 +113,7 @@ class DescribedText(TextSettings, ABC):
 
     def check_size(self, width: int, height: int) -> None:
         """Raise DataError for a size that latents and patches cannot make up, by the autoencoder's config."""
-        check_sides(width, height, factor=self.latent_factor(), layout=self.backbone_class.layout)
+        check_sides(width, height, factor=self.latent_factor(), steps=self.backbone_class.side_steps())
 
     def latent_factor(self) -> int:
         """Pixels along the side of a latent position: by the autoencoder's config where it is on this machine."""

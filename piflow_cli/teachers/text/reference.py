@@ -42,7 +42,7 @@ def base_walk(
         raise NoWalkError(f"its scheduler, {type(pipeline.scheduler).__name__}, goes by no Euler steps of a velocity")
     shape = space.latent_shape_of(*size_px)
     noise = torch.randn((len(condition), *shape), generator=torch.Generator().manual_seed(seed)).to(space.device)
-    arguments = space.base_arguments(condition) | space.base_guidance(scale)
+    arguments = space.base_arguments(condition) | space.base_guidance(scale) | dict(space.walk_arguments)
     arguments |= {"image": list(pictures)} if pictures else {}
     if scale != 1 and not space.embedded_guidance:
         negative = space.base_arguments(condition.against(space.null_condition, range(len(condition))))

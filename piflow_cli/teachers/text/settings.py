@@ -53,6 +53,8 @@ class TextSettings(Settings):
     """The networks that encode prompts, by the names of their folders; their configs name the cache of embeddings."""
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
     """What prepares prompts for them; the last one decides how much of a prompt is read."""
+    essential: ClassVar[tuple[str, ...]] = ()
+    """Of both, what a pipeline of the class cannot be made without, where embeddings are cached too."""
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -59,6 +59,8 @@ class TextSpace(ABC):
     _null: TextCondition | None = field(default=None, init=False)
 
     embedding_arguments: ClassVar[tuple[str, ...]] = ("prompt_embeds",)
+    walk_arguments: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Of the base's call, for it to call its network as a teacher is called."""
     image_channels = 3
     num_pictures: ClassVar[tuple[int, int]] = (0, 0)
     num_classes = None
@@ -111,7 +113,7 @@ class TextSpace(ABC):
         Raises:
             DataError: a side that is no positive multiple of the autoencoder's factor times the patch.
         """
-        check_sides(width, height, factor=self.factor, layout=self.backbone.layout)
+        check_sides(width, height, factor=self.factor, steps=self.backbone.side_steps())
         return (self.backbone.latent_channels, height // self.factor, width // self.factor)
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +33,22 @@ class TextBackbone:
     embedding_name = "time_text_embed"
     """The part of the module whose output `embed` returns."""
     layout = PatchLayout(sides=(2, 2), channels_last=False)
+    size_step: ClassVar[tuple[int, int] | None] = None
+    """Latent positions that height and width are multiples of; None is a patch."""
+
+    @classmethod
+    def side_steps(cls) -> tuple[int, int]:
+        """Latent positions that height and width are multiples of."""
+        *_, down, across = cls.size_step or cls.layout.sides
+        return down, across
 
     def embed_dim(self, module: nn.Module) -> int:
         """D, the width of the transformer."""
         return module.inner_dim
+
+    def embedded(self, outputs: Sequence[Tensor]) -> Tensor:
+        """What `embed` returns, of the outputs that its part of the module gave in one prediction."""
+        return outputs[0]
 
     def projection(self, module: nn.Module) -> nn.Linear:
         """The final projection."""
@@ -93,9 +106,9 @@ def in_groups(
     return outputs[torch.cat(index).argsort()]
 
 
-def check_sides(width: int, height: int, *, factor: int, layout: PatchLayout) -> None:
-    """Raise DataError for a side that is no positive multiple of the autoencoder's factor times the patch."""
-    *_, down, across = layout.sides
+def check_sides(width: int, height: int, *, factor: int, steps: tuple[int, int]) -> None:
+    """Raise DataError for a side that is no positive multiple of the autoencoder's factor times a step."""
+    down, across = steps
     for name, value, side in (("width", width, across), ("height", height, down)):
         step = factor * side
         if value < step or value % step:

@@ -61,8 +61,8 @@ def read_index(settings: TextSettings) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def encoder_parts(settings: TextSettings) -> list[str]:
-    """The parts that encode prompts: tokenizers and text encoders."""
-    return [*settings.tokenizers, *settings.encoders]
+    """The parts that encode prompts, tokenizers and text encoders, as far as a pipeline can be made without them."""
+    return [part for part in (*settings.tokenizers, *settings.encoders) if part not in settings.essential]
 
 
 def read_encoder_configs(settings: TextSettings) -> list[dict[str, Any]]:

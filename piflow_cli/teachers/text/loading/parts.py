@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from piflow_cli.teachers.text.loading.base import (
 from piflow_cli.teachers.text.loading.configs import build_transformer
 from piflow_cli.teachers.text.loading.encoders import check_whole, load_tokenizer, load_whole
 from piflow_cli.teachers.text.loading.float8 import UNSCALED
+from piflow_cli.teachers.text.loading.processors import prompts_only
 from piflow_cli.teachers.text.loading.quantization import (
     needs_gpu,
     quantization_config,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import nn
 
+PROCESSOR = "processor"
+"""How the names of parts begin that hold a tokenizer beside something for pictures, as pipelines take them."""
 MIN_WORDS = 16
 """Fewer words than any tokenizer has that was trained."""
 OFFLINE: dict[str, Any] = {"local_files_only": True}
@@ -98,7 +101,7 @@ def load_pipeline_parts(
     with without_bars():
         inner = [part for part in wanted if part in settings.tokenizers and holds_tokenizer(index[part], part=part)]
         tokenizers = {part: _guarded(settings, partial(load_tokenizer, base.folder / part)) for part in inner}
-        parts |= dict.fromkeys(tokenizers)
+        parts |= dict.fromkeys(tokenizers) | _processors(settings, base, index, wanted)
         for part in (name for name in wanted if name in (*settings.encoders, VAE)):
             parts |= _load_encoder(settings, base, part, index[part], dtype=dtype)
         pipeline = _guarded(
@@ -122,6 +125,15 @@ def _load_encoder(
     return {part: _guarded(settings, partial(load_whole, part_class, dtype=dtype, **where))}
 
 
+def _processors(
+    settings: TextSettings, base: BaseFiles, index: dict[str, Any], wanted: Collection[str]
+) -> dict[str, Any]:
+    """The processors among the parts that prepare prompts, by their names."""
+    found = {part: base.folder / part for part in wanted if part in settings.tokenizers and part.startswith(PROCESSOR)}
+    classes = {part: library_class(index[part], part=part, origin=base.folder / INDEX) for part in found}
+    return {part: _guarded(settings, partial(prompts_only, classes[part], place)) for part, place in found.items()}
+
+
 def _check_loaded(pipeline: DiffusionPipeline, settings: TextSettings) -> None:
     """Raise ModelError for weights that are not finite or were in no file, and for tokenizers that know no word."""
     for name, part in pipeline.components.items():
@@ -133,7 +145,8 @@ def _check_loaded(pipeline: DiffusionPipeline, settings: TextSettings) -> None:
             plain = {key: p for key, p in part.named_parameters() if type(p.data) is torch.Tensor}
             check_values({key: p for key, p in plain.items() if p.is_floating_point()}, source=source)
         elif name in settings.tokenizers and part is not None:
-            words = part.get_vocab().keys() - part.get_added_vocab().keys()
+            tokenizer = getattr(part, "tokenizer", part)  # a processor's own
+            words = tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()
             if len(words) < MIN_WORDS:
                 raise ModelError(
                     f"the tokenizer {source} has a vocabulary of {len(words)} words, so that every prompt would be the "
