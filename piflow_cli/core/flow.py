@@ -52,6 +52,12 @@ def as_like(value: Tensor, like: Tensor) -> Tensor:
     return send(value.to(like.dtype), like.device)
 
 
+def noised_copies(value: Tensor, count: int, *, spread: float, generator: torch.Generator) -> Tensor:
+    """Return (B, count C, *S): `value` (B, C, *S) so many times, each with normal noise of std `spread` of its own."""
+    copies = value.repeat(1, count, *[1] * (value.ndim - 2))
+    return copies + spread * torch.randn(copies.shape, generator=generator)
+
+
 def diffuse(x_0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     """Return x_t = (1 - sigma) x_0 + sigma noise.
 

@@ -36,6 +36,11 @@ class PatchDetector:
         """As the detector's."""
         return self.detector.feature_dim
 
+    @property
+    def with_logits(self) -> bool:
+        """As the detector's."""
+        return self.detector.with_logits
+
     def title(self, metric: str) -> str:
         """As the detector's."""
         return self.detector.title(metric)

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from piflow_cli.core.flow import as_like, beside, float64, match_dims, send, single_or_double
+from piflow_cli.core.flow import as_like, beside, float64, match_dims, noised_copies, send, single_or_double
 from piflow_cli.core.interfaces import PatchLayout
 from piflow_cli.core.rollout import substep_sigmas
 from piflow_cli.core.schedule import Segments, Shift
@@ -146,6 +146,7 @@ class DX(Settings):
 
     type: Literal["dx"] = "dx"
     local_keys: ClassVar[tuple[str, ...]] = ()
+    sizes: ClassVar[tuple[str, tuple[int, ...]]] = ("num_points", (2, 5, 10))
     num_points: int = Field(10, ge=1, le=256, description="N, grid points (or polynomial coefficients)")
     segment_size: float = Field(gt=0, le=1, description="raw time that the grid spans: the student's longest segment")
     shift: float = Field(gt=0, description="shift that the grid was trained with")
@@ -182,6 +183,13 @@ class DX(Settings):
         """The policy of a network output (B, N C, *S) at x_src (B, C, *S), sigma_src (B,)."""
         velocities = single_or_double(output).unflatten(1, (self.num_points, x_src.shape[1]))  # (B, N, C, *S)
         return points_policy(velocities, x_src, sigma_src, settings=self)
+
+    def first_output(self, velocity: Tensor, *, spread: float, generator: torch.Generator) -> tuple[Tensor, None]:
+        """The teacher's velocity (B, C, *S) at every point, or as the constant term of a polynomial."""
+        points = noised_copies(velocity, self.num_points, spread=spread, generator=generator)
+        if self.mode == "polynomial":
+            points[:, velocity.shape[1] :] -= velocity.repeat(1, self.num_points - 1, *[1] * (velocity.ndim - 2))
+        return points, None
 
     def check_sampling(self, *, segments: Segments, shift: float) -> None:
         """Raise PolicyError where a segment is longer than the grid, or the shift is not the one it was trained with.

@@ -143,6 +143,18 @@ def test_the_initial_velocity_at_the_source_is_the_teachers(family, layout, bias
     assert_close(policy.velocity(x_src, sigma), teacher, rtol=1e-5, atol=1e-5)
 
 
+def test_a_first_output_has_the_teachers_velocity_at_the_source(family):
+    x_src, u = (randn(BATCH, CHANNELS, 4, 5, seed=seed) for seed in (3, 6))
+    sigma = torch.tensor([1.0, 0.9, 0.8])
+    output, extra = family.first_output(u, spread=0.0, generator=torch.Generator())
+    assert output.shape == (BATCH, family.output_channels(CHANNELS), 4, 5)
+    assert_close(family.policy(output, extra, x_src, sigma).velocity(x_src, sigma), u, rtol=1e-5, atol=1e-5)
+    apart, _ = family.first_output(u, spread=0.1, generator=torch.Generator().manual_seed(1))
+    assert 0 < float((apart - output).std()) < 0.2
+    key, sizes = family.sizes
+    assert [getattr(type(family).model_validate(family.model_dump() | {key: size}), key) for size in sizes] == [*sizes]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["channels last", "channels first"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_head_is_as_wide_as_it_says_and_its_policy_in_float32(family, layout, dtype):

@@ -86,6 +86,8 @@ class PolicyFamily(Protocol):
     """Strength of `Policy.perturb` in training; 0 where the family has none."""
     local_keys: ClassVar[tuple[str, ...]]
     """Keys that say how a machine computes, and nothing of the weights: a card that was read has their defaults."""
+    sizes: ClassVar[tuple[str, tuple[int, ...]]]
+    """The key of its size, and the sizes that are tried where the least error of the family is asked for."""
 
     @classmethod
     def derived_keys(cls, sampling: SamplingSettings) -> dict[str, float]:
@@ -108,6 +110,20 @@ class PolicyFamily(Protocol):
 
     def policy(self, output: Tensor, extra: Tensor | None, x_src: Tensor, sigma_src: Tensor) -> Policy:
         """The policy of a network output (B, output_channels, *S) at the source x_src (B, C, *S), sigma_src (B,)."""
+        ...
+
+    def first_output(
+        self, velocity: Tensor, *, spread: float, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """What `policy` takes to make one of `velocity` (B, C, *S) at its source, as a new head would put it out.
+
+        Args:
+            velocity: the teacher's.
+            spread: std of the noise that tells the parts of the policy apart; at 0 the velocity is met exactly.
+            generator: of the noise.
+
+        Returns: (B, output_channels, *S), and what the head reads beside it, None where it reads nothing.
+        """
         ...
 
     def check_sampling(self, *, segments: Any, shift: float) -> None:

@@ -37,7 +37,8 @@ def measure_all(gauge: Gauge, samplers: Sequence[Sampler], on_progress: Progress
     total = sum(sampler.nfe * (gauge.pictures_a_row - gauge.pictures_known(sampler)) for sampler in samplers)
     longest: dict[str, Sampler] = {}
     for sampler in samplers:
-        if sampler.kind == "teacher" and sampler.steps > getattr(longest.get(sampler.teacher), "steps", 0):
+        known = longest.get(sampler.teacher)
+        if sampler.kind == "teacher" and (known is None or sampler.steps > known.steps):
             longest[sampler.teacher] = sampler
     anchors: dict[str, Anchor] = {}
     rows: dict[Sampler, BenchmarkRow] = {}

@@ -29,6 +29,7 @@ class EmbeddedDetector:
     size_px: ClassVar[int]
     folder: ClassVar[Path]
     remade_by: ClassVar[str]
+    with_logits: ClassVar[bool] = True
 
     def __init__(self, net: nn.Module, *, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)

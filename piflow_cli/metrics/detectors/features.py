@@ -68,6 +68,8 @@ class Detector(Protocol):
 
     name: str
     feature_dim: int
+    with_logits: bool
+    """Whether it was loaded to give what it can of classes."""
 
     def __call__(self, images: Tensor) -> FeatureSet:
         """Features of (B, C, H, W) pictures, float in [0, 1], on the CPU."""

@@ -17,7 +17,7 @@ class PixelDetector:
     Good for paired differences, which ask whether two pictures show the same; a Fréchet distance of pixels says little.
     """
 
-    name, feature_dim = PIXELS_NAME, 3 * SIZE_PX**2
+    name, feature_dim, with_logits = PIXELS_NAME, 3 * SIZE_PX**2, False
 
     def title(self, metric: str) -> str:
         """Says what is compared."""

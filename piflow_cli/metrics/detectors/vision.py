@@ -45,6 +45,8 @@ class VisionDetector:
         pools: whether the model's own pooling has weights; else its first token is taken.
     """
 
+    with_logits = False
+
     def __init__(
         self,
         module: nn.Module,

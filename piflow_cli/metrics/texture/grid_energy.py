@@ -107,7 +107,7 @@ class GridDetector:
     """
 
     period_px: tuple[int, int]
-    feature_dim = 2 * len(DIRECTIONS)
+    feature_dim, with_logits = 2 * len(DIRECTIONS), False
 
     @property
     def name(self) -> str:

@@ -3,12 +3,14 @@
 Shapes: B batch, K components, C latent channels, S spatial dims.
 """
 
+import math
 from typing import ClassVar, Literal, Self
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from piflow_cli.core.flow import single_or_double
+from piflow_cli.core.flow import noised_copies, single_or_double
 from piflow_cli.core.interfaces import PatchLayout
 from piflow_cli.core.schedule import Segments
 from piflow_cli.core.settings import SamplingSettings, Settings
@@ -21,6 +23,7 @@ class GMFlow(Settings):
 
     type: Literal["gmflow"] = "gmflow"
     local_keys: ClassVar[tuple[str, ...]] = ("compiled",)
+    sizes: ClassVar[tuple[str, tuple[int, ...]]] = ("num_components", (1, 4, 8))
     num_components: int = Field(8, ge=1, le=256, description="K, Gaussian components at every latent position")
     dropout: float = Field(0.05, ge=0, lt=1, description="probability of dropping a component of the detached policy")
     eps: float = Field(1e-6, gt=0, le=1e-2, description="floor of sigma inside the policy")
@@ -67,6 +70,13 @@ class GMFlow(Settings):
         means = output[:, : k * c].unflatten(1, (k, c))  # (B, K, C, *S)
         logweights = output[:, k * c :].log_softmax(dim=1).unsqueeze(2)  # (B, K, 1, *S)
         return mixture_policy(means, logweights, extra, x_src, sigma_src, eps=self.eps, compiled=self.compiled)
+
+    def first_output(self, velocity: Tensor, *, spread: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Every mean at the teacher's velocity (B, C, *S), equal weights, and components of `initial_std`."""
+        means = noised_copies(velocity, self.num_components, spread=spread, generator=generator)
+        weights = means.new_zeros(len(means), self.num_components, *means.shape[2:])
+        logstd = math.log(self.initial_std) if self.constant_logstd is None else self.constant_logstd
+        return torch.cat([means, weights], dim=1), means.new_full((len(means),), logstd)
 
     def check_sampling(self, *, segments: Segments, shift: float) -> None:
         """A mixture serves any segments and any shift."""

@@ -130,10 +130,13 @@ class RowCache:
 
     def _name(self, row: dict[str, Any], panel: Panel, seat: Seat) -> str:
         """An entry's name: of the pictures and of who looks at them."""
-        who = panel.judges[seat] if isinstance(seat, Judgement) else panel.detector_of(seat)
+        if isinstance(seat, Judgement):
+            who, asks = panel.judges[seat], seat.load.__module__
+        else:
+            who = panel.detector_of(seat)
+            asks = str(who.with_logits)
         if id(who) not in self._lookers:
-            asks = [seat.load.__module__] if isinstance(seat, Judgement) else [str(getattr(who, "with_logits", True))]
-            self._lookers[id(who)] = [who.name, who.described(), *asks]
+            self._lookers[id(who)] = [who.name, who.described(), asks]
         return _sha256(json.dumps([row, self._lookers[id(who)]], sort_keys=True))[:32]
 
     def _digest(self, module: nn.Module) -> str:

@@ -9,11 +9,9 @@ Shapes: B trajectories, C latent channels, S spatial dims, n recorded steps.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise, product
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,11 +27,6 @@ from piflow_cli.io.texts.json_text import json_text
 
 RECORDED_STEPS = 64
 """Euler steps of a recorded trajectory; numbers of evaluations divide it."""
-SIZES: Mapping[str, tuple[str, tuple[int, ...]]] = {
-    "gmflow": ("num_components", (1, 4, 8)),
-    "dx": ("num_points", (2, 5, 10)),
-}
-"""By policy the key of its size, K or N, and the sizes that are tried."""
 SUBSTEPS = (16, 32, 128)
 """Over the whole of raw time."""
 WINDOWS = (0, 3)
@@ -151,8 +144,8 @@ def find_floors(
     found = [_euler(recording, count) for count in nfe]
     cases = [
         (policy, size, count, window)
-        for policy, (_, sizes) in SIZES.items()
-        for size, count, window in product(sizes, nfe, windows)
+        for policy in registry.names("policy")
+        for size, count, window in product(registry.resolve("policy", policy).sizes[1], nfe, windows)
     ]
     for done, (policy, size, count, window) in enumerate(cases):
         if on_progress is not None:
@@ -186,7 +179,7 @@ def _euler(recording: Recording, nfe: int) -> Floor:
 def _fitted(recording: Recording, policy: str, size: int, nfe: int, *, window: int, iterations: int) -> Floor:
     kind, channels = registry.resolve("policy", policy), recording.states.shape[2]
     sampling = SamplingSettings(nfe=nfe, shift=recording.shift.m)
-    family: PolicyFamily = kind(**{SIZES[policy][0]: size}, **kind.derived_keys(sampling))
+    family: PolicyFamily = kind(**{kind.sizes[0]: size}, **kind.derived_keys(sampling))
     missed, way = dict.fromkeys(SUBSTEPS, 0.0), 0.0
     for start, stop in _segments(recording, nfe):
         fitted = _fit(recording, family, start, stop, window=window, iterations=iterations)
@@ -211,7 +204,8 @@ def _fit(recording: Recording, family: PolicyFamily, start: int, stop: int, *, w
         torch.tensor([recording.tau(pair[side]) for pair in ends]).repeat_interleave(len(source)).double()
         for side in (0, 1)
     ]
-    leaves = [leaf.requires_grad_() for leaf in _first_guess(first, family)]
+    guess = family.first_output(first, spread=INITIAL_SPREAD, generator=torch.Generator().manual_seed(0))
+    leaves = [leaf.requires_grad_() for leaf in guess if leaf is not None]
     optimizer = torch.optim.LBFGS(leaves, max_iter=iterations, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
@@ -227,23 +221,6 @@ def _fit(recording: Recording, family: PolicyFamily, start: int, stop: int, *, w
 
     optimizer.step(loss)
     return _policy(family, recording, leaves, start).detach()
-
-
-def _first_guess(velocity: Tensor, family: PolicyFamily) -> list[Tensor]:
-    """What a new network would put out and read beside it: the teacher's velocity in each part, told apart by noise."""
-    channels = velocity.shape[1]
-    wanted = family.output_channels(channels)
-    count = wanted // channels if wanted % channels == 0 and not _mixes(family) else wanted // (channels + 1)
-    generator = torch.Generator().manual_seed(0)
-    parts = velocity.repeat(1, count, *[1] * (velocity.ndim - 2))
-    parts = parts + INITIAL_SPREAD * torch.randn(parts.shape, generator=generator)
-    rest = parts.new_zeros(len(parts), wanted - parts.shape[1], *parts.shape[2:])
-    spread = [parts.new_full((len(parts),), math.log(family.initial_std))] if _mixes(family) else []
-    return [torch.cat([parts, rest], dim=1), *spread]
-
-
-def _mixes(family: Any) -> bool:
-    return hasattr(family, "initial_std")
 
 
 def _policy(

@@ -7,12 +7,14 @@ import pytest
 import torch
 from cli_runner import run
 
+from piflow_cli import registry
 from piflow_cli.core.schedule import Shift
 from piflow_cli.engine.benchmark.floors.floors import Floor, Recording, cheapest, find_floors
 from piflow_cli.engine.benchmark.floors.source import limits_of
 from piflow_cli.errors import DataError, ModelError
+from piflow_cli.policies.dx import DX
+from piflow_cli.policies.gmflow.family import GMFlow
 
-FLOORS = "piflow_cli.engine.benchmark.floors.floors"
 STEPS = 64
 
 
@@ -30,7 +32,8 @@ def straight(*, bend: float = 0.0) -> Recording:
 
 @pytest.fixture
 def few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{FLOORS}.SIZES", {"gmflow": ("num_components", (1, 4)), "dx": ("num_points", (2,))})
+    monkeypatch.setattr(GMFlow, "sizes", ("num_components", (1, 4)))
+    monkeypatch.setattr(DX, "sizes", ("num_points", (2,)))
 
 
 @pytest.mark.usefixtures("few_sizes")
@@ -73,7 +76,8 @@ def test_what_cannot_be_asked_for_is_refused() -> None:
 
 
 def test_limits_of_an_embedded_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{FLOORS}.SIZES", {"dx": ("num_points", (5,))})
+    monkeypatch.setattr(registry, "names", lambda kind: ["dx"] if kind == "policy" else list(registry.ENTRIES[kind]))
+    monkeypatch.setattr(DX, "sizes", ("num_points", (5,)))
     process = run("benchmark", "--limits", "digits-2nfe", "--nfe", "1,2", "--json", "limits.json", cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert "cheapest within 0.001: dx of size 5 at 1 NFE" in process.stdout
