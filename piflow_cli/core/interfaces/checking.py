@@ -1,6 +1,6 @@
 """What the base's own pipeline did on a walk, as it is held against a teacher's own.
 
-Shapes: B batch, C latent channels, S spatial dims (H, W or T, H, W).
+Shapes: B batch, C latent channels, S spatial dims (H, W or T, H, W), F frames.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class BaseWalk:
     Args:
         steps: in their order.
         x_0: where they ended, (B, C, *S).
-        pictures: (B, 3, H, W) in [0, 1], as it made them of x_0; None where it was asked for none.
+        pictures: (B, 3, H, W), or videos (B, 3, F, H, W), in [0, 1], as it made them of x_0; None where it was asked
+            for none.
         calls: what its network was called with, by the names of its arguments.
         scale: guidance that it was asked for; 1 is none.
     """

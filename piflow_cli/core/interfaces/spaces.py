@@ -1,6 +1,6 @@
 """The conditions and the latent space that a teacher shares with its students, and what prompts add to them.
 
-Shapes: B batch, C latent channels, S spatial dims (H, W or T, H, W).
+Shapes: B batch, C latent channels, S spatial dims (H, W or T, H, W), F frames.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ class Space(Protocol):
     """(C, *S) at the size the model is for."""
     size_px: tuple[int, int]
     """Width and height of its pictures at that size."""
+    frames: int
+    """Frames of its videos at that size; 1 where it draws pictures."""
+    fps: int
+    """Frames a second of its videos; of no meaning for pictures."""
     device: torch.device
     image_channels: int
     """1 or 3."""
@@ -44,8 +48,12 @@ class Space(Protocol):
     own_vae: nn.Module | None
     """The autoencoder that belongs into a student's folder; None where there is none, or where the base keeps it."""
 
-    def latent_shape_of(self, width: int, height: int) -> tuple[int, ...]:
-        """(C, *S) of pictures of width x height pixels; DataError where there are none of that size."""
+    def latent_shape_of(self, width: int, height: int, frames: int | None = None) -> tuple[int, ...]:
+        """(C, *S) of pictures of width x height pixels, or of videos; DataError where there are none of that size.
+
+        Args:
+            frames: None is as many as the settings say.
+        """
         ...
 
     def identity(self) -> tuple[str, tuple[object, ...]]:
@@ -69,7 +77,7 @@ class Space(Protocol):
         ...
 
     def encode_images(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Latents (B, C, *S) of pictures (B, 1 or 3, H, W) in [0, 1]."""
+        """Latents (B, C, *S) of pictures (B, 1 or 3, H, W), or of videos (B, 3, F, H, W), in [0, 1]."""
         ...
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> Condition:
@@ -93,7 +101,7 @@ class Space(Protocol):
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 1 or 3, H, W) in [0, 1] of latents (B, C, *S)."""
+        """Pictures (B, 1 or 3, H, W), or videos of F > 1 frames (B, 3, F, H, W), in [0, 1] of latents (B, C, *S)."""
         ...
 
 
@@ -108,6 +116,8 @@ class PromptSpace(Space, Protocol):
     """Arguments of the base's own pipeline that take embeddings of prompts."""
     settings: Any
     """The family's settings: size, lengths, guidance, and where the base is."""
+    factor: int
+    """Pixels along the side of a latent position."""
 
     def prompt_lengths(self, prompts: Sequence[str]) -> list[int]:
         """Tokens of each prompt if none were cut off, special ones included."""
@@ -162,6 +172,10 @@ class PromptSpace(Space, Protocol):
         """
         ...
 
+    def base_output(self, pictures: Any) -> Any:
+        """What the base's own pipeline returns pictures, or videos, in."""
+        ...
+
     def base_guidance(self, scale: float) -> dict[str, Any]:
         """The arguments of the base's own pipeline that ask for a guidance scale in the words of this project."""
         ...
@@ -171,5 +185,5 @@ class PromptSpace(Space, Protocol):
         ...
 
     def to_pixels(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1], not clamped, of latents (B, C, *S)."""
+        """Pictures (B, 3, H, W), or videos (B, 3, F, H, W), in [-1, 1], not clamped, of latents (B, C, *S)."""
         ...

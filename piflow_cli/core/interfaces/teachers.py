@@ -116,6 +116,12 @@ class TeacherFamily(Protocol):
     guidance_scale: float
     size_px: tuple[int, int] | None
     """Width and height that the settings name; None where the network has one size."""
+    num_frames: int
+    """Frames of the videos that the settings are for; 1 for pictures."""
+    frame_rate: int
+    """Frames a second of its videos; of no meaning for pictures."""
+    frame_factor: int | None
+    """Frames that a latent position stands for, but the first one, which stands for one; None: pictures alone."""
     quantization: str
     """Of the frozen weights while they load; "none" keeps them whole."""
     offload_encoders: bool
@@ -160,8 +166,12 @@ class TeacherFamily(Protocol):
         """Raise DataError for a prompt that no student of this description knows, such as the name of no class."""
         ...
 
-    def check_size(self, width: int, height: int) -> None:
-        """Raise DataError where there are no pictures of width x height pixels, as far as configs say it."""
+    def check_size(self, width: int, height: int, frames: int | None = None) -> None:
+        """Raise DataError where there are no pictures of width x height pixels, as far as configs say it.
+
+        Args:
+            frames: of videos; None is as many as the settings say.
+        """
         ...
 
     def class_names(self, network: dict[str, Any]) -> dict[int, str]:
@@ -183,7 +193,7 @@ class TeacherFamily(Protocol):
         teacher: Teacher,
         condition: Condition,
         *,
-        size_px: tuple[int, int],
+        size_px: tuple[int, ...],
         seed: int,
         num_steps: int,
         scale: float,
@@ -194,7 +204,7 @@ class TeacherFamily(Protocol):
         Args:
             condition: of B pictures.
             pictures: the reference pictures that the condition has of each, the same ones of all.
-            size_px: width and height of them.
+            size_px: width and height of them, and the frames of videos.
             seed: of the noise.
             num_steps: of its sampler.
             scale: guidance by two passes; 1 is none.
@@ -232,8 +242,8 @@ class TeacherFamily(Protocol):
         """What a module of this family takes beside the latents."""
         ...
 
-    def latent_size(self, module: nn.Module, size_px: tuple[int, int] | None) -> tuple[int, int]:
-        """Width and height in latent positions of pictures of `size_px`; None is the size that the settings are for."""
+    def latent_size(self, module: nn.Module, size_px: tuple[int, int] | None) -> tuple[int, ...]:
+        """S, in latent positions, of pictures of `size_px` (width, height); None is the size of the settings."""
         ...
 
     def latent_factor(self) -> int:

@@ -1,4 +1,4 @@
-"""Pictures: what is decoded is what was encoded, and the base's own pipeline decodes the same.
+"""Pictures, or videos: what is decoded is what was encoded, and the base's own pipeline decodes the same.
 
 Shapes: B batch, C latent channels, S spatial dims.
 """
@@ -58,12 +58,15 @@ def check_decoding(subject: Subject) -> Finding:
 
 
 def picture(subject: Subject) -> Tensor:
-    """A smooth picture (1, 1 or 3, H, W) in [0, 1]: a disc on a ramp."""
-    width, height = subject.sizes_px[0]
+    """A smooth picture (1, 1 or 3, H, W) in [0, 1]: a disc on a ramp; in a video (1, 3, F, H, W) it falls."""
+    width, height, *frames = subject.sizes_px[0]
     rows, columns = torch.linspace(0, 1, height)[:, None], torch.linspace(0, 1, width)[None]
-    disc = ((rows - 0.5).square() + (columns - 0.4).square() < 0.08).float()
-    colours = torch.stack([rows * columns + disc / 2, columns + 0 * rows, 1 - rows * disc]).clamp(0, 1)
-    return colours[None, : subject.teacher.space.image_channels]
+    pictures = []
+    for fall in torch.linspace(0, 0.2, *frames) if frames else [0.0]:
+        disc = ((rows - 0.5 - fall).square() + (columns - 0.4).square() < 0.08).float()
+        pictures.append(torch.stack([rows * columns + disc / 2, columns + 0 * rows, 1 - rows * disc]).clamp(0, 1))
+    still = torch.stack(pictures, dim=1) if frames else pictures[0]
+    return still[None, : subject.teacher.space.image_channels]
 
 
 @contextmanager

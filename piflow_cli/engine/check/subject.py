@@ -23,6 +23,8 @@ SIDES = ((8, 6), (4, 10))
 """Width and height in patches of the sizes that are walked."""
 REFERENCE_SIDES = ((96, 64), (80, 112))
 """Width and height in pixels of the reference pictures that are tried."""
+MORE = (1, 2)
+"""And of videos the latent frames after the first one."""
 NUM_STEPS = 4
 SEED = 20
 USUAL_SCALE = 3.0
@@ -77,7 +79,7 @@ class Subject:
     settings: TeacherFamily
     teacher: Teacher
     num_pictures: int = 0
-    _walks: dict[tuple[tuple[int, int], float], BaseWalk] = field(default_factory=dict, init=False)
+    _walks: dict[tuple[tuple[int, ...], float], BaseWalk] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         space = self.teacher.space
@@ -107,20 +109,22 @@ class Subject:
         return bool(self.teacher.backbone.lora_targets(self.teacher.module))
 
     @property
-    def sizes_px(self) -> list[tuple[int, int]]:
-        """Width and height in pixels of the pictures that are tried."""
+    def sizes_px(self) -> list[tuple[int, ...]]:
+        """Width and height in pixels of the pictures that are tried, and the frames of videos."""
         space = self.teacher.space
         if not self.takes_prompts:
             return [space.size_px]
         factor, (*_, down, across) = self.settings.latent_factor(), self.teacher.backbone.layout.sides
-        return [(wide * across * factor, high * down * factor) for wide, high in SIDES]
+        sides = [(wide * across * factor, high * down * factor) for wide, high in SIDES]
+        step = self.settings.frame_factor
+        return sides if step is None else [(*size, 1 + step * more) for size, more in zip(sides, MORE, strict=True)]
 
     @property
     def scale(self) -> float:
         """Guidance by two passes that is walked with."""
         return self.settings.guidance_scale if self.settings.guidance_scale != 1 else USUAL_SCALE
 
-    def walk(self, size_px: tuple[int, int], *, scale: float = 1.0) -> BaseWalk:
+    def walk(self, size_px: tuple[int, ...], *, scale: float = 1.0) -> BaseWalk:
         """The walk of the base's own pipeline; made once. Raises ModelError where there is none."""
         if (size_px, scale) not in self._walks:
             self._walks[size_px, scale] = self.settings.base_walk(
@@ -134,7 +138,7 @@ class Subject:
             )
         return self._walks[size_px, scale]
 
-    def state(self, size_px: tuple[int, int] | None = None) -> Tensor:
+    def state(self, size_px: tuple[int, ...] | None = None) -> Tensor:
         """Noise (B, C, *S) of pictures of a size, the first one if it is not said."""
         space = self.teacher.space
         shape = (len(self.condition), *space.latent_shape_of(*(size_px or self.sizes_px[0])))

@@ -226,5 +226,6 @@ def check_padding(subject: Subject) -> Finding:
     return right("padding", f"a prompt's velocity is the same alone and beside a longer one, to {worst:.1e}")
 
 
-def _px(size_px: tuple[int, int]) -> str:
-    return f"{size_px[0]}x{size_px[1]}"
+def _px(size_px: tuple[int, ...]) -> str:
+    width, height, *frames = size_px
+    return f"{width}x{height}" + "".join(f" of {count} frames" for count in frames)

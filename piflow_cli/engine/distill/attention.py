@@ -1,5 +1,6 @@
 """Which attention kernel training takes where PyTorch's own choice is slow."""
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -17,9 +18,8 @@ def training_attention(device: torch.device, latent_shape: tuple[int, ...]) -> A
 
     Args:
         device: of the student.
-        latent_shape: (C, H, W) of a latent.
+        latent_shape: (C, *S) of a latent.
     """
-    *_, height, width = latent_shape
-    if device.type != "cpu" or height * width > SHORT_POSITIONS:
+    if device.type != "cpu" or math.prod(latent_shape[1:]) > SHORT_POSITIONS:
         return nullcontext()
     return sdpa_kernel(SDPBackend.MATH)

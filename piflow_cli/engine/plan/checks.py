@@ -29,16 +29,35 @@ def draws_pictures(preset: Preset) -> bool:
 def check_sizes(preset: Preset) -> None:
     """Raise PresetError for a size, of the teacher or of an aspect bucket, that its autoencoder cannot do.
 
-    It goes by the autoencoder's config, and by the published one where the source is not on this machine.
+    Pictures are refused where the teacher draws videos. It goes by the autoencoder's config, and by the published one
+    where the source is not on this machine.
     """
-    named = [("data.resolutions", size) for size in preset.data.sizes_px]
+    _check_videos(preset)
+    named, frames = [("data.resolutions", size) for size in preset.data.sizes_px], preset.teacher.frame_factor
     if preset.teacher.size_px is not None:
-        named.insert(0, ("teacher.width, teacher.height", preset.teacher.size_px))
+        keys = "teacher.width, teacher.height" + (", teacher.frames" if frames is not None else "")
+        named.insert(0, (keys, preset.teacher.size_px))
     for key, (width, height) in named:
         try:
             preset.teacher.check_size(width, height)
         except DataError as error:
             raise PresetError(f"{key} {width}x{height}: {error}. Pictures of this size have no latents.") from None
+
+
+def _check_videos(preset: Preset) -> None:
+    """Raise PresetError for what is made of pictures where the teacher draws videos."""
+    frames = preset.teacher.num_frames
+    if frames > 1 and preset.data.encodes_pictures:
+        raise PresetError(
+            f"the data has pictures, and teacher.frames is {frames}: there is no data of videos. "
+            'Train data-free (data.type = "prompts"), from latents that you encoded yourself (data.path = a folder of '
+            ".safetensors), or of pictures with teacher.frames = 1."
+        )
+    if frames > 1 and preset.validation.samples:
+        raise PresetError(
+            f"validation.samples {preset.validation.samples}: its metrics are of pictures, and teacher.frames is "
+            f"{frames}. Set it to 0; the paired error is of stills of the videos."
+        )
 
 
 def check_trackers(preset: Preset) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,7 +37,7 @@ class ModelFacts:
         largest_layer: weights of the largest linear layer.
         blocks, block_parameters, outside: blocks, parameters of the largest one and of what is in none.
         positions, channels, policy_channels: latent positions a token holds, and channels of a position.
-        image_tokens: of the largest picture that is trained on.
+        image_tokens: of the largest picture or video that is trained on.
         pixels: that a latent position stands for.
         condition: what the network takes beside the latents.
     """
@@ -137,7 +138,7 @@ def _facts(
         positions=backbone.layout.positions,
         channels=backbone.latent_channels,
         policy_channels=policy.output_channels(backbone.latent_channels),
-        image_tokens=max(across * down for across, down in pictures) // backbone.layout.positions,
+        image_tokens=max(map(math.prod, pictures)) // backbone.layout.positions,
         pixels=teacher.latent_factor() ** 2,
         condition=teacher.conditioning(module),
     )

@@ -1,6 +1,6 @@
 """How long a run takes: floating-point operations counted on the module itself, over what GPUs are known to do.
 
-Shapes: B batch, C latent channels, H, W latent size.
+Shapes: B batch, C latent channels, S spatial dims.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _counted(
 ) -> SampleFlops:
     """Counted with one block of each kind, and what another one adds times the others: blocks of a list are alike."""
     module, backbone = teacher.describe()
-    width, height = teacher.latent_size(module, size_px)
+    size = teacher.latent_size(module, size_px)
     lists = [name for name, child in module.named_children() if isinstance(child, nn.ModuleList)]
     depths = {name: len(module.get_submodule(name)) for name in lists}
     for name in lists:
@@ -120,7 +120,7 @@ def _counted(
             del shallow.get_submodule(name)[blocks.get(name, 1) :]
         original = None if adapter is not None else copy.deepcopy(shallow).to("meta")
         student = Student(shallow.to("meta"), backbone=backbone, family=policy, adapter=adapter)
-        return _operations(student, original, (height, width), teacher, checkpointing=checkpointing)
+        return _operations(student, original, size, teacher, checkpointing=checkpointing)
 
     once = count()
     more = [(depths[name] - 1) * (count(**{name: 2}) - once) for name in lists if depths[name] > 1]
@@ -129,9 +129,9 @@ def _counted(
 
 
 def _operations(
-    student: Student, original: nn.Module | None, size: tuple[int, int], teacher: Any, *, checkpointing: bool
+    student: Student, original: nn.Module | None, size: tuple[int, ...], teacher: Any, *, checkpointing: bool
 ) -> Tensor:
-    """Operations of the student's two passes and of the teacher's one, (2,), on one sample of `size` (H, W)."""
+    """Operations of the student's two passes and of the teacher's one, (2,), on one sample of `size` S."""
     from torch.utils.flop_counter import FlopCounterMode
 
     student.make_trainable()

@@ -124,11 +124,12 @@ class DiT(DiTSettings):
         """Raise DataError for what is no class of a student of this description."""
         self.space(network["config"], self.class_names(network), None, device="cpu").encode_prompts(prompts)
 
-    def check_size(self, width: int, height: int) -> None:
+    def check_size(self, width: int, height: int, frames: int | None = None) -> None:
         """Raise DataError where the source draws pictures of another size."""
         size = self.describe()[0].config.sample_size * self.latent_factor()
-        if (width, height) != (size, size):
-            raise DataError(f"{self.source} draws {size}x{size} pixels, not {width}x{height}")
+        if (width, height) != (size, size) or frames not in (None, 1):
+            what = "videos" if frames not in (None, 1) else f"{width}x{height}"
+            raise DataError(f"{self.source} draws {size}x{size} pixels, not {what}")
 
     def check_network(self, network: dict[str, Any], *, origin: object) -> None:
         """Raise ModelError unless a student's description of its module is one of this family."""
@@ -177,7 +178,7 @@ class DiT(DiTSettings):
         teacher: DiTTeacher,
         condition: Tensor,
         *,
-        size_px: tuple[int, int],  # noqa: ARG002
+        size_px: tuple[int, ...],  # noqa: ARG002
         seed: int,
         num_steps: int,
         scale: float,
@@ -220,7 +221,7 @@ class DiT(DiTSettings):
         return Conditioning()
 
     def latent_size(self, module: nn.Module, size_px: tuple[int, int] | None) -> tuple[int, int]:  # noqa: ARG002
-        """Width and height in latent positions: the one size of the module's config."""
+        """Height and width in latent positions: the one size of the module's config."""
         return module.config.sample_size, module.config.sample_size
 
     def latent_factor(self) -> int:

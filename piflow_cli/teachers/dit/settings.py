@@ -40,6 +40,9 @@ class DiTSettings(Settings):
     num_pictures: ClassVar[tuple[int, int]] = (0, 0)
     students_need_base: ClassVar[bool] = False
     size_px: ClassVar[None] = None
+    num_frames: ClassVar[int] = 1
+    frame_rate: ClassVar[int] = 1
+    frame_factor: ClassVar[None] = None
     quantization: ClassVar[str] = "none"
     offload_encoders: ClassVar[bool] = False
 

@@ -40,6 +40,7 @@ class DiTSpace:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
+    frames = fps = 1
     max_tokens = None
     num_pictures = (0, 0)
     embedded_guidance = False
@@ -54,14 +55,15 @@ class DiTSpace:
         """The same."""
         return self.vae
 
-    def latent_shape_of(self, width: int, height: int) -> tuple[int, int, int]:
+    def latent_shape_of(self, width: int, height: int, frames: int | None = None) -> tuple[int, int, int]:
         """(C, H, W): there is one size.
 
         Raises:
-            DataError: another size.
+            DataError: another size, or a video's.
         """
-        if (width, height) != (self.image_size_px, self.image_size_px):
-            raise DataError(f"this model draws {self.image_size_px}x{self.image_size_px} pixels, not {width}x{height}")
+        if (width, height) != (self.image_size_px, self.image_size_px) or frames not in (None, 1):
+            what = "videos" if frames not in (None, 1) else f"{width}x{height}"
+            raise DataError(f"this model draws {self.image_size_px}x{self.image_size_px} pixels, not {what}")
         return self.latent_shape
 
     def identity(self) -> tuple[str, tuple[object, ...]]:

@@ -29,7 +29,7 @@ from piflow_cli.teachers.text.loading.configs import (
 )
 from piflow_cli.teachers.text.loading.quantization import frozen_bytes
 from piflow_cli.teachers.text.settings import TextSettings
-from piflow_cli.teachers.text.tokens import TextBackbone, check_sides
+from piflow_cli.teachers.text.tokens import TextBackbone, check_no_video, check_sides
 
 MEASURED_SIZE_PX = (1024, 1024)
 """Of the authors' memory figures."""
@@ -53,6 +53,8 @@ class DescribedText(TextSettings, ABC):
     """Transformer configs by name, beyond diffusers' defaults."""
     published_parts: ClassVar[tuple[Part, ...]]
     """Of the pipeline, for sources that are not on this machine."""
+    published_factor: ClassVar[int] = LATENT_FACTOR
+    """Pixels along the side of a latent position, for sources that are not on this machine."""
     measured_cases: ClassVar[dict[str, tuple[MemoryCase | CacheCase, ...]]] = {}
     """By architecture, at `MEASURED_SIZE_PX`: 8-bit AdamW under DDP, AdamW in float32 under FSDP, embeddings cached."""
 
@@ -106,20 +108,37 @@ class DescribedText(TextSettings, ABC):
         """Width and height that the settings name."""
         return self.width, self.height
 
-    def latent_size(self, module: nn.Module, size_px: tuple[int, int] | None) -> tuple[int, int]:  # noqa: ARG002
-        """Width and height in latent positions of pictures of `size_px`; None is the size of the settings."""
-        width, height = size_px or self.size_px
-        return width // self.latent_factor(), height // self.latent_factor()
+    @property
+    def num_frames(self) -> int:
+        """1: pictures."""
+        return 1
 
-    def check_size(self, width: int, height: int) -> None:
+    @property
+    def frame_rate(self) -> int:
+        """1: of no meaning."""
+        return 1
+
+    @property
+    def frame_factor(self) -> int | None:
+        """None: pictures alone."""
+        return None
+
+    def latent_size(self, module: nn.Module, size_px: tuple[int, int] | None) -> tuple[int, ...]:  # noqa: ARG002
+        """S, in latent positions, of pictures of `size_px` (width, height); None is the size of the settings."""
+        width, height = size_px or self.size_px
+        return height // self.latent_factor(), width // self.latent_factor()
+
+    def check_size(self, width: int, height: int, frames: int | None = None) -> None:
         """Raise DataError for a size that latents and patches cannot make up, by the autoencoder's config."""
+        check_no_video(frames)
         check_sides(width, height, factor=self.latent_factor(), steps=self.backbone_class.side_steps())
 
     def latent_factor(self) -> int:
         """Pixels along the side of a latent position: by the autoencoder's config where it is on this machine."""
         folder = local_source(self.source)
         config = folder / "vae" / "config.json" if folder is not None else None
-        return 2 ** self.halvings(read_json(config)) if config is not None and config.is_file() else LATENT_FACTOR
+        here = config is not None and config.is_file()
+        return 2 ** self.halvings(read_json(config)) if here else self.published_factor
 
     def halvings(self, autoencoder: dict[str, Any]) -> int:
         """How many times an autoencoder of this config halves a picture's sides: between two of its levels each."""

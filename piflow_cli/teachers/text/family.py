@@ -156,7 +156,7 @@ class TextFamily(DescribedText, ABC):
         teacher: TextTeacher,
         condition: TextCondition,
         *,
-        size_px: tuple[int, int],
+        size_px: tuple[int, ...],
         seed: int,
         num_steps: int,
         scale: float,

@@ -5,7 +5,7 @@ Shapes: B batch, T text tokens, C latent channels, H, W latent size.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from piflow_cli.core.conditions import Prompt, TextCondition
 from piflow_cli.core.schedule import Shift
 from piflow_cli.errors import ModelError
+from piflow_cli.teachers.text.calls import BaseCalls
 from piflow_cli.teachers.text.pictures import check_number, pictures_of, references_of
 from piflow_cli.teachers.text.placing import placed
 from piflow_cli.teachers.text.prompts import PREVIEW_PROMPTS
-from piflow_cli.teachers.text.tokens import TextBackbone, check_sides
+from piflow_cli.teachers.text.tokens import TextBackbone, check_no_video, check_sides
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class TextSpace(ABC):
+class TextSpace(BaseCalls):
     """Prompts in, latents out.
 
     Args:
@@ -63,6 +64,7 @@ class TextSpace(ABC):
     """Of the base's call, for it to call its network as a teacher is called."""
     image_channels = 3
     num_pictures: ClassVar[tuple[int, int]] = (0, 0)
+    frames = fps = 1
     num_classes = None
     classes_are_named = False
     own_vae = None
@@ -103,16 +105,17 @@ class TextSpace(ABC):
         return (self.settings.width, self.settings.height)
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) at the size of the settings."""
+    def latent_shape(self) -> tuple[int, ...]:
+        """(C, *S) at the size of the settings."""
         return self.latent_shape_of(self.settings.width, self.settings.height)
 
-    def latent_shape_of(self, width: int, height: int) -> tuple[int, int, int]:
+    def latent_shape_of(self, width: int, height: int, frames: int | None = None) -> tuple[int, ...]:
         """(C, H, W) of pictures of width x height pixels.
 
         Raises:
-            DataError: a side that is no positive multiple of the autoencoder's factor times the patch.
+            DataError: a side that is no positive multiple of the autoencoder's factor times the patch, or a video.
         """
+        check_no_video(frames)
         check_sides(width, height, factor=self.factor, steps=self.backbone.side_steps())
         return (self.backbone.latent_channels, height // self.factor, width // self.factor)
 
@@ -261,26 +264,6 @@ class TextSpace(ABC):
     def own_shift(self, positions: int, *, num_steps: int) -> Shift:
         """The time grid of the base's own pipeline; arguments and errors as `Teacher.own_shift`."""
         return self.settings.own_shift(self.pipeline.scheduler.config, positions, num_steps=num_steps)
-
-    @abstractmethod
-    def base_arguments(self, condition: TextCondition) -> dict[str, Any]:
-        """A condition as arguments of the base's own pipeline; those of a negative one are called negative_ and so."""
-
-    @abstractmethod
-    def condition_of(self, arguments: Mapping[str, Any]) -> TextCondition:
-        """The inverse: a condition of embeddings that are given by the base's arguments.
-
-        Raises:
-            ValueError: embeddings that belong together and are not all there.
-        """
-
-    def base_guidance(self, scale: float) -> dict[str, Any]:
-        """The arguments of the base's own pipeline that ask for guidance u_n + scale (u_c - u_n)."""
-        return {"guidance_scale": scale}
-
-    def base_result(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, H, W) as the base's own pipeline returns them with output_type "latent"."""
-        return self.backbone.to_base(latents)
 
     @torch.no_grad()
     def encode_images(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:

@@ -119,6 +119,12 @@ def check_sides(width: int, height: int, *, factor: int, steps: tuple[int, int])
             )
 
 
+def check_no_video(frames: int | None) -> None:
+    """Raise DataError where a model of pictures is asked for a video; None and 1 are a picture."""
+    if frames not in (None, 1):
+        raise DataError(f"this model draws pictures, and {frames} frames are asked for; leave frames out")
+
+
 def pack(x: Tensor) -> Tensor:
     """Tokens (B, N, 4 C) of x (B, C, H, W), as the pipelines pack them."""
     from diffusers import FluxPipeline

@@ -86,7 +86,7 @@ def test_encoders_go_up_once_a_step_and_the_negative_prompt_once_a_run(
 
     monkeypatch.setattr(nn.Module, "to", move)
     monkeypatch.setattr(space, "embed", encode)
-    monkeypatch.setattr("piflow_cli.teachers.text.space._home", lambda module: homes[id(module)])
+    monkeypatch.setattr("piflow_cli.teachers.text.placing._home", lambda module: homes[id(module)])
     for step in range(2):
         batches = space.encoded([[f"a {step}"], [f"b {step}", "c"], [f"d {step}"]])
         assert [len(batch) for batch in batches] == [1, 2, 1]

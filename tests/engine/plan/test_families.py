@@ -33,8 +33,8 @@ def test_planning_names_no_family_and_asks_no_attribute_by_name(path: Path) -> N
 def test_a_family_says_what_its_loaded_teacher_has(family: str, tmp_path: Path) -> None:
     settings = TEACHERS[family](tmp_path / "teacher")
     teacher, (module, _) = settings.load(), settings.describe()
-    takes, (width, height) = settings.conditioning(module), settings.latent_size(module, None)
-    assert teacher.space.latent_shape[-2:] == (height, width)
+    takes, size = settings.conditioning(module), settings.latent_size(module, None)
+    assert teacher.space.latent_shape[1:] == size
     assert (teacher.space.max_tokens or 0) <= takes.text_tokens  # of several encoders in a row one is cut
     assert teacher.space.embedded_guidance == takes.embeds_guidance
     condition = teacher.space.preview_conditions(2)

@@ -30,10 +30,10 @@ def test_a_dit_forward_by_hand() -> None:
 def test_blocks_counted_once_add_up_to_the_whole_module(name: str) -> None:
     preset = load_preset(name)
     module, backbone = preset.teacher.describe()
-    width, height = preset.teacher.latent_size(module, None)
+    size = preset.teacher.latent_size(module, None)
     module = module.to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        x = torch.zeros(1, backbone.latent_channels, height, width, device="meta")
+        x = torch.zeros(1, backbone.latent_channels, *size, device="meta")
         backbone.predict(module, x, torch.ones(1, device="meta"), preset.teacher.dummy_condition(module, 1))
     assert sample_flops(preset).teacher == counter.get_total_flops()
 
