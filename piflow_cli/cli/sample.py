@@ -1,4 +1,4 @@
-"""`piflow sample`: draw pictures with a student, or with its teacher."""
+"""`piflow sample`: draw pictures or videos with a student, or with its teacher."""
 
 from __future__ import annotations
 
@@ -92,6 +92,9 @@ def command(
     ] = None,
     width: Annotated[int | None, typer.Option(help="Pixels. [default: as trained]")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels. [default: as trained]")] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Of videos (Wan), 1 more than a multiple of 4. [default: as trained]")
+    ] = None,
     guidance: Annotated[
         float | None, typer.Option(help="Of students that embed it (FLUX); they need the trained one.")
     ] = None,
@@ -133,7 +136,7 @@ def command(
             help="Models for a sheet beside this one, from the same noise: students, teacher, teacher@STEPS.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="A .png file, or a folder.")] = Path("samples"),
+    out: Annotated[Path, typer.Option(help="A .png, for a video .mp4, .webp or .gif; or a folder.")] = Path("samples"),
     layout: Annotated[
         str | None,
         typer.Option(
@@ -185,7 +188,7 @@ def command(
     from piflow_cli.engine.students.shared import Bases
     from piflow_cli.preset import load_preset
 
-    request = TextRequest(width, height, guidance, negative_prompt, negative_scale)
+    request = TextRequest(width, height, guidance, negative_prompt, negative_scale, frames)
     changes = {"nfe": nfe, "substeps": substeps, "temperature": options.temperature, "h": h}
 
     def ask() -> tuple[list[Asked], Gallery | LaidOut, int]:
@@ -222,7 +225,7 @@ def command(
                 opened = open_teacher(model, **model_options)
             else:
                 opened = open_student(other.source, quantization=quantize, **model_options)
-            jobs.append(pictures(request=TextRequest(width, height), model=opened, steps=other.steps))
+            jobs.append(pictures(request=TextRequest(width, height, frames=frames), model=opened, steps=other.steps))
         return jobs
 
     with joined(device) as (together, own_device):

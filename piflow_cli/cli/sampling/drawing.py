@@ -104,8 +104,9 @@ def _facts(result: SampleResult) -> dict[str, object]:
 def summary(result: SampleResult) -> str:
     """Who drew how many pictures, and the time of network and policy, in a line."""
     share = 100 * result.policy_s / max(result.network_s + result.policy_s, 1e-9)
+    number, what = len(result.images), "video" if result.frames > 1 else "picture"
     by = f", {result.num_processes} processes together" if result.num_processes > 1 else ""
     return (
-        f"{len(result.images)} picture{'s' * (len(result.images) > 1)} by {result.model} at {result.settings.nfe} NFE: "
+        f"{number} {what}{'s' * (number > 1)} by {result.model} at {result.settings.nfe} NFE: "
         f"network {result.network_s:.2f} s, policy {result.policy_s:.2f} s ({share:.0f}%){by}"
     )

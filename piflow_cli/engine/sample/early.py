@@ -48,12 +48,13 @@ class EarlyCheck:
         family.check_prompts(card.network, [item.prompt for item in self.asked])
         check_pictures([len(item.references) for item in self.asked], family.num_pictures, name=name)
         illustrated([(item.prompt, item.references) for item in self.asked])  # which refuses what cannot be read
-        sides = (self.request.width, self.request.height)
-        if sides == (None, None):
+        sides, frames = (self.request.width, self.request.height), self.request.frames
+        if sides == (None, None) and frames is None:
             return
         if family.size_px is None:
             raise DataError(
-                f"{name} draws classes at one size and takes no width or height; those are for text-to-image students"
+                f"{name} draws classes at one size and takes no width, height or frames; those are for students of "
+                "prompts"
             )
         usual = family.size_px
-        family.check_size(*(side if side is not None else usual[i] for i, side in enumerate(sides)))
+        family.check_size(*(side if side is not None else usual[i] for i, side in enumerate(sides)), frames)

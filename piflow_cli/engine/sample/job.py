@@ -20,6 +20,7 @@ from piflow_cli.engine.sample.artist import Artist, TeacherSampling
 from piflow_cli.engine.sample.request import TextRequest
 from piflow_cli.engine.students.finite import decode_finite
 from piflow_cli.io.pictures import to_pictures
+from piflow_cli.io.sheets.videos import Video, stills, strip_size, to_videos
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,12 +28,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One picture, what it was asked for, and what its file says of it."""
+    """One picture or video, what it was asked for, and what its file says of it.
+
+    Args:
+        image: the picture; of a video a strip of stills.
+        video: None for a picture.
+    """
 
     image: Image
     prompt: str
     seed: int
     facts: dict[str, str]
+    video: Video | None = None
 
 
 class _Batch(NamedTuple):
@@ -69,7 +76,7 @@ class SampleResult:
 
     @property
     def images(self) -> list[Image]:
-        """The pictures alone."""
+        """The pictures alone; of videos strips of stills."""
         return [drawn.image for drawn in self.drawn]
 
     @property
@@ -84,8 +91,14 @@ class SampleResult:
 
     @property
     def size_px(self) -> tuple[int, int]:
-        """Width and height of each picture."""
+        """Width and height of each picture, or of a video's strip."""
         return self.drawn[0].image.size
+
+    @property
+    def frames(self) -> int:
+        """Of every video; 1 for pictures."""
+        video = self.drawn[0].video
+        return 1 if video is None else len(video.frames)
 
 
 @dataclass(frozen=True)
@@ -117,8 +130,13 @@ class SampleJob:
 
     @property
     def size_px(self) -> tuple[int, int]:
-        """Width and height of each picture."""
-        return self.asked.size_px(self.artist.space)
+        """Width and height of each picture, or of a video's strip."""
+        return strip_size(self.asked.size_px(self.artist.space), self.frames)
+
+    @property
+    def frames(self) -> int:
+        """Of every video; 1 for pictures."""
+        return self.asked.num_frames(self.artist.space)
 
     def idle(self, num_processes: int) -> list[str]:
         """What a user should know where there are fewer batches than processes."""
@@ -186,10 +204,12 @@ class SampleJob:
         number = len(self.wanted[start:stop])  # of the whole round: the other processes are as far as this one
         sampled = self._sample(part, stopwatch, self._reporter(start, number, on_progress))
         decoded = decode_finite(self.artist.space, sampled, name=self.artist.name, dtype=self.artist.dtype)
-        images = zip(to_pictures(decoded.cpu()), part, strict=True)
+        decoded = decoded.cpu()
+        videos = to_videos(decoded, fps=self.artist.space.fps)
+        images = zip(to_pictures(stills(decoded)), part, videos, strict=True)
         return _Batch(
             sampled.cpu(),
-            [Drawn(image, str(prompt), seed, self._facts(prompt, seed)) for image, (prompt, seed) in images],
+            [Drawn(image, str(text), seed, self._facts(text, seed), video) for image, (text, seed), video in images],
         )
 
     def _sample(
@@ -215,7 +235,7 @@ class SampleJob:
         return report
 
     def _facts(self, prompt: Prompt, seed: int) -> dict[str, str]:
-        """What a PNG says of itself."""
+        """What a file says of itself."""
         references = prompt.names if isinstance(prompt, Instruction) else ()
         return {
             "prompt": str(prompt),

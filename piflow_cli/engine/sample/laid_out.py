@@ -88,6 +88,11 @@ class LaidOut:
                 f"{self._each} pictures of a prompt: the scorer of {self.published.name} takes {allowed}. Leave out "
                 "--num-images and --seeds"
             )
+        if job.frames > 1:
+            raise DataError(
+                f"the scorer of {self.published.name} takes pictures, and videos of {job.frames} frames are asked for: "
+                "pass --frames 1"
+            )
         width, height = job.size_px
         if self.layout.square and width != height:
             raise DataError(

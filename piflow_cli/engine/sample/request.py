@@ -1,6 +1,6 @@
-"""What may be asked of a text-to-image student beside its prompt: size, guidance, a negative prompt.
+"""What may be asked of a student of prompts beside them: size, frames, guidance, a negative prompt.
 
-Shapes: B batch, C latent channels, H, W latent size.
+Shapes: B batch, C latent channels, S spatial dims.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ NEGATIVE_SCALE = 1.5
 
 MAX_SIDE_PX = 16_384
 """The longest side that may be asked for."""
+MAX_FRAMES = 1025
 MAX_GUIDANCE = 100.0
 FAR = 2.0
 """How many times as long or as short as trained a side is that is warned of."""
@@ -30,7 +31,7 @@ MAX_WARNED = 5
 """Prompts that a warning of one kind names; of others it says how many."""
 
 PolicyAt = Callable[[Tensor, Tensor], Policy]
-"""(x (B, C, H, W), sigma (B,)) -> the policy made there."""
+"""(x (B, C, *S), sigma (B,)) -> the policy made there."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class TextRequest:
 
     Args:
         width, height: pixels.
+        frames: of videos.
         guidance_scale: of a network that embeds it.
         negative_prompt: what to steer away from, at the price of a second evaluation.
         negative_scale: guidance against it; 1 is none.
@@ -49,12 +51,15 @@ class TextRequest:
     guidance_scale: float | None = None
     negative_prompt: str | None = None
     negative_scale: float = NEGATIVE_SCALE
+    frames: int | None = None
 
     def check_numbers(self) -> None:
         """Raise DataError for a number that no model could be asked for."""
         for name, side in (("width", self.width), ("height", self.height)):
             if side is not None and not 1 <= side <= MAX_SIDE_PX:
                 raise DataError(f"{name} is {side}; it is between 1 and {MAX_SIDE_PX} pixels")
+        if self.frames is not None and not 1 <= self.frames <= MAX_FRAMES:
+            raise DataError(f"frames is {self.frames}; it is between 1 and {MAX_FRAMES}")
         for name, scale in (("guidance", self.guidance_scale), ("negative_scale", self.negative_scale)):
             if scale is not None and not (math.isfinite(scale) and 0 <= scale <= MAX_GUIDANCE):
                 raise DataError(f"{name} is {scale}; it is between 0 and {MAX_GUIDANCE:g}")
@@ -62,7 +67,8 @@ class TextRequest:
     def check(self, student: LoadedStudent, prompts: Sequence[str]) -> None:
         """Raise DataError or PolicyError where the student cannot do it, before anything is computed."""
         self.check_numbers()
-        given = [name for name in ("width", "height", "guidance_scale", "negative_prompt") if self._given(name)]
+        names = ("width", "height", "frames", "guidance_scale", "negative_prompt")
+        given = [name for name in names if self._given(name)]
         if student.space.num_classes is not None:
             if given:
                 raise DataError(
@@ -82,7 +88,7 @@ class TextRequest:
     def check_teacher(self, space: Space, prompts: Sequence[str], others: set[str]) -> None:
         """Raise DataError where a teacher cannot do it; `others` are options given that only students have."""
         given = [name for name in ("guidance_scale", "negative_prompt") if self._given(name)] + sorted(others)
-        given += [n for n in ("width", "height") if self._given(n) and space.num_classes is not None]
+        given += [n for n in ("width", "height", "frames") if self._given(n) and space.num_classes is not None]
         if given:
             raise DataError(f"a teacher is drawn as its students learnt from it and takes no {', '.join(given)}")
         if space.num_classes is None:
@@ -113,13 +119,17 @@ class TextRequest:
         width, height = space.size_px
         return (width if self.width is None else self.width, height if self.height is None else self.height)
 
+    def num_frames(self, space: Space) -> int:
+        """Frames of the videos; 1 for pictures."""
+        return space.frames if self.frames is None else self.frames
+
     def latent_shape(self, space: Space) -> tuple[int, ...]:
-        """(C, H, W) of the pictures.
+        """(C, *S) of the pictures or videos.
 
         Raises:
             DataError: a size that the model cannot draw.
         """
-        return space.latent_shape_of(*self.size_px(space))
+        return space.latent_shape_of(*self.size_px(space), self.num_frames(space))
 
     def of_size_about(self, space: Space, prompts: Sequence[Prompt]) -> TextRequest:
         """The same, of the size that the base's own pipeline makes of reference pictures where none is asked for.
@@ -166,7 +176,7 @@ class TextRequest:
 
     def facts(self) -> dict[str, object]:
         """What was asked, by name."""
-        names = ["width", "height", "guidance_scale", "negative_prompt"]
+        names = ["width", "height", "frames", "guidance_scale", "negative_prompt"]
         names += ["negative_scale"] if self.negative_prompt is not None else []
         return {name: getattr(self, name) for name in names if self._given(name)}
 

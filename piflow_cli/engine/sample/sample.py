@@ -52,6 +52,7 @@ def sample(
     h: float | None = None,
     steps: int | None = None,
     shift: float | Literal["own"] | None = None,
+    frames: int | None = None,
     batch_size: int | None = None,
     device: str = "auto",
     together: Together | None = None,
@@ -70,6 +71,7 @@ def sample(
         seeds: of the pictures of each prompt, in place of seed and num_images; one given twice is drawn once.
         width, height: pixels, for text-to-image students; None is the size they were trained at, or with references
             what the base's own pipeline makes of them.
+        frames: of videos, for students that draw them; None is as many as they were trained at.
         guidance_scale: of a student whose network embeds it.
         negative_prompt, negative_scale: what to steer away from, and how much; it doubles the evaluations, and no
             student is trained with it.
@@ -90,7 +92,7 @@ def sample(
     """
     job = prepare(
         about(prompts, references),
-        request=TextRequest(width, height, guidance_scale, negative_prompt, negative_scale),
+        request=TextRequest(width, height, guidance_scale, negative_prompt, negative_scale, frames),
         model=model,
         nfe=nfe,
         num_images=num_images,
@@ -152,7 +154,7 @@ def prepare(
         artist = StudentArtist(opened, settings, request)
         warnings = [*opened.warnings, *found, *request.warnings(opened)]
     shape = request.latent_shape(artist.space)
-    usual = SMALL_BATCH if math.prod(shape[-2:]) <= SMALL_POSITIONS else 1
+    usual = SMALL_BATCH if math.prod(shape[1:]) <= SMALL_POSITIONS else 1
     counted = {"seed": seed, "seeds": seeds, "number": num_images}
     wanted = [(prompt, own) for item, prompt in zip(asked, given, strict=True) for own in _seeds(item, **counted)]
     return SampleJob(

@@ -76,7 +76,7 @@ def _front(card: StudentCard, *, base: str | None, licence: str | None) -> list[
     """The metadata block."""
     lines = ["---", "library_name: piflow"]
     if card.teacher.students_need_base:
-        lines.append("pipeline_tag: text-to-image")
+        lines.append(f"pipeline_tag: text-to-{'video' if card.teacher.num_frames > 1 else 'image'}")
     if base is not None:
         lines += [f"base_model: {base}", f"base_model_relation: {'adapter' if card.adapter else 'finetune'}"]
     lines.append(f"license: {licence or 'other'}")
@@ -108,14 +108,19 @@ def _usage(card: StudentCard, *, place: str, written_as: str) -> list[str]:
         "```",
         "",
     ]
+    written, needed = f'pipe({call}).images[0].save("picture.png")', []
+    if card.teacher.num_frames > 1:
+        written = f'export_to_video(pipe({call}).frames[0], "video.mp4", fps={card.teacher.frame_rate})'
+        needed = ["from diffusers.utils import export_to_video"]
     lines += [
         "As a pipeline of diffusers:",
         "",
         "```python",
+        *needed,
         "from piflow_cli import load_pipeline",
         "",
         f'pipe = load_pipeline("{place}")',
-        f'pipe({call}).images[0].save("picture.png")',
+        written,
         "```",
         "",
     ]

@@ -1,4 +1,4 @@
-"""Drawing a scene by the student in training or by its teacher, each process a share of it.
+"""Drawing a scene by the student in training or by its teacher, each process a share of it; a video as its strip.
 
 Shapes: N pictures, C latent channels or colours, S spatial dims, H, W size in pixels.
 """
@@ -17,6 +17,7 @@ from piflow_cli.engine.distill.network import TrainedNetwork
 from piflow_cli.engine.distill.showing.scene import Scene
 from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.students.finite import decode_finite
+from piflow_cli.io.sheets.videos import stills
 from piflow_cli.preset import Preset
 
 Draw = Callable[[Tensor, Condition], Tensor]
@@ -110,4 +111,5 @@ class Drawer:
         for start in range(0, len(share), self.batch_size):
             part = scene.part(share[start : start + self.batch_size])
             latents = draw(part.noise(self.device), part.condition)
-            yield decode_finite(self.teacher.space, latents, name=name, dtype=dtype, option=option).float().cpu()
+            decoded = decode_finite(self.teacher.space, latents, name=name, dtype=dtype, option=option)
+            yield stills(decoded.float().cpu())
