@@ -12,12 +12,16 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLFlux2,
+    AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Pipeline,
     Flux2Transformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
@@ -35,10 +39,13 @@ from transformers import (
     Qwen3Model,
     T5Config,
     T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
 from piflow_cli.teachers.flux2.family import Flux2
 from piflow_cli.teachers.sd3 import SD3
+from piflow_cli.teachers.wan import Wan
 from piflow_cli.teachers.z_image import ZImage
 
 PARITY = Path(__file__).parent / "fixtures" / "parity"
@@ -234,3 +241,38 @@ def tiny_flux2_dev(folder: Path, **settings: Any) -> Flux2:
         index["tokenizer"] = ["transformers", "PixtralProcessor"]
         (folder / "model_index.json").write_text(json.dumps(index))
     return Flux2(**{"source": str(folder), "max_sequence_length": 320} | SIZE | settings)
+
+
+def tiny_wan(folder: Path, *, expand_timesteps: bool = False, **settings: Any) -> Wan:
+    """Wan 2.1, or 2.2 TI2V with `expand_timesteps`: UMT5 of width 24, 4 latent channels, its usual scheduler."""
+    if not folder.exists():
+        transformer = WanTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=16,
+            in_channels=4,
+            out_channels=4,
+            text_dim=24,
+            freq_dim=16,
+            ffn_dim=48,
+            num_layers=2,
+            rope_max_seq_len=32,
+        )
+        vae = AutoencoderKLWan(
+            base_dim=4,
+            z_dim=4,
+            num_res_blocks=1,
+            latents_mean=[-0.7, 0.4, 0.1, -0.2],
+            latents_std=[1.8, 0.7, 1.2, 2.1],
+        )
+        encoder = UMT5Config(
+            vocab_size=108, d_model=24, d_ff=24, d_kv=8, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
+        )
+        WanPipeline(
+            transformer=randomised(transformer, seed=1, std=0.2),
+            scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+            vae=randomised(vae, seed=7, std=0.2),
+            text_encoder=randomised(UMT5EncoderModel(encoder), seed=4, std=0.3),
+            tokenizer=AutoTokenizer.from_pretrained(WORDS / "tokenizer_2"),
+            expand_timesteps=expand_timesteps,
+        ).save_pretrained(folder)
+    return Wan(**{"source": str(folder), "max_sequence_length": 12, "frames": 5} | SIZE | settings)

@@ -16,7 +16,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 from safetensors.torch import save_file
-from tiny_bases import tiny_flux2, tiny_flux2_dev, tiny_sd3, tiny_z_image
+from tiny_bases import tiny_flux2, tiny_flux2_dev, tiny_sd3, tiny_wan, tiny_z_image
 from tiny_qwen_image_2 import tiny_qwen_image_2
 from torch import Tensor, nn
 
@@ -213,6 +213,7 @@ TEACHERS = {
     "z_image": tiny_z_image,
     "flux2": tiny_flux2,
     "flux2-dev": tiny_flux2_dev,
+    "wan": tiny_wan,
 }
 """A small teacher of every registered family, written into an empty folder; its settings are returned.
 

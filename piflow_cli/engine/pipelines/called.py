@@ -1,4 +1,4 @@
-"""Students of any text-to-image family as a pipeline that is called as their base's own is, by its own signature.
+"""Students of any family of prompts as a pipeline that is called as their base's own is, by its own signature.
 
 Families whose calls have more to them (FLUX.1, Qwen-Image) have pipelines written out beside this one.
 """
@@ -29,13 +29,15 @@ from piflow_cli.teachers.text.family import TextFamily
 NEGATIVE = "negative_"
 PICTURES = "image"
 ATTENTION = ("joint_attention_kwargs", "attention_kwargs")
+COPIES = ("num_images_per_prompt", "num_videos_per_prompt")
 COMMON = (
     "height",
     "width",
     "num_inference_steps",
     "guidance_scale",
     "true_cfg_scale",
-    "num_images_per_prompt",
+    *COPIES,
+    "num_frames",
     "generator",
     "latents",
     "output_type",
@@ -69,7 +71,7 @@ class CalledAsBase(TextPipeline):
         h: float | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Pictures of prompts.
+        """Pictures or videos of prompts.
 
         Raises:
             TypeError: an argument that the base does not know.
@@ -77,16 +79,14 @@ class CalledAsBase(TextPipeline):
             DataError: a size below the smallest, or reference pictures that are not taken.
             PolicyError: the policy cannot be sampled so.
         """
-        from diffusers import ImagePipelineOutput
-
         given = self._given(args, kwargs)
         texts, embeddings = self._taken(given)
-        output_type = given.get("output_type", "pil")
+        output_type = given.get("output_type", self.base_call.parameters["output_type"].default)
         self._begin(output_type, **self._unsupported(given, texts, embeddings))
         if (len(texts) > 0) == (len(embeddings) > 0):
             raise ValueError("pass either prompt, or the embeddings of prompts")
         width, height = self._size(given)
-        shape = self._shape(width, height)
+        shape = self._shape(width, height, given.get("num_frames"))
         nfe = given.get("num_inference_steps")
         settings = self._settings(nfe=nfe, substeps=total_substeps, temperature=temperature, h=h)
         condition, negative = self._conditions(given, texts, embeddings)
@@ -98,7 +98,7 @@ class CalledAsBase(TextPipeline):
         names = given.get("callback_on_step_end_tensor_inputs", ("latents",))
         latents = self._draw(draw, given.get("callback_on_step_end"), names)
         images = self._finish(latents, output_type, condition.embeds.dtype)
-        return ImagePipelineOutput(images=images) if given.get("return_dict", True) else (images,)
+        return self._space.base_output(images) if given.get("return_dict", True) else (images,)
 
     def _given(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """What was passed and is not the base's default, by name."""
@@ -128,7 +128,7 @@ class CalledAsBase(TextPipeline):
         self, given: Mapping[str, Any], texts: Mapping[str, Any], embeddings: Mapping[str, Any]
     ) -> tuple[TextCondition, TextCondition | None]:
         """What the network is conditioned on, and what it is steered away from, for every picture."""
-        copies, guidance = given.get("num_images_per_prompt", 1), None
+        copies, guidance = next((given[name] for name in COPIES if name in given), 1), None
         if self._space.embedded_guidance:
             guidance = self._embedded_guidance(given.get("guidance_scale"))
         negative_texts = {n: given.get(NEGATIVE + n) for n in _prompts(self.base_call)}

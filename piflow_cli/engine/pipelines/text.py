@@ -1,6 +1,6 @@
-"""What the text-to-image pipelines of students share: sizes, latents, guidance, callbacks.
+"""What the pipelines of students of prompts share: sizes, latents, guidance, callbacks.
 
-Shapes: B batch (prompts x pictures a prompt), N image tokens, C latent channels, H, W latent size.
+Shapes: B batch (prompts x pictures a prompt), N image tokens, C latent channels, S spatial dims (H, W or T, H, W).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Draw:
         condition, negative: of every picture; `negative` is None without extra guidance.
         scale: extra guidance.
         settings: how the student is sampled.
-        shape: (C, H, W) of a picture's latents.
+        shape: (C, *S) of a picture's latents.
         generator: source of all noise.
         latents: noise that was given, None to draw it.
         attention_kwargs: what the transformer's attention is called with, and `scale` of the style LoRA.
@@ -50,7 +50,7 @@ class Draw:
     negative: TextCondition | None
     scale: float
     settings: SamplingSettings
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     generator: Generators
     latents: Tensor | None
     attention_kwargs: Mapping[str, Any] | None
@@ -92,13 +92,13 @@ class TextPipeline(StudentPipeline, StyleLoras):
         space.pipeline = self
         return replace(student, space=space)
 
-    def _shape(self, width: int | None, height: int | None) -> tuple[int, int, int]:
-        """(C, H, W) of the latents; the size the student was trained for where none is given.
+    def _shape(self, width: int | None, height: int | None, frames: int | None = None) -> tuple[int, ...]:
+        """(C, *S) of the latents; the size the student was trained for where none is given.
 
         Sides that do not divide are cut to the next smaller ones that do, with a warning.
         """
         space = self._space
-        down, across = (self.vae_scale_factor * side for side in self._backbone.side_steps())
+        down, across = (space.factor * side for side in self._backbone.side_steps())
         asked = {"width": width or space.settings.width, "height": height or space.settings.height}
         steps = {"width": across, "height": down}
         cut = {name: int(value) // steps[name] * steps[name] or value for name, value in asked.items()}
@@ -108,11 +108,12 @@ class TextPipeline(StudentPipeline, StyleLoras):
             warnings.warn(
                 f"{sides} pixels (width x height) are not divisible by {step}: pictures are {fitting}", stacklevel=4
             )
-        return space.latent_shape_of(cut["width"], cut["height"])
+        return space.latent_shape_of(cut["width"], cut["height"], frames)
 
-    def _pixels(self, shape: tuple[int, int, int]) -> tuple[int, int]:
-        """Height and width of the pictures."""
-        return shape[1] * self.vae_scale_factor, shape[2] * self.vae_scale_factor
+    def _pixels(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Height and width of the pictures, and the frames of videos."""
+        sides, step = [side * self._space.factor for side in shape[-2:]], self._space.settings.frame_factor
+        return tuple(sides) if step is None else (*sides, 1 + step * (shape[1] - 1))
 
     def _text_length(self, prompts: list[str] | None, asked: int | None) -> int:
         """Tokens a prompt is cut to, as trained where it is not said; prompts that are longer are warned of."""
@@ -172,7 +173,7 @@ class TextPipeline(StudentPipeline, StyleLoras):
         return negative and scale > 1
 
     def _draw(self, draw: Draw, callback: Callback | None, names: Sequence[str]) -> Tensor:
-        """Latents x_0, (B, C, H, W), in float32."""
+        """Latents x_0, (B, C, *S), in float32."""
         if draw.negative is not None and len(draw.negative) != len(draw.condition):
             raise ValueError(f"there are {len(draw.negative)} negative prompts for {len(draw.condition)} pictures")
         arguments = dict(draw.attention_kwargs or {})
@@ -206,12 +207,13 @@ class TextPipeline(StudentPipeline, StyleLoras):
         return self.transformer.cache_context(context) if isinstance(self._module, CacheMixin) else nullcontext()
 
     def _noise(self, draw: Draw) -> Tensor:
-        """Noise (B, C, H, W), drawn as the base draws it but in float32, or given: packed, or as it is.
+        """Noise (B, C, *S), drawn as the base draws it but in float32, or given: packed, or as it is.
 
         Raises:
             ValueError: noise of another shape.
         """
-        (channels, height, width), batch = draw.shape, len(draw.condition)
+        (channels, *sides), batch = draw.shape, len(draw.condition)
+        height, width = sides[-2:]
         device, given, backbone = self._execution_device, as_tensor(draw.latents, "latents"), self._backbone
         if given is None:
             size = self._pixels(draw.shape)
@@ -220,12 +222,12 @@ class TextPipeline(StudentPipeline, StyleLoras):
             packed = self.prepare_latents(*pictures, batch, channels, *size, torch.float32, device, draw.generator)
             return backbone.from_base(packed[0] if isinstance(packed, tuple) else packed, height, width)
         given = given.to(device, torch.float32)
-        whole = (batch, channels, height, width)
-        frames = ((batch, channels, 1, height, width), (batch, 1, channels, height, width))
+        whole = (batch, *draw.shape)
+        one_frame = ((batch, channels, 1, *sides), (batch, 1, channels, *sides))
         base = tuple(backbone.to_call(given.new_empty(whole, device="meta")).shape)
         if given.shape == base:
             return backbone.from_base(given, height, width)
-        if given.shape == whole or tuple(given.shape) in frames:
+        if given.shape == whole or tuple(given.shape) in one_frame:
             return given.reshape(whole)
         raise ValueError(f"latents are {tuple(given.shape)}; this call needs {base} (packed) or {whole}")
 
@@ -251,6 +253,12 @@ class TextPipeline(StudentPipeline, StyleLoras):
             images = space.base_result(latents).to(dtype)
         else:
             pictures = space.to_pixels(latents.to(get_module_execution_device(self.vae)))
-            images = self.image_processor.postprocess(self._finite(pictures), output_type=output_type)
+            images = self._processed(self._finite(pictures), output_type)
         self.maybe_free_model_hooks()
         return images
+
+    def _processed(self, pictures: Tensor, output_type: str) -> Any:
+        """Pictures (B, 3, H, W), or videos (B, 3, F, H, W), in [-1, 1] as the base gives them."""
+        if pictures.ndim == 5:
+            return self.video_processor.postprocess_video(pictures, output_type=output_type)
+        return self.image_processor.postprocess(pictures, output_type=output_type)

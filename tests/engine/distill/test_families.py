@@ -23,6 +23,7 @@ from piflow_cli.engine.sample.open import open_student
 from piflow_cli.engine.sample.sample import SampleResult
 from piflow_cli.engine.students.load import load_student
 from piflow_cli.io.presets import preset_headers
+from piflow_cli.io.sheets.videos import strip_size
 from piflow_cli.preset import Preset, load_preset
 
 PROMPTS = ("a red cat", "blue dog on the house", "the cat", "a photo of a house")
@@ -40,8 +41,10 @@ def published(family: str) -> str:
 def tiny(family: str, folder: Path, *overrides: str, images: bool = False) -> Preset:
     """The recipe of a family's preset at the size of a random pipeline."""
     settings = TEACHERS[family](folder / "teacher")
-    kept = {"source", "width", "height", "max_sequence_length"}
+    kept = {"source", "width", "height", "frames", "max_sequence_length"}
     changes = settings.model_dump(include=kept) | {"offload_encoders": False, "guidance_scale": 2.0}
+    if images and "frames" in changes:
+        changes["frames"] = 1
     (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
     data = (
         f"type='captioned', path='{pictures(folder)}'" if images else f"type='prompts', path='{folder / 'prompts.txt'}'"
@@ -92,7 +95,9 @@ def test_distil_resume_sample_convert_and_reload(tmp_path: Path, family: str, im
         return sample(["a red cat", "blue dog"], model=open_student(str(folder), device="cpu", dtype="float32"))
 
     drawn = draw(whole)
-    assert [image.size for image in drawn.images] == [(preset.teacher.width, preset.teacher.height)] * 2
+    size, frames = (preset.teacher.width, preset.teacher.height), preset.teacher.num_frames
+    assert [image.size for image in drawn.images] == [strip_size(size, frames)] * 2
+    assert [len(d.video.frames) if d.video else 1 for d in drawn.drawn] == [frames] * 2
     for target in ("native", "lakonlab", "merged"):
         result = convert(whole, tmp_path / target, to=target, verify=True)
         assert result.proof == ("outputs" if target != "native" else result.proof)
@@ -112,14 +117,15 @@ def test_its_students_are_pipelines_that_are_called_as_the_base_is(tmp_path: Pat
     )
     pipe = load_pipeline(tmp_path / "run")
     pipe.set_progress_bar_config(disable=True)
-    given = pipe(prompt=["a red cat", "blue dog"], latents=noise, output_type="latent").images
+    given = drawn(pipe(prompt=["a red cat", "blue dog"], latents=noise, output_type="latent"))
     torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-4)
     embedded = space.base_arguments(condition)
     torch.testing.assert_close(
-        pipe(**embedded, latents=noise, output_type="latent").images, given, rtol=1e-5, atol=1e-5
+        drawn(pipe(**embedded, latents=noise, output_type="latent")), given, rtol=1e-5, atol=1e-5
     )
-    size = (preset.teacher.width, preset.teacher.height)
-    assert [image.size for image in pipe(prompt="a red cat", num_images_per_prompt=2).images] == [size] * 2
+    sides, frames = (3, preset.teacher.height, preset.teacher.width), preset.teacher.num_frames
+    shape = (2, *sides) if frames == 1 else (2, frames, *sides)
+    assert torch.stack(list(drawn(pipe(prompt=["a red cat", "blue dog"], output_type="pt")))).shape == shape
 
     seen = []
 
@@ -134,7 +140,12 @@ def test_its_students_are_pipelines_that_are_called_as_the_base_is(tmp_path: Pat
     pipe.save_pretrained(tmp_path / "saved")
     again = load_pipeline(tmp_path / "saved")
     again.set_progress_bar_config(disable=True)
-    assert torch.equal(again(**embedded, latents=noise, output_type="latent").images, given)
+    assert torch.equal(drawn(again(**embedded, latents=noise, output_type="latent")), given)
+
+
+def drawn(output: object) -> torch.Tensor:
+    """Pictures (B, 3, H, W) or videos (B, F, 3, H, W), or latents, that a pipeline returned."""
+    return output.frames if hasattr(output, "frames") else output.images
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -3,9 +3,11 @@
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from text_students import text_student
 from tiny_models import TEACHERS, gmflow, type_of
 from torch import Tensor
@@ -13,8 +15,9 @@ from torch import Tensor
 from piflow_cli import load_pipeline
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.pipelines import PIPELINES
-from piflow_cli.engine.pipelines.called import CalledAsBase
+from piflow_cli.engine.pipelines.called import COPIES, CalledAsBase
 from piflow_cli.engine.students.save import save_student
+from piflow_cli.errors import DataError
 
 FAMILIES = [name for name in TEACHERS if type_of(name) not in PIPELINES]
 PROMPTS = ["a red cat", "blue dog on the house"]
@@ -25,6 +28,7 @@ REFUSED = {
     "z_image": {"sigmas": [1.0, 0.5], "cfg_normalization": True, "cfg_truncation": 0.5},
     "flux2": {"text_encoder_out_layers": (1, 2, 3), "sigmas": [1.0, 0.5]},
     "flux2-dev": {"caption_upsample_temperature": 0.15, "sigmas": [1.0, 0.5]},
+    "wan": {"guidance_scale_2": 3.0},
 }
 """Arguments of the base's call that mean nothing to a student."""
 
@@ -45,7 +49,7 @@ def pipe(family: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call
 
 def latents(pipe: CalledAsBase, *args: object, seed: int = 3, **arguments: object) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return pipe(*args, generator=generator, output_type="latent", **arguments).images
+    return drawn(pipe(*args, generator=generator, output_type="latent", **arguments))
 
 
 def test_it_is_the_base_with_a_student_in_it(family: str, pipe: CalledAsBase) -> None:
@@ -71,8 +75,9 @@ def test_arguments_go_by_place_and_by_name_as_the_bases(family: str, pipe: Calle
 
 
 def test_noise_is_drawn_as_the_base_draws_it(pipe: CalledAsBase) -> None:
-    backbone, (channels, height, width) = pipe.student.network.backbone, pipe.student.space.latent_shape
-    pixels = (height * pipe.vae_scale_factor, width * pipe.vae_scale_factor)
+    backbone, space = pipe.student.network.backbone, pipe.student.space
+    channels, *_, height, width = space.latent_shape
+    pixels = (height * space.factor, width * space.factor, *([space.frames] if space.frames > 1 else []))
     generator = torch.Generator().manual_seed(3)
     first = next(iter(inspect.signature(pipe.prepare_latents).parameters))
     before = [None] if first.startswith("image") else []
@@ -84,9 +89,32 @@ def test_noise_is_drawn_as_the_base_draws_it(pipe: CalledAsBase) -> None:
 
 
 def test_pictures_of_a_prompt_are_several(pipe: CalledAsBase) -> None:
-    many = latents(pipe, prompt=PROMPTS, num_images_per_prompt=2, latents=noise_of(pipe, 4))
+    copies = next(name for name in COPIES if name in type(pipe).base_call.parameters)
+    many = latents(pipe, prompt=PROMPTS, **{copies: 2}, latents=noise_of(pipe, 4))
     one = latents(pipe, prompt=[PROMPTS[0]] * 2 + [PROMPTS[1]] * 2, latents=noise_of(pipe, 4))
     torch.testing.assert_close(many, one, rtol=1e-4, atol=1e-5)
+
+
+def test_videos_have_the_frames_that_are_asked_for(pipe: CalledAsBase) -> None:
+    if pipe.student.space.frames == 1:
+        with pytest.raises(TypeError, match="num_frames"):
+            pipe(prompt="a red cat", num_frames=5)
+        return
+    assert pipe(prompt="a red cat").frames.shape[1] == pipe.student.space.frames
+    (video,) = pipe(prompt="a red cat", num_frames=9, output_type="pil").frames
+    assert [image.size for image in video] == [(48, 64)] * 9
+    with pytest.raises(DataError, match="frames 8 is not 1 more than a multiple of 4; the nearest one is 9"):
+        pipe(prompt="a red cat", num_frames=8)
+
+
+def drawn(output: object) -> Any:
+    """Pictures or videos of what a pipeline returned."""
+    return output.frames if hasattr(output, "frames") else output.images
+
+
+def stills(output: object) -> list[Image.Image]:
+    """A picture of each."""
+    return [found[0] if isinstance(found, list) else found for found in drawn(output)]
 
 
 def noise_of(pipe: CalledAsBase, count: int) -> Tensor:
@@ -146,12 +174,12 @@ def test_what_a_student_does_not_support_is_refused(family: str, pipe: CalledAsB
 
 
 def test_sizes_and_evaluations_are_asked_for(pipe: CalledAsBase) -> None:
-    (image,) = pipe(prompt="a red cat", width=64, height=96, num_inference_steps=3).images
+    (image,) = stills(pipe(prompt="a red cat", width=64, height=96, num_inference_steps=3, output_type="pil"))
     assert image.size == (64, 96)
     assert pipe.num_timesteps == 3
     assert isinstance(pipe(prompt="a red cat", return_dict=False), tuple)
     with pytest.warns(UserWarning, match="are not divisible by"):
-        (image,) = pipe(prompt="a red cat", width=67, height=96).images
+        (image,) = stills(pipe(prompt="a red cat", width=67, height=96, output_type="pil"))
     assert image.size == (64, 96)
 
 
