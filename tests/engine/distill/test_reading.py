@@ -78,7 +78,7 @@ def test_encoders_go_up_once_a_step_and_the_negative_prompt_once_a_run(
         homes[id(module)] = torch.device(device)
         return module
 
-    def encode(prompts: list[str], *, length: int) -> TextCondition:
+    def encode(prompts: list[str], *, length: int, others: dict[str, list[str]]) -> TextCondition:
         assert length == space.settings.max_sequence_length
         asked.append(prompts)
         assert went[-len(encoders) :] == [(id(encoder), "meta") for encoder in encoders]  # all are up
