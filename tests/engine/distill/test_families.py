@@ -123,9 +123,10 @@ def test_its_students_are_pipelines_that_are_called_as_the_base_is(tmp_path: Pat
     torch.testing.assert_close(
         drawn(pipe(**embedded, latents=noise, output_type="latent")), given, rtol=1e-5, atol=1e-5
     )
-    sides, frames = (3, preset.teacher.height, preset.teacher.width), preset.teacher.num_frames
-    shape = (2, *sides) if frames == 1 else (2, frames, *sides)
-    assert torch.stack(list(drawn(pipe(prompt=["a red cat", "blue dog"], output_type="pt")))).shape == shape
+    pictures = drawn(pipe(prompt=["a red cat", "blue dog"], output_type="pt"))
+    *counts, _, height, width = torch.stack(list(pictures)).shape
+    assert (width, height) == (preset.teacher.width, preset.teacher.height)
+    assert counts == ([2] if preset.teacher.num_frames == 1 else [2, preset.teacher.num_frames])
 
     seen = []
 
