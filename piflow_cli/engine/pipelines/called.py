@@ -118,11 +118,14 @@ class CalledAsBase(TextPipeline):
     def _unsupported(
         self, given: Mapping[str, Any], texts: Mapping[str, Any], embeddings: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Arguments of the base that mean nothing to a student."""
+        """Arguments of the base that mean nothing to a student, unless they ask for what the base does anyway."""
         taken = {*COMMON, *texts, *embeddings}
         taken |= {PICTURES} if self._space.num_pictures[1] else set()
         taken |= {NEGATIVE + name for name in (*_prompts(self.base_call), *self._space.embedding_arguments)}
-        return {name: value for name, value in given.items() if name not in taken}
+        left = {name: value for name, value in given.items() if name not in taken}
+        return {
+            name: value for name, value in left.items() if not _same(value, self.base_call.parameters[name].default)
+        }
 
     def _conditions(
         self, given: Mapping[str, Any], texts: Mapping[str, Any], embeddings: Mapping[str, Any]
@@ -244,6 +247,11 @@ class CalledAsBase(TextPipeline):
 def _prompts(call: inspect.Signature) -> list[str]:
     """Names of the arguments that take prompts: prompt, and prompt_2 and so on."""
     return [name for name in call.parameters if name == "prompt" or name.removeprefix("prompt_").isdecimal()]
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Whether a plain value is the default, written out."""
+    return isinstance(value, bool | int | float | str | tuple) and value == default
 
 
 def _repeated(condition: TextCondition, copies: int) -> TextCondition:

@@ -21,6 +21,8 @@ from piflow_cli.errors import ModelError
 from piflow_cli.io.hub import HubTarget
 from piflow_cli.io.texts.names import user_path
 
+TEXT_TO_IMAGE = "AutoPipelineForText2Image"
+"""A class of diffusers that is no ground of what it makes."""
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
@@ -98,9 +100,20 @@ class StudentPipeline:
         if target is not None and getattr(target, "teacher_type", None) != self.teacher_type:
             raise ValueError(
                 f"{target.__name__} cannot be made of a {type(self).__name__}: what the student's network gives are "
-                "policies, and it was trained to draw from noise alone. Load the base for this, or for its own class."
+                f"policies, {self._instead(target)}"
             )
         return super().config
+
+    def _instead(self, target: type) -> str:
+        """Why a class of pipelines cannot sample the student, and what can be done."""
+        if target.__name__ == TEXT_TO_IMAGE or issubclass(type(self), target):
+            own = type(self).__name__
+            again = f"Call this pipeline as it is, make another one by {own}.from_pipe"
+            return f"which that loop cannot sample. {again}, or load the base."
+        if self.student is not None and self.student.space.num_pictures[1]:
+            own = "Pictures go into its own call (image)"
+            return f"and it was trained to draw from noise. {own}, or load the base for this."
+        return "and it was trained to draw from noise alone. Load the base for this, or for its own class."
 
     @classmethod
     def from_pretrained(cls, student: str | Path, **options: Unpack[LoadOptions]) -> Self:
