@@ -18,11 +18,23 @@ from piflow_cli.core.interfaces import DataSource, Draw, PromptFacts, Space
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.embeddings.cache import CacheReader
 from piflow_cli.data.embeddings.codec import Storage
-from piflow_cli.data.files.pictures import open_pictures
+from piflow_cli.data.files.pictures import CaptionedPictures, open_pictures
 from piflow_cli.data.files.prompts import PromptSet
+from piflow_cli.data.files.references import InstructionSet
+from piflow_cli.data.files.references import Prompts as RowsOfPrompts
 from piflow_cli.data.latents import LatentReader, read_shard
 from piflow_cli.data.noise import draw_rows
-from piflow_cli.data.prompts import Resolution, TextRows, check_space, draw_size, facts_of, open_texts, parse_resolution
+from piflow_cli.data.prompts import (
+    REFERENCE_SIZE,
+    REFERENCES,
+    Resolution,
+    TextRows,
+    check_space,
+    draw_size,
+    facts_of,
+    open_texts,
+    parse_resolution,
+)
 from piflow_cli.data.reading import FEW_PICTURES, LeftOut, PictureBatch, PictureReader, encode_batch, plan_pictures
 from piflow_cli.data.shards.encoding import PictureSet
 from piflow_cli.data.shards.latents import check_complete, is_complete
@@ -52,7 +64,8 @@ class PictureSource(DataSource):
     @property
     def contents(self) -> str:
         """How many pictures."""
-        return f"{len(self.prompts):,} pictures with captions"
+        about = " and reference pictures" if isinstance(self.prompts, InstructionSet) else ""
+        return f"{len(self.prompts):,} pictures with captions{about}"
 
     @property
     def reads_files(self) -> bool:
@@ -65,7 +78,7 @@ class PictureSource(DataSource):
         return self.reader.rows
 
     @property
-    def prompts(self) -> PromptSet:
+    def prompts(self) -> RowsOfPrompts:
         """All captions, in the order of their cache."""
         return self.texts.prompts
 
@@ -94,6 +107,10 @@ class PictureSource(DataSource):
     def preview(self, count: int) -> list[str] | TextCondition:
         """The first `count` captions, from the start again where there are fewer."""
         return self.texts.first(count)
+
+    def preview_prompts(self, count: int) -> list[str]:
+        """The same as they are written."""
+        return self.texts.first_texts(count)
 
     def with_cache(self, cache: CacheReader, *, dtype: torch.dtype = torch.float32) -> "PictureSource":
         """The same source, its captions drawn as the embeddings of a cache."""
@@ -196,6 +213,8 @@ class Captioned(Settings):
     resolutions: tuple[Resolution, ...] = Field(
         (), description="width x height in pixels of each aspect bucket, such as 1360x768; none = the teacher's size"
     )
+    references: str | None = REFERENCES
+    reference_size: Resolution | None = REFERENCE_SIZE
 
     @property
     def sizes_px(self) -> tuple[tuple[int, int], ...]:
@@ -216,7 +235,7 @@ class Captioned(Settings):
         root = user_path(self.path)
         if not root.is_dir() or self._shards():
             return PromptFacts(None, None)
-        return facts_of(open_pictures(root, column=self.column, image_column=self.image_column).captions)
+        return facts_of(self._found().captions)
 
     def _shards(self) -> list[Path]:
         """Shards of latents."""
@@ -242,11 +261,15 @@ class Captioned(Settings):
         """
         check_space(space, self.resolutions)
         encoded = user_path(self.latents) if self.latents is not None else None
+        if encoded is not None and self.references is not None:
+            raise DataError("data.references: data.latents keep no reference pictures; leave one of the two keys out")
         if encoded is not None and self.resolutions:
             raise DataError("data.resolutions: data.latents are of one size; leave one of the two keys out")
         root = encoded if encoded is not None and is_complete(encoded) else user_path(self.path)
         self.check_source()
         if shards := shards_of(root, ".safetensors"):
+            if self.references is not None:
+                raise DataError("data.references: shards of latents name no pictures; leave the key out")
             if self.resolutions:
                 raise DataError("data.resolutions: cached latents have one size; leave the key out")
             if root.is_dir():
@@ -255,16 +278,22 @@ class Captioned(Settings):
         found = self.pictures(space)
         return PictureSource(reader=found.reader, space=space, sizes=self.sizes_px, left_out=found.left_out)
 
+    def _found(self) -> CaptionedPictures:
+        """The pictures with their captions, as they lie there."""
+        keys = {"column": self.column, "image_column": self.image_column, "references": self.references}
+        return open_pictures(user_path(self.path), **keys)
+
     def pictures(self, space: Space) -> PictureSet:
         """The pictures with their captions, as embeddings where their cache is complete; errors as `open`."""
-        root = user_path(self.path)
-        found = open_pictures(root, column=self.column, image_column=self.image_column)
+        root, found = user_path(self.path), self._found()
+        texts: RowsOfPrompts = found.captions
+        if found.references is not None:
+            size_px = parse_resolution(self.reference_size) if self.reference_size is not None else None
+            texts = InstructionSet.pack(zip(found.captions, found.references, strict=True), size_px=size_px)
         height, width = (side * space.factor for side in space.latent_shape[-2:])
         cache = None if self.latents is not None else self.cache  # of the pictures that are encoded, which may be fewer
         return PictureSet(
-            reader=PictureReader(
-                found.pictures, open_texts(found.captions, cache), (width, height), space.image_channels
-            ),
+            reader=PictureReader(found.pictures, open_texts(texts, cache), (width, height), space.image_channels),
             root=root,
             texts=found.captions,
             left_out=LeftOut([*(f"{name} (no caption)" for name in found.without_caption), *found.unread]),

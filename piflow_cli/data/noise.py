@@ -54,6 +54,7 @@ class ClassData(Settings):
 
     cache: ClassVar[None] = None
     cache_storage: ClassVar[None] = None
+    references: ClassVar[None] = None
     sizes_px: ClassVar[tuple[tuple[int, int], ...]] = ()
     encodes_pictures: ClassVar[bool] = False
 

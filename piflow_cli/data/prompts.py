@@ -9,12 +9,14 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import AfterValidator, Field
 
-from piflow_cli.core.conditions import TextCondition, join_conditions
+from piflow_cli.core.conditions import Prompt, TextCondition, join_conditions
 from piflow_cli.core.interfaces import DataSource, Draw, PromptFacts, Space
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.embeddings.cache import CacheReader, open_if_complete
 from piflow_cli.data.embeddings.codec import Storage
 from piflow_cli.data.files.prompts import PromptSet, check_prompts, find_prompt_shards, is_on_hub, read_prompts
+from piflow_cli.data.files.references import InstructionSet, read_instructions
+from piflow_cli.data.files.references import Prompts as RowsOfPrompts
 from piflow_cli.data.noise import draw_indices, draw_rows
 from piflow_cli.errors import DataError
 from piflow_cli.io.texts.names import user_path
@@ -49,6 +51,10 @@ def _check_limit(limit: int | None) -> int | None:
 
 Resolution = Annotated[str, AfterValidator(_check_resolution)]
 Limit = Annotated[int | None, AfterValidator(_check_limit)]
+REFERENCES = Field(None, description="field of a row that names the pictures it is about, for teachers that edit")
+REFERENCE_SIZE = Field(
+    None, description="width x height that those are cut to, such as 512x512; unset: as the base's pipeline takes them"
+)
 
 
 @dataclass(frozen=True)
@@ -56,32 +62,32 @@ class TextRows:
     """Prompts by row: as they are written, or encoded where a cache holds them.
 
     Args:
-        prompts: N texts.
+        prompts: N texts, which may be about reference pictures.
         cache: their embeddings in the same order, or None.
         dtype: of the embeddings drawn.
     """
 
-    prompts: PromptSet
+    prompts: RowsOfPrompts
     cache: CacheReader | None = None
     dtype: torch.dtype = torch.float32
 
-    def take(self, index: Sequence[int]) -> list[str] | TextCondition:
+    def take(self, index: Sequence[int]) -> list[Prompt] | TextCondition:
         """B prompts by row."""
         if self.cache is None:
             return [self.prompts[i] for i in index]
         return join_conditions(self.cache.rows(index, dtype=self.dtype))
 
-    def read(self, draw: Draw) -> list[str] | TextCondition:
+    def read(self, draw: Draw) -> list[Prompt] | TextCondition:
         """The prompts of a draw."""
         return self.take(draw.rows)
 
-    def first(self, count: int) -> list[str] | TextCondition:
+    def first(self, count: int) -> list[Prompt] | TextCondition:
         """The first `count` prompts, from the start again where there are fewer."""
         return self.take([i % len(self.prompts) for i in range(count)])
 
     def first_texts(self, count: int) -> list[str]:
         """The same as they are written."""
-        return [self.prompts[i % len(self.prompts)] for i in range(count)]
+        return [self.prompts.texts[i % len(self.prompts)] for i in range(count)]
 
 
 def draw_size(sizes: Sequence[tuple[int, int]], generator: torch.Generator) -> tuple[int, int] | None:
@@ -106,14 +112,15 @@ class PromptSource(DataSource):
     has_images = False
 
     @property
-    def prompts(self) -> PromptSet:
+    def prompts(self) -> RowsOfPrompts:
         """All prompts, in the order of their cache."""
         return self.texts.prompts
 
     @property
     def contents(self) -> str:
         """How many prompts."""
-        return f"{len(self.prompts):,} prompts, without pictures"
+        about = " about reference pictures" if isinstance(self.prompts, InstructionSet) else ""
+        return f"{len(self.prompts):,} prompts{about}, without pictures"
 
     @property
     def reader(self) -> TextRows:
@@ -122,14 +129,14 @@ class PromptSource(DataSource):
 
     @property
     def reads_files(self) -> bool:
-        """Whether embeddings are read."""
-        return self.texts.cache is not None
+        """Whether embeddings or reference pictures are read."""
+        return self.texts.cache is not None or isinstance(self.prompts, InstructionSet)
 
     def plan(self, batch_size: int, generator: torch.Generator, *, size_px: tuple[int, int] | None = None) -> Draw:
         """Prompts drawn with replacement; without pictures the size changes nothing."""
         return replace(draw_rows(len(self.prompts), batch_size, generator), size_px=size_px)
 
-    def encode(self, batch: list[str] | TextCondition) -> tuple[None, list[str] | TextCondition]:
+    def encode(self, batch: list[Prompt] | TextCondition) -> tuple[None, list[Prompt] | TextCondition]:
         """No latents, and B prompts, as they were read."""
         return None, batch
 
@@ -137,7 +144,7 @@ class PromptSource(DataSource):
         """Width and height in pixels of the next batch, or None for the teacher's own size."""
         return draw_size(self.sizes, generator)
 
-    def preview(self, count: int) -> list[str] | TextCondition:
+    def preview(self, count: int) -> list[Prompt] | TextCondition:
         """The first `count` prompts, from the start again where there are fewer."""
         return self.texts.first(count)
 
@@ -164,7 +171,7 @@ def check_space(space: Space, resolutions: Sequence[str]) -> None:
             raise DataError(f"data.resolutions: {resolution}: {error}") from None
 
 
-def open_texts(prompts: PromptSet, cache: str | None) -> TextRows:
+def open_texts(prompts: RowsOfPrompts, cache: str | None) -> TextRows:
     """Prompts with their cache, where it is complete.
 
     Raises:
@@ -207,6 +214,8 @@ class Prompts(Settings):
     resolutions: tuple[Resolution, ...] = Field(
         (), description="width x height in pixels of each aspect bucket, such as 1360x768; none = the teacher's size"
     )
+    references: str | None = REFERENCES
+    reference_size: Resolution | None = REFERENCE_SIZE
 
     encodes_pictures: ClassVar[bool] = False
     latents: ClassVar[None] = None
@@ -224,7 +233,7 @@ class Prompts(Settings):
         """
         place = locate_prompts(self.path)
         if user_path(place).exists():
-            return facts_of(read_prompts(place, column=self.column, limit=self.limit))
+            return facts_of(self._read(place).texts)
         return PromptFacts(abs(self.limit) if self.limit is not None else None, None)
 
     def source_paths(self) -> dict[str, Path]:
@@ -232,8 +241,20 @@ class Prompts(Settings):
         return {"path": user_path(locate_prompts(self.path))}
 
     def check_source(self) -> None:
-        """Raise DataError where the first prompt cannot be read; a data set on the hub is not fetched for it."""
+        """Raise DataError where the first prompt cannot be read, or a reference picture is not there.
+
+        A data set on the hub is not fetched for it.
+        """
         check_prompts(locate_prompts(self.path), self.column)
+        if self.references is not None:
+            self._read(locate_prompts(self.path))
+
+    def _read(self, path: str) -> RowsOfPrompts:
+        """The prompts at a path, with their reference pictures where these are asked for; errors as `open`."""
+        if self.references is None:
+            return read_prompts(path, column=self.column, limit=self.limit)
+        size_px = parse_resolution(self.reference_size) if self.reference_size is not None else None
+        return read_instructions(path, name=self.references, column=self.column, limit=self.limit, size_px=size_px)
 
     def open(self, space: Space) -> PromptSource:
         """The prompts: as embeddings where the cache is complete, else as texts.
@@ -245,6 +266,6 @@ class Prompts(Settings):
         """
         check_space(space, self.resolutions)
         path = locate_prompts(self.path)
-        prompts = read_prompts(path, column=self.column, limit=self.limit)
+        prompts = self._read(path)
         skipped = [] if is_on_hub(path) else find_prompt_shards(user_path(path))[1]
         return PromptSource(open_texts(prompts, self.cache), self.sizes_px, tuple(skipped))

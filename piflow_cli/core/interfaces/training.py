@@ -84,6 +84,8 @@ class DataFamily(Protocol):
     """Folder of cached embeddings; None without one, and for class labels."""
     cache_storage: str | None
     """How cached embeddings are stored, bf16 or fp8; None for class labels."""
+    references: str | None
+    """Field of its rows that names reference pictures; None without any."""
     sizes_px: tuple[tuple[int, int], ...]
     """Width and height in pixels of each aspect bucket; none is the teacher's own size."""
     encodes_pictures: bool

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from piflow_cli.core.conditions import TextCondition
+from piflow_cli.core.conditions import Prompt, TextCondition
 from piflow_cli.data.embeddings.cache import (
     CacheIndex,
     CachePlan,
@@ -32,7 +32,7 @@ from piflow_cli.io.files import write_atomic
 BATCH_SIZE = 16
 FOR = {"what": "embeddings", "key": "data.cache"}
 
-Encode = Callable[[list[str]], TextCondition]
+Encode = Callable[[list[Prompt]], TextCondition]
 
 
 @dataclass(frozen=True)
@@ -192,16 +192,17 @@ def _listed(widths: tuple[int, ...]) -> str:
     return " and ".join(map(str, widths))
 
 
-def _encoded(encode: Encode, texts: Sequence[str]) -> TextCondition:
+def _encoded(encode: Encode, texts: Sequence[Prompt]) -> TextCondition:
     """The condition of some prompts, finite and one a prompt."""
     condition = encode(list(texts))
     if len(condition) != len(texts):
         raise ValueError(f"encode gave {len(condition)} conditions for {len(texts)} prompts")
     for text, row in zip(texts, condition.rows(), strict=True):
         pooled = row.pooled is None or bool(torch.isfinite(row.pooled).all())
-        if not (pooled and all(item.finite() for item in row.sequences)):
+        about = row.references is None or bool(torch.isfinite(row.references.tokens).all())
+        if not (pooled and about and all(item.finite() for item in row.sequences)):
             raise DataError(
-                f"the prompt {text[:80]!r} encodes to values that are not finite; a text encoder in float16 overflows: "
-                "run it in bfloat16 or float32"
+                f"the prompt {str(text)[:80]!r} encodes to values that are not finite; a text encoder in float16 "
+                "overflows: run it in bfloat16 or float32"
             )
     return condition

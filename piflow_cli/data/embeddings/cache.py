@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.embeddings.codec import Storage, read_row
-from piflow_cli.data.files.prompts import PromptSet
+from piflow_cli.data.files.references import Prompts
 from piflow_cli.errors import DataError
 from piflow_cli.io.bounds import MAX_SHARDS, MAX_TEXT_BYTES, MAX_WIDTH
 from piflow_cli.io.checksums import file_sha256
@@ -41,14 +41,14 @@ class CachePlan:
     """What a cache is to hold.
 
     Args:
-        prompts: every prompt, in order.
+        prompts: every prompt, in order, with the reference pictures that it may be about.
         fingerprint: names the text encoder and what was asked of it; another one makes another cache.
         storage: "fp8" (float8 with a scale a token) or "bf16".
         specials: further prompts to be found by their text, such as "" or a negative prompt.
         shard_size: prompts a shard; a kill costs at most one shard a process.
     """
 
-    prompts: PromptSet
+    prompts: Prompts
     fingerprint: str
     storage: Storage = "fp8"
     specials: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class CachePlan:
         """Shards of the whole cache."""
         return -(-len(self.prompts) // self.shard_size)
 
-    def shard_prompts(self, shard: int) -> PromptSet:
+    def shard_prompts(self, shard: int) -> Prompts:
         """The prompts of one shard."""
         first = shard * self.shard_size
         return self.prompts.between(first, min(first + self.shard_size, len(self.prompts)))
@@ -255,7 +255,7 @@ def open_cache(folder: Path) -> CacheReader:
     return CacheReader(folder, index)
 
 
-def open_if_complete(folder: Path, prompts: PromptSet) -> CacheReader | None:
+def open_if_complete(folder: Path, prompts: Prompts) -> CacheReader | None:
     """The cache of these prompts, or None while it is not complete.
 
     Raises:
@@ -266,8 +266,8 @@ def open_if_complete(folder: Path, prompts: PromptSet) -> CacheReader | None:
         return None
     if index.prompts_digest != prompts.digest():
         raise DataError(
-            f"{folder} caches {index.num_prompts} other prompts than the {len(prompts)} of data.path. Name another "
-            "folder in data.cache, or remove this one."
+            f"{folder} caches {index.num_prompts} other prompts than the {len(prompts)} of data.path, or other "
+            "pictures that they are about. Name another folder in data.cache, or remove this one."
         )
     return None if _absent(folder, index) else CacheReader(folder, index)
 

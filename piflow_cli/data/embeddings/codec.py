@@ -1,6 +1,7 @@
 """How encoded prompts are stored: padding cut, in float8 with a scale a token or bfloat16, each prompt entropy-coded.
 
-Shapes: N prompts of a shard, T tokens of a prompt, L tokens of all of them, D embedding width, P pooled width.
+Shapes: N prompts of a shard, T tokens of a prompt, L tokens of all of them, D embedding width, P pooled width,
+R tokens of a prompt's reference pictures, C values of one.
 """
 
 import zlib
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from piflow_cli.core.conditions import Embeddings, TextCondition
+from piflow_cli.core.conditions import Embeddings, References, Sizes, TextCondition
 from piflow_cli.errors import DataError
 from piflow_cli.io.bounds import MAX_EMBEDDING_BYTES
 from piflow_cli.io.tensors.files import open_tensors
@@ -23,6 +24,8 @@ FP8_MAX = 448.0
 """The greatest value of float8_e4m3fn."""
 MIN_SCALE = 2.0**-100
 """A token of zeros has no scale of its own, and float32 divides badly by denormals."""
+NEGATIVE = ".negative"
+"""Behind the names of what encoders made of negative prompts."""
 BYTES = {"fp8": 1, "bf16": 2}
 
 
@@ -50,10 +53,14 @@ class PackedRow:
     Args:
         sequences: of every text encoder.
         pooled: float32 (P,), or None.
+        about: float16 tokens (R, C) of reference pictures and the sizes of these, or None.
+        negative: of the negative prompt beside them, or None.
     """
 
     sequences: tuple[PackedSequence, ...]
     pooled: Tensor | None
+    about: tuple[Tensor, Sizes] | None = None
+    negative: PackedSequence | None = None
 
 
 def pack(condition: TextCondition, storage: Storage) -> list[PackedRow]:
@@ -62,9 +69,13 @@ def pack(condition: TextCondition, storage: Storage) -> list[PackedRow]:
 
 
 def _pack_row(row: TextCondition, storage: Storage) -> PackedRow:
+    about = row.references
+    against = about.negative if about is not None else None
     return PackedRow(
         sequences=tuple(_pack_sequence(item, storage) for item in row.sequences),
         pooled=None if row.pooled is None else row.pooled[0].float().cpu(),
+        about=None if about is None else (about.tokens[0].half().cpu(), about.sizes[0]),
+        negative=None if against is None else _pack_sequence(against, storage),
     )
 
 
@@ -104,14 +115,34 @@ def _compress(data: Tensor) -> bytes:
 def shard_tensors(rows: Sequence[PackedRow]) -> dict[str, Tensor]:
     """The tensors of a shard: `data` by `offsets` (N + 1,); `scales` and `mask` (L,) by `ends` (N + 1,); `pooled`.
 
-    Those of further encoders have their number behind their names, as in `data.1`.
+    Those of further encoders have their number behind their names, as in `data.1`, and those of negative prompts that
+    are about pictures `.negative`. Reference pictures are `references` by `reference_ends` (N + 1,), tokens in float16,
+    and `reference_sizes`, rows and columns of each, by `reference_counts` (N + 1,).
     """
-    tensors = {}
+    tensors = _reference_tensors(rows)
+    if all(row.negative is not None for row in rows):
+        negative = _sequence_tensors([row.negative for row in rows])
+        tensors |= {f"{name}{NEGATIVE}": tensor for name, tensor in negative.items()}
     for number, items in enumerate(zip(*(row.sequences for row in rows), strict=True)):
         tensors |= {f"{name}{_suffix(number)}": tensor for name, tensor in _sequence_tensors(items).items()}
     if rows[0].pooled is not None:
         tensors["pooled"] = torch.stack([row.pooled for row in rows])
     return tensors
+
+
+def _reference_tensors(rows: Sequence[PackedRow]) -> dict[str, Tensor]:
+    """The reference pictures of the prompts of a shard."""
+    there = [row.about[0] for row in rows if row.about is not None]
+    if not there:
+        return {}
+    tokens = [there[0][:0] if row.about is None else row.about[0] for row in rows]
+    sizes = [() if row.about is None else row.about[1] for row in rows]
+    return {
+        "references": torch.cat(tokens),
+        "reference_ends": torch.tensor([0, *accumulate(map(len, tokens))]),
+        "reference_sizes": torch.tensor([size for row in sizes for size in row]).reshape(-1, 2),
+        "reference_counts": torch.tensor([0, *accumulate(map(len, sizes))]),
+    }
 
 
 def _suffix(number: int) -> str:
@@ -146,12 +177,27 @@ def read_row(path: Path, row: int, *, storage: Storage, widths: Sequence[int], d
     with open_tensors(path, what="embeddings", error=DataError) as file:
         names = set(file.keys())
         pooled = _between(file, "pooled", row, row + 1).to(dtype) if "pooled" in names else None
-        parts = [_read_sequence(file, names, row, _suffix(number)) for number in range(len(widths))]
+        suffixes = [*map(_suffix, range(len(widths))), *([NEGATIVE] if f"data{NEGATIVE}" in names else [])]
+        parts = [_read_sequence(file, names, row, suffix) for suffix in suffixes]
+        about = _read_references(file, row) if "references" in names else None
     first, *further = (
         Embeddings(_decode(data, scales, shape=(tokens, width), storage=storage, dtype=dtype)[None], mask)
-        for (data, scales, mask, tokens), width in zip(parts, widths, strict=True)
+        for (data, scales, mask, tokens), width in zip(parts, (*widths, widths[0])[: len(parts)], strict=True)
     )
-    return TextCondition(embeds=first.embeds, mask=first.mask, pooled=pooled, further=tuple(further))
+    negative = further.pop() if len(parts) > len(widths) else None
+    references = None if about is None else References(about[0].to(dtype)[None], (about[1],), negative)
+    return TextCondition(first.embeds, first.mask, pooled=pooled, further=tuple(further), references=references)
+
+
+def _read_references(file: Any, row: int) -> tuple[Tensor, Sizes]:
+    """Tokens (R, C) of a prompt's reference pictures, and the sizes of these."""
+    tokens = _between(file, "references", *_pair(file, "reference_ends", row))
+    sizes = _between(file, "reference_sizes", *_pair(file, "reference_counts", row)).tolist()
+    if any(side < 1 for size in sizes for side in size) or sum(rows * columns for rows, columns in sizes) != len(
+        tokens
+    ):
+        raise ValueError(f"{len(tokens)} tokens of reference pictures do not make up {sizes}")
+    return tokens, tuple((rows, columns) for rows, columns in sizes)
 
 
 def _read_sequence(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from piflow_cli.data.files.parquet import open_parquet
 from piflow_cli.data.files.prompts import read_json_lines, text_of
+from piflow_cli.data.files.references import names_of
 from piflow_cli.errors import DataError
 from piflow_cli.io.regular import require_regular
 
@@ -13,12 +14,15 @@ NAMES = frozenset({"metadata.jsonl", "metadata.csv", "metadata.parquet"})
 FILE_NAME = "file_name"
 
 
-def read_metadata(path: Path, column: str | None) -> Iterator[tuple[Path, str]]:
-    """Pictures and their captions; names are relative to the folder of the file.
+def read_metadata(
+    path: Path, column: str | None, *, references: str | None = None
+) -> Iterator[tuple[Path, str, list[Path]]]:
+    """Pictures, their captions and their reference pictures; names are relative to the folder of the file.
 
     Args:
         path: one of `NAMES`.
         column: field of the caption; None takes prompt, caption or text.
+        references: field of the reference pictures; None reads none.
 
     Raises:
         DataError: damaged, or a row without a file name or without the caption's field.
@@ -29,7 +33,9 @@ def read_metadata(path: Path, column: str | None) -> Iterator[tuple[Path, str]]:
         text = text_of(row, column, where=where)
         if not isinstance(row.get(FILE_NAME), str) or not row[FILE_NAME] or "\0" in row[FILE_NAME]:
             raise DataError(f"{where} has no text in {FILE_NAME!r}; it has {', '.join(map(repr, row))}")
-        yield path.parent / row[FILE_NAME], text
+        value = row.get(references) if references is not None else None
+        names = names_of(value, where=f"{where}, field {references!r},")
+        yield path.parent / row[FILE_NAME], text, [path.parent / name for name in names]
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:

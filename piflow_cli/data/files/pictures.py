@@ -71,12 +71,14 @@ class CaptionedPictures(NamedTuple):
     Args:
         without_caption: pictures that have none, or a blank one.
         unread: files and shards that are passed over, and why.
+        references: files of the reference pictures of each caption; None where none were asked for.
     """
 
     pictures: Pictures
     captions: PromptSet
     without_caption: tuple[str, ...]
     unread: tuple[str, ...] = ()
+    references: tuple[Sequence[Path], ...] | None = None
 
 
 class _Found(NamedTuple):
@@ -86,9 +88,12 @@ class _Found(NamedTuple):
     captions: PromptSet
     alone: Sequence[str] = ()
     unread: Sequence[str] = ()
+    references: Sequence[Sequence[Path]] | None = None
 
 
-def open_pictures(root: Path, *, column: str | None, image_column: str) -> CaptionedPictures:
+def open_pictures(
+    root: Path, *, column: str | None, image_column: str, references: str | None = None
+) -> CaptionedPictures:
     """The pictures and captions below a path.
 
     Args:
@@ -97,9 +102,10 @@ def open_pictures(root: Path, *, column: str | None, image_column: str) -> Capti
             splits the one for training is taken.
         column: field of the caption in JSON, CSV and parquet; None takes prompt, caption or text.
         image_column: parquet column with the pictures' bytes.
+        references: field of a metadata file that names reference pictures; None reads none.
 
     Raises:
-        DataError: missing, damaged, or without captioned pictures.
+        DataError: missing, damaged, or without captioned pictures, or without the references that are asked for.
         MissingExtraError: a parquet without pyarrow.
     """
     if not root.is_dir() and not root.is_file():
@@ -111,7 +117,7 @@ def open_pictures(root: Path, *, column: str | None, image_column: str) -> Capti
     parquets = [path for path in files if path.suffix.lower() == ".parquet"]
     if metadata:
         layout, read = "metadata", {*metadata, *filter(is_picture, files)}
-        found = _from_metadata(metadata, files, column)
+        found = _from_metadata(metadata, files, column, references)
     elif tars:
         tables = {
             tar.with_suffix("") for tar in tars
@@ -124,6 +130,11 @@ def open_pictures(root: Path, *, column: str | None, image_column: str) -> Capti
     else:
         layout, read = "pictures", set(filter(is_picture, files))
         found = _from_folder(files, column)
+    if references is not None and not any(found.references or ()):
+        raise DataError(
+            f"data.references: rows of {', '.join(sorted(METADATA_NAMES))} name reference pictures, and none of {root} "
+            f"does so in {references!r}"
+        )
     rest = [path for path in files if path not in read]
     beside = [f"{path} (beside {layout})" for path in rest if is_picture(path) or path in {*tars, *parquets}]
     others = [*unread(path for path in rest if path not in tars), *(listing.left_out if listing else ())]
@@ -147,15 +158,17 @@ def _with_captions(root: Path, found: _Found, unread: Sequence[str]) -> Captione
         )
     pictures = SomePictures(found.pictures, rows) if blank else found.pictures
     captions = PromptSet.pack(text for text in found.captions if text)
-    return CaptionedPictures(pictures, captions, (*found.alone, *blank), tuple(unread))
+    about = None if found.references is None else tuple(found.references[row] for row in rows)
+    return CaptionedPictures(pictures, captions, (*found.alone, *blank), tuple(unread), about)
 
 
-def _from_metadata(tables: Sequence[Path], files: Sequence[Path], column: str | None) -> _Found:
-    pairs = [row for table in tables for row in read_metadata(table, column)]
-    listed = {os.path.normpath(path) for path, _ in pairs}
+def _from_metadata(tables: Sequence[Path], files: Sequence[Path], column: str | None, references: str | None) -> _Found:
+    rows = [row for table in tables for row in read_metadata(table, column, references=references)]
+    listed = {os.path.normpath(path) for target, _, about in rows for path in (target, *about)}
     others = [f"{path} (in no metadata)" for path in files if is_picture(path) and os.path.normpath(path) not in listed]
-    pictures = PictureFiles(tuple(path for path, _ in pairs))
-    return _Found(pictures, PromptSet.pack(text for _, text in pairs), unread=others)
+    pictures, captions = PictureFiles(tuple(path for path, _, _ in rows)), PromptSet.pack(text for _, text, _ in rows)
+    about = None if references is None else [paths for _, _, paths in rows]
+    return _Found(pictures, captions, unread=others, references=about)
 
 
 def _from_folder(files: Sequence[Path], column: str | None) -> _Found:

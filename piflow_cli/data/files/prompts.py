@@ -57,6 +57,11 @@ class PromptSet:
             raise IndexError(f"prompt {index} of {len(self)}")
         return self.data[self.offsets[index] : self.offsets[index + 1]].decode()
 
+    @property
+    def texts(self) -> "PromptSet":
+        """The prompts alone: all that there is."""
+        return self
+
     def between(self, start: int, stop: int) -> "PromptSet":
         """Prompts start to stop - 1 as a set of their own."""
         offsets = self.offsets[start : stop + 1]

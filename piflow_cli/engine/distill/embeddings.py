@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from piflow_cli.core.conditions import join_conditions
+from piflow_cli.core.conditions import Prompt, join_conditions
 from piflow_cli.core.interfaces import DataSource, PromptSpace
 from piflow_cli.data.embeddings.building import CacheReport, build_shards
 from piflow_cli.data.embeddings.cache import CachePlan, check_same, missing_shards, open_cache, read_index
@@ -35,7 +35,7 @@ class Encoder:
 
     folder: Path
     plan: CachePlan
-    encode: Callable[[list[str]], Any]
+    encode: Callable[[list[Prompt]], Any]
 
     def fill(
         self, *, on_progress: Callable[[int, int], None] = lambda _done, _total: None, verify: bool = True
@@ -95,7 +95,7 @@ def open_encoder(preset: Preset, *, device: str | torch.device) -> Encoder:
     space = preset.teacher.load_space(device=target, dtype=resolve_dtype(preset.training.teacher_dtype, target))
     _ = space.latent_shape  # refuses a size that the autoencoder cannot do, before hours of encoding
 
-    def encode(prompts: list[str]) -> Any:
+    def encode(prompts: list[Prompt]) -> Any:
         return replace(space.encode_prompts(prompts), guidance=None)
 
     return Encoder(user_path(preset.data.cache), _plan(preset, preset.data.open(space)), encode)
@@ -168,15 +168,19 @@ def encode_asked(preset: Preset, space: Any, prompts: Sequence[str]) -> Any:
 def _plan(preset: Preset, source: Any) -> CachePlan:
     """What the preset's cache holds: its prompts, the negative one, and those of its validation.
 
+    Where prompts are always about pictures, there are none by themselves, and the negative one is in every row.
+
     A cache whose encoder may be this one, as far as its weights are known here and were known there, goes by its name.
     """
+    negative = preset.teacher.negative_prompt
     asked = preset.validation.prompts if preset.validation.every else ()
-    encoder, index = preset.teacher.encoder_fingerprint(), read_index(cache_folder(preset))
+    encoder = preset.teacher.encoder_fingerprint(pictures=preset.data.references is not None)
+    index = read_index(cache_folder(preset))
     if index is not None and may_be_same(index.fingerprint, encoder):
         encoder = index.fingerprint
     return CachePlan(
         source.prompts,
         encoder,
         storage=preset.data.cache_storage,
-        specials=tuple(dict.fromkeys((preset.teacher.negative_prompt, *asked))),
+        specials=() if preset.teacher.num_pictures[0] else tuple(dict.fromkeys((negative, *asked))),
     )

@@ -17,6 +17,7 @@ def check_at_once(preset: Preset) -> None:
     """
     check_trackers(preset)
     check_sizes(preset)
+    check_references(preset)
     preset.data.check_source()
     preset.teacher.check_source(pictures=draws_pictures(preset))
 
@@ -57,6 +58,20 @@ def _check_videos(preset: Preset) -> None:
         raise PresetError(
             f"validation.samples {preset.validation.samples}: its metrics are of pictures, and teacher.frames is "
             f"{frames}. Set it to 0; the paired error is of stills of the videos."
+        )
+
+
+def check_references(preset: Preset) -> None:
+    """Raise PresetError for reference pictures that the teacher does not take, or that it needs and the data lacks."""
+    fewest, most = preset.teacher.num_pictures
+    if preset.data.references is not None and most == 0:
+        raise PresetError(
+            f"data.references: a {preset.teacher.type} teacher makes pictures of prompts alone; leave the key out"
+        )
+    if preset.data.references is None and fewest > 0:
+        raise PresetError(
+            f"a {preset.teacher.type} teacher edits pictures: name the field of the rows that says which in "
+            "data.references, with data.type prompts or captioned"
         )
 
 

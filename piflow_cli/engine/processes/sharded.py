@@ -15,6 +15,11 @@ def check_sharding(preset: Preset, *, sharded: bool) -> None:
             f"teacher.quantization {preset.teacher.quantization}: a quantised base is not sharded; use DDP, or set it "
             "to none"
         )
+    if sharded and preset.data.references is not None and preset.training.micro_batch_size != 1:
+        raise PresetError(
+            "data.references: prompts of a micro-batch may have pictures of other sizes, each of which takes a pass, "
+            "and sharded processes have to take as many; set training.micro_batch_size=1, or use --strategy ddp"
+        )
     if sharded and preset.optimizer.name == "muon":
         raise PresetError(
             "optimizer.name muon: Muon orthogonalises whole matrices, which no process holds under FSDP2; use "

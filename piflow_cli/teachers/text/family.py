@@ -166,14 +166,21 @@ class TextFamily(DescribedText, ABC):
         asked = {"seed": seed, "num_steps": num_steps, "scale": scale, "pictures": pictures}
         return base_walk(teacher, condition, size_px=size_px, **asked)
 
-    def encoder_fingerprint(self) -> str:
+    def encoder_fingerprint(self, *, pictures: bool = False) -> str:
         """What decides the embeddings of a prompt: length, the encoders' configs, and weights where they are here.
+
+        Args:
+            pictures: whether prompts are about reference pictures, which the autoencoder encodes.
 
         Raises:
             ModelError: the configs cannot be had.
         """
         configs = [config_hash(config) for config in read_encoder_configs(self)]
-        weights = self._weights_digest([part for part in self.parts if part.startswith("text_encoder")])
+        parts = [part for part in self.parts if part.startswith("text_encoder")]
+        if pictures:
+            configs.append(config_hash(read_json(base_file(self, f"{VAE}/config.json"))))
+            parts.append(VAE)
+        weights = self._weights_digest(parts)
         return fingerprint(self.type, [*configs, self.max_sequence_length], weights)
 
     def autoencoder_fingerprint(self) -> str:

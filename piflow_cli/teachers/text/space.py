@@ -224,7 +224,7 @@ class TextSpace(BaseCalls):
         if all(isinstance(part, TextCondition) for part in drawn):
             return list(drawn)
         with self._on_device(self.encoders()):
-            if not self.embedded_guidance and self.settings.guidance_scale != 1:
+            if not (self.embedded_guidance or self.settings.guidance_scale == 1 or self.num_pictures[0]):
                 self.null_condition(1)
             return [part if isinstance(part, TextCondition) else self.encode_prompts(part) for part in drawn]
 

@@ -1,0 +1,141 @@
+"""Students that edit: from rows that name pictures to a student that is sampled, converted and loaded as a pipeline."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import assert_same, stop_at
+from safetensors.torch import load_file
+from tiny_bases import tiny_flux2
+from tiny_models import tiny_flux
+from tiny_runs import SMALL_TEXT
+
+from piflow_cli.core.interfaces import TeacherFamily
+from piflow_cli.data.embeddings.cache import open_cache
+from piflow_cli.engine.convert import convert
+from piflow_cli.engine.distill import distill
+from piflow_cli.engine.distill.embeddings import cache_embeddings
+from piflow_cli.engine.plan.checks import check_at_once
+from piflow_cli.engine.processes.sharded import check_sharding
+from piflow_cli.engine.sample import sample
+from piflow_cli.engine.sample.open import open_student
+from piflow_cli.errors import DataError, PresetError
+from piflow_cli.preset import Preset, load_preset
+
+ROWS = (
+    {"prompt": "a red cat", "references": "cat.png"},
+    {"prompt": "blue dog on the house", "references": ["hat.png", "cat.png"]},
+    {"prompt": "the cat", "references": ["hat.png"]},
+)
+KINDS = {"flux2": (tiny_flux2, "flux2-klein-4nfe")}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def rows(folder: Path) -> Path:
+    """Prompts about pictures of two sizes, and the same with targets."""
+    place = folder / "edits"
+    place.mkdir(exist_ok=True)
+    for i, (name, size) in enumerate({"cat": (96, 64), "hat": (64, 80), "target": (70, 90)}.items()):
+        fields = np.random.default_rng(i).integers(0, 256, (2, 2, 3), dtype=np.uint8)
+        Image.fromarray(fields).resize(size, Image.Resampling.NEAREST).save(place / f"{name}.png")
+    (place / "edits.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    targets = [{"file_name": "target.png", **row} for row in ROWS]
+    (place / "metadata.jsonl").write_text("\n".join(map(json.dumps, targets)))
+    return place
+
+
+def recipe(kind: str, folder: Path, *overrides: str, images: bool = False) -> Preset:
+    """A family's published recipe at the size of a random pipeline, on prompts about pictures."""
+    make, preset = KINDS[kind]
+    settings: TeacherFamily = make(folder / kind)
+    place = rows(folder)
+    data = f"type='captioned', path='{place}'" if images else f"type='prompts', path='{place / 'edits.jsonl'}'"
+    changes = settings.model_dump(include={"source", "width", "height", "max_sequence_length"})
+    table = [f"teacher.{key}={json.dumps(value)}" for key, value in changes.items()]
+    table += ["teacher.offload_encoders=false", "teacher.guidance_scale=2.0", "training.steps=3", *SMALL_TEXT]
+    return load_preset(preset, [*table, f"data={{{data}, references='references'}}", *overrides])
+
+
+@pytest.mark.parametrize("images", [False, True], ids=["data-free", "pictures"])
+def test_distil_resume_sample_convert_and_reload(tmp_path: Path, kind: str, images: bool) -> None:
+    preset = recipe(kind, tmp_path, "training.preview_every=3", "training.preview_images=2", images=images)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert distill(preset, out=whole, device="cpu").step == 3
+    assert (whole / "previews" / "step-0000003.png").is_file()
+    assert distill(preset, out=parts, device="cpu", on_event=stop_at(2)).interrupted
+    assert distill(preset, out=parts, device="cpu").step == 3
+    assert_same(*(load_file(run / "student" / "student.safetensors") for run in (whole, parts)))
+
+    def draw(folder: Path, name: str = "cat.png") -> torch.Tensor:
+        student = open_student(str(folder), device="cpu", dtype="float32")
+        asked = {"references": [tmp_path / "edits" / name], "width": 48, "height": 64}
+        return sample(["a red cat"], model=student, **asked).latents
+
+    drawn = draw(whole)
+    assert not torch.equal(draw(whole, "hat.png"), drawn)
+    for target in ("native", "merged"):
+        convert(whole, tmp_path / target, to=target)
+        torch.testing.assert_close(draw(tmp_path / target), drawn, rtol=1e-4, atol=1e-4)
+
+
+def test_cached_pictures_are_those_that_are_encoded(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "cache"
+    preset = recipe(kind, tmp_path, f"data.cache='{folder}'", "data.cache_storage='bf16'", "training.preview_every=3")
+    assert cache_embeddings(preset, device="cpu").num_prompts == len(ROWS)
+    space = preset.teacher.load_space()
+    encoded = space.conditions([*preset.data.open(space).prompts])
+    for row, cached in zip(encoded.rows(), open_cache(folder).rows(range(3)), strict=True):
+        assert cached.references.sizes == row.references.sizes
+        torch.testing.assert_close(cached.references.tokens, row.references.tokens, rtol=1e-3, atol=1e-3)
+        if row.references.negative is not None:
+            negative = cached.references.negative.embeds
+            torch.testing.assert_close(negative, row.references.negative.embeds, rtol=1e-2, atol=1e-3)
+    cached, direct = tmp_path / "cached", tmp_path / "direct"
+    distill(preset, out=cached, device="cpu")
+    distill(recipe(kind, tmp_path), out=direct, device="cpu")
+    weights = [load_file(run / "student" / "student.safetensors") for run in (cached, direct)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-2, atol=2e-3)
+
+
+def test_a_cache_belongs_to_its_pictures_and_to_what_encoded_them(tmp_path: Path, kind: str) -> None:
+    cached = (f"data.cache='{tmp_path / 'cache'}'",)
+    preset = recipe(kind, tmp_path, *cached)
+    cache_embeddings(preset, device="cpu")
+    with pytest.raises(DataError, match="or other pictures that they are about"):
+        cache_embeddings(recipe(kind, tmp_path, *cached, "data.reference_size='64x64'"), device="cpu")
+    weights = tmp_path / kind / "vae" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="caches something else: text encoder"):
+        cache_embeddings(preset, device="cpu")
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    Image.new("RGB", (96, 64), "white").save(tmp_path / "edits" / "cat.png")
+    with pytest.raises(DataError, match="or other pictures that they are about"):
+        cache_embeddings(preset, device="cpu")
+
+
+def test_what_does_not_go_with_pictures_is_refused_at_once(tmp_path: Path) -> None:
+    preset = recipe("flux2", tmp_path)
+    check_at_once(preset)
+    with pytest.raises(PresetError, match=r"set training\.micro_batch_size=1, or use --strategy ddp"):
+        check_sharding(preset, sharded=True)
+    other = {"teacher": tiny_flux()}
+    with pytest.raises(PresetError, match=r"data\.references: a flux teacher makes pictures of prompts alone"):
+        check_at_once(preset.model_copy(update=other))
+    (tmp_path / "edits" / "cat.png").unlink()
+    with pytest.raises(DataError, match=r"the reference picture .*cat\.png of the prompt 'a red cat' is not there"):
+        check_at_once(preset)
+    latents = recipe("flux2", tmp_path, f"data.latents='{tmp_path / 'latents'}'", images=True)
+    space = latents.teacher.load_space(encoders=False)
+    with pytest.raises(DataError, match=r"data\.latents keep no reference pictures"):
+        latents.data.open(space)
