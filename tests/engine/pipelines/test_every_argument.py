@@ -39,6 +39,7 @@ REFUSED: dict[str, Any] = {
     "cfg_normalization": True,
     "cfg_truncation": 0.5,
     "output_resolution": 512,
+    "guidance_scale_2": 3.0,
 }
 """Arguments that mean nothing to students, and a value of each."""
 
@@ -72,7 +73,7 @@ def drawn(pipe: StudentPipeline, *, seed: int = 3, **arguments: Any) -> Tensor:
     if "prompt_embeds" in arguments:
         asked = {}
     usual = {"generator": torch.Generator().manual_seed(seed), "output_type": "latent"}
-    return pipe(**asked | usual | arguments).images
+    return next(iter(pipe(**asked | usual | arguments).values()))  # images, or frames
 
 
 def encoded(pipe: StudentPipeline, prompt: str) -> dict[str, Any]:
@@ -106,6 +107,7 @@ def changing(pipe: StudentPipeline) -> dict[str, dict[str, Any]]:
     found |= {name: negative | {"negative_prompt": "the house"} for name in negative if "negative_prompt" in call}
     if pipe.student.space.embedded_guidance:
         found["guidance_scale"] = {"guidance_scale": 3.0}
+    found["num_frames"] = {"num_frames": 9}
     found["latents"] = {"latents": torch.ones(1, *shape)}
     found["max_sequence_length"] = {"max_sequence_length": 3}
     found["height"] = {"height": pipe.student.space.settings.height * 2}
@@ -118,6 +120,7 @@ SAME: dict[str, Any] = {
     "return_dict": True,
     "output_type": "latent",
     "num_images_per_prompt": 1,
+    "num_videos_per_prompt": 1,
     "callback_on_step_end": lambda _pipe, _i, _timestep, tensors: tensors,
     "callback_on_step_end_tensor_inputs": ["latents"],
     "attention_kwargs": {"scale": 1.0},
