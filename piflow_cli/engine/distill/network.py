@@ -17,7 +17,9 @@ from piflow_cli.engine.distill.build import build_sharded, build_student
 from piflow_cli.engine.distill.offload import activations_on_host
 from piflow_cli.engine.plan.plan import plan
 from piflow_cli.engine.processes.compiling import compile_blocks
+from piflow_cli.engine.processes.copies import check_same_base, keep_frozen_out
 from piflow_cli.engine.processes.precision import Precision
+from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.processes.world import Strategy
 from piflow_cli.engine.students.device import resolve_dtype
 from piflow_cli.io.tensors.slices import SlicedWeights
@@ -106,7 +108,13 @@ def open_teacher(
 
 
 def build_network(
-    preset: Preset, teacher: Teacher, files: SlicedWeights | None, *, accelerator: Accelerator, precision: Precision
+    preset: Preset,
+    teacher: Teacher,
+    files: SlicedWeights | None,
+    *,
+    accelerator: Accelerator,
+    together: Together,
+    precision: Precision,
 ) -> TrainedNetwork:
     """The student of a run and what wraps it.
 
@@ -115,8 +123,13 @@ def build_network(
         teacher: whole, or in outline.
         files: the weights of an outline, None for a whole teacher.
         accelerator: of the run's processes.
+        together: the same processes.
         precision: of the student's passes.
+
+    Raises:
+        ModelError: as `check_same_base`.
     """
+    check_same_base(teacher.module if files is None else files, preset.teacher.source, together)
     device, generator = accelerator.device, torch.Generator().manual_seed(preset.training.seed)
     if files is None:
         student = build_student(preset, teacher, generator=generator).to(device)
@@ -135,6 +148,8 @@ def build_network(
     if preset.training.compile:
         for module in {id(module): module for module in (student.module, teacher.module)}.values():
             compile_blocks(module, sharded=files is not None)
+    if files is None:
+        keep_frozen_out(student)
     wrapped = student if files is not None else accelerator.prepare(student)
     return TrainedNetwork(student=student, wrapped=wrapped, precision=precision, sharded=files is not None)
 

@@ -82,9 +82,10 @@ class Trainer:
         self.data: DataSource = open_with_cache(preset, self.teacher.space)
         self.teacher.name_classes(self.data.class_names)
         self.journal.busy("making the student")
-        precision = Precision(resolve_precision(settings.mixed_precision, self.device), self.device)
-        self.network = build_network(preset, self.teacher, files, accelerator=self.accelerator, precision=precision)
-        self.student, self.precision = self.network.student, precision
+        self.precision = precision = Precision(resolve_precision(settings.mixed_precision, self.device), self.device)
+        where = {"accelerator": self.accelerator, "together": together}
+        self.network = build_network(preset, self.teacher, files, precision=precision, **where)
+        self.student = self.network.student
         self.optimizers = build_optimizers(
             self.student, preset.optimizer, device=self.device, sharded=self.network.sharded
         )

@@ -120,6 +120,16 @@ def test_bfloat16_gradients_are_reduced_in_float32(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
+@pytest.mark.parametrize("quantization", ["torchao-int8", "torchao-fp8"])
+def test_processes_train_on_a_quantised_base_as_one_does(tmp_path: Path, quantization: str) -> None:
+    changes = {"teacher.quantization": quantization}
+    alone = first_gradients(train(tmp_path, "flux", out="alone", **changes))
+    spread = train(tmp_path, "flux", "--num-processes", "2", out="spread", **changes)
+    assert largest_difference(first_gradients(spread), alone) < 1e-5
+
+
+@pytest.mark.slow
 def test_a_sharded_run_resumes_bitwise_and_checkpoints_hold_no_base(tmp_path: Path) -> None:
     how = ("--num-processes", "2", "--strategy", "fsdp2")
     changes = {"training.checkpoint_every": 2}
