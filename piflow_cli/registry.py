@@ -19,7 +19,7 @@ ENTRIES: dict[str, dict[str, str]] = {
         "sd3": "piflow_cli.teachers.sd3:SD3",
         "z_image": "piflow_cli.teachers.z_image:ZImage",
         "flux2": "piflow_cli.teachers.flux2.family:Flux2",
-        "wan": "piflow_cli.teachers.wan:Wan",
+        "wan": "piflow_cli.teachers.wan.family:Wan",
     },
     "objective": {
         "imitation": "piflow_cli.objectives.imitation:Imitation",

@@ -45,7 +45,7 @@ from transformers import (
 
 from piflow_cli.teachers.flux2.family import Flux2
 from piflow_cli.teachers.sd3 import SD3
-from piflow_cli.teachers.wan import Wan
+from piflow_cli.teachers.wan.family import Wan
 from piflow_cli.teachers.z_image import ZImage
 
 PARITY = Path(__file__).parent / "fixtures" / "parity"

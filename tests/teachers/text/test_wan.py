@@ -12,7 +12,8 @@ from piflow_cli.engine.check.check import check_teacher
 from piflow_cli.engine.check.find import family_of, teacher_settings
 from piflow_cli.errors import DataError, ModelError
 from piflow_cli.teachers.recording import recorded_calls
-from piflow_cli.teachers.wan import Wan, check_frames, latent_frames
+from piflow_cli.teachers.wan.family import Wan
+from piflow_cli.teachers.wan.frames import check_frames, latent_frames
 
 PUBLISHED = {"Wan2.1-1.3B": 1_418_996_800, "Wan2.1-14B": 14_288_491_584, "Wan2.2-TI2V-5B": 4_999_787_712}
 """Parameters of the transformers that were published."""
@@ -70,18 +71,27 @@ def test_its_own_solver_is_kept_and_its_grid_is_walked(folder: Path) -> None:
     assert own.sigmas[0] == pytest.approx(1.0, abs=1e-3)  # it starts a thousandth below
 
 
-def test_words_are_followed_by_zeros_that_are_read(folder: Path) -> None:
+def test_prompts_are_kept_without_the_zeros_that_the_network_reads_behind_them(folder: Path) -> None:
     teacher = of(folder, guidance_scale=1.0).load()
-    short = teacher.space.encode_prompts(["a cat"])
-    length = len(teacher.space.tokenizer("a cat").input_ids)
-    assert short.embeds.shape == (1, 12, 24)
-    assert short.mask is None
-    assert bool((short.embeds[:, length:] == 0).all())
-    assert bool((short.embeds[:, :length] != 0).all())
-    x = torch.randn(1, *teacher.space.latent_shape, generator=torch.Generator().manual_seed(0))
-    sigma = torch.ones(1)
-    cut = type(short)(short.embeds[:, :length])
-    assert not torch.allclose(teacher.velocity(x, sigma, short), teacher.velocity(x, sigma, cut), atol=1e-4)
+    condition = teacher.space.encode_prompts(["a cat", "blue dog on the house"])
+    lengths = [len(ids) for ids in teacher.space.tokenizer(["a cat", "blue dog on the house"]).input_ids]
+    assert condition.mask is not None
+    assert condition.mask.sum(1).tolist() == lengths
+    assert condition.embeds.shape == (2, max(lengths), 24)
+    assert [row.embeds.shape[1] for row in condition.rows()] == lengths
+    x = torch.randn(2, *teacher.space.latent_shape, generator=torch.Generator().manual_seed(0))
+    with recorded_calls(teacher.module) as calls:
+        together = teacher.velocity(x, torch.ones(2), condition)
+        alone = teacher.velocity(x[:1], torch.ones(1), condition.rows()[0])
+    read = calls[0]["encoder_hidden_states"]
+    expected, _ = teacher.space.pipeline.encode_prompt(
+        ["a cat", "blue dog on the house"], do_classifier_free_guidance=False, max_sequence_length=12
+    )
+    assert torch.equal(read, expected)
+    torch.testing.assert_close(alone, together[:1], rtol=1e-5, atol=1e-5)
+    cut = condition.rows()[0].embeds
+    bare = teacher.module(x[:1], torch.full((1,), 1000.0), cut, return_dict=False)[0]
+    assert not torch.allclose(bare, alone, atol=1e-4)
 
 
 @pytest.mark.parametrize(("frames", "latents"), [(1, 1), (5, 2), (81, 21)])
