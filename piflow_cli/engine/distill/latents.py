@@ -11,6 +11,7 @@ import torch
 from piflow_cli.core.interfaces import Space
 from piflow_cli.data.shards.encoding import LatentReport, PictureSet, encode_shards
 from piflow_cli.data.shards.latents import check_encoder
+from piflow_cli.engine.plan.checks import check_sizes
 from piflow_cli.engine.students.device import resolve_device
 from piflow_cli.errors import PresetError
 from piflow_cli.io.files import writable_folder
@@ -69,7 +70,7 @@ def check_encodable(preset: Preset) -> None:
     """Refuse what can be refused before the autoencoder loads.
 
     Raises:
-        PresetError: the preset encodes no pictures.
+        PresetError: the preset encodes no pictures, or the teacher has no latents of them.
         DataError: they are not there.
         StorageError: the folder cannot be written.
     """
@@ -79,6 +80,7 @@ def check_encodable(preset: Preset) -> None:
             "data.latents names no folder; set it to encode the pictures of data.type images or captioned: "
             "--set data.latents=FOLDER"
         )
+    check_sizes(preset)
     preset.data.check_source()
     writable_folder(folder)
 

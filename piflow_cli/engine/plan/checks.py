@@ -48,7 +48,7 @@ def check_sizes(preset: Preset) -> None:
 def _check_videos(preset: Preset) -> None:
     """Raise PresetError for what is made of pictures where the teacher draws videos."""
     frames = preset.teacher.num_frames
-    if frames > 1 and preset.data.encodes_pictures:
+    if frames > 1 and (preset.data.encodes_pictures or preset.data.latents is not None):
         raise PresetError(
             f"the data has pictures, and teacher.frames is {frames}: there is no data of videos. "
             'Train data-free (data.type = "prompts"), from latents that you encoded yourself (data.path = a folder of '

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from runs import assert_same, stop_at
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import TEACHERS, type_of
 from tiny_runs import SMALL_TEXT
 
@@ -22,6 +22,7 @@ from piflow_cli.engine.sample import sample
 from piflow_cli.engine.sample.open import open_student
 from piflow_cli.engine.sample.sample import SampleResult
 from piflow_cli.engine.students.load import load_student
+from piflow_cli.errors import DataError
 from piflow_cli.io.presets import preset_headers
 from piflow_cli.io.sheets.videos import strip_size
 from piflow_cli.preset import Preset, load_preset
@@ -160,3 +161,21 @@ def test_cached_embeddings_are_those_that_are_encoded(tmp_path: Path, family: st
     weights = [load_file(run / "student" / "student.safetensors") for run in (cached, direct)]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-2, atol=2e-3)
+
+
+def test_latents_of_videos_teach_videos(tmp_path: Path) -> None:
+    preset = tiny("wan", tmp_path)
+    space = preset.teacher.load().space
+    videos = torch.rand((4, 3, 5, 64, 48), generator=torch.Generator().manual_seed(0))
+    latents = space.encode_images(videos, generator=torch.Generator().manual_seed(1))
+    assert latents.shape[1:] == space.latent_shape == (4, 2, 8, 6)
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    save_file({"latents": latents}, shards / "videos.safetensors", metadata={"prompts": json.dumps(PROMPTS)})
+    data = f"data={{type='captioned', path='{shards}'}}"
+    assert distill(tiny("wan", tmp_path, data), out=tmp_path / "run", device="cpu").step == 3
+    drawn = sample(["a red cat"], model=open_student(str(tmp_path / "run"), device="cpu", dtype="float32"))
+    assert drawn.latents.shape == (1, 4, 2, 8, 6)
+    other = tiny("wan", tmp_path, data, "teacher.frames=9")
+    with pytest.raises(DataError, match=r"this teacher at its size needs \(N, 4, 3, 8, 6\)"):
+        distill(other, out=tmp_path / "other", device="cpu")
