@@ -19,14 +19,14 @@ def test_every_name_resolves_to_something_of_that_name(kind: str, name: str) -> 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gmflo", "unknown policy 'gmflo'. Did you mean gmflow? Known: gmflow, dx."),
-        ("nonsense", "unknown policy 'nonsense'. Known: gmflow, dx."),
+        ("gmflo", "unknown policy 'gmflo'. Did you mean gmflow? Known:"),
+        ("nonsense", "unknown policy 'nonsense'. Known:"),
     ],
 )
 def test_unknown_names_suggest_near_ones(name: str, message: str) -> None:
     with pytest.raises(PiflowError) as error:
         registry.resolve("policy", name)
-    assert str(error.value) == message
+    assert str(error.value) == f"{message} {', '.join(registry.names('policy'))}."
 
 
 def test_a_newcomer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,12 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 from safetensors.torch import save_file
+from sensible import sensible
 from tiny_bases import tiny_flux2, tiny_flux2_dev, tiny_sd3, tiny_wan, tiny_z_image
 from tiny_qwen_image_2 import tiny_qwen_image_2
 from torch import Tensor, nn
 
+from piflow_cli import registry
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.core.student import Student
 from piflow_cli.engine.students.load import LoadedStudent
@@ -226,5 +228,9 @@ def type_of(name: str) -> str:
     return name.partition("-")[0]
 
 
-POLICIES = {"gmflow": gmflow(bias_noise=0.0), "dx": dx()}
+POLICIES = {
+    name: sensible(family, family.derived_keys(SamplingSettings(nfe=1))).still()
+    for name, family in ((name, registry.resolve("policy", name)) for name in registry.names("policy"))
+}
+POLICIES |= {"gmflow": gmflow(bias_noise=0.0), "dx": dx()}
 """A small policy of every registered family, without the noise that tells a new student's components apart."""

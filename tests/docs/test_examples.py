@@ -38,7 +38,7 @@ def in_blocks() -> set[str]:
     for page in PAGES:
         for block in re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
             lines = block.replace("\\\n", " ").splitlines()
-            found |= {line[2:] for line in lines if line.startswith("$ piflow ")}
+            found |= {line for line in (line.removeprefix("$ ") for line in lines) if line.startswith("piflow ")}
     return found
 
 

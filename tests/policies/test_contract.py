@@ -1,12 +1,12 @@
 """What every registered policy must do; a newcomer is tested by its line in the registry, without a change here."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
 from parity import assert_close
 from pydantic import BaseModel, ValidationError
+from sensible import sensible
 from torch import Tensor, nn
 
 from piflow_cli import registry
@@ -17,29 +17,8 @@ from piflow_cli.core.schedule import Shift
 
 BATCH, CHANNELS, TOKENS, POSITIONS, WIDTH, EMBED = 3, 2, 6, 4, 8, 5
 LAYOUTS = [PatchLayout(sides=(2, 2), channels_last=last) for last in (True, False)]
-USUAL = {"shift": 3.2, "segment_size": 0.5}
-"""Values for settings without a default, by name; another name gets the first of GUESSES that is allowed."""
-GUESSES = (0.5, 1, 2, 4, 8, True, "auto", "grid")
 START, END = 1.0, 0.5
 """Raw times of the segment on which policies are tried."""
-
-
-def sensible(family: type[BaseModel]) -> BaseModel:
-    """Settings of a family: its defaults, and for what has none a value that is allowed."""
-    values: dict[str, Any] = {}
-    for name, field in family.model_fields.items():
-        if field.is_required():
-            values[name] = next(v for v in (USUAL.get(name), *GUESSES) if v is not None and allowed(family, name, v))
-    return family.model_validate(values)
-
-
-def allowed(family: type[BaseModel], name: str, value: Any) -> bool:
-    """Whether a field takes a value, whatever the others are."""
-    try:
-        family.model_validate({name: value})
-    except ValidationError as error:
-        return all(name not in problem["loc"] for problem in error.errors())
-    return True
 
 
 def without_noise(settings: BaseModel) -> BaseModel:

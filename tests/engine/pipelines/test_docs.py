@@ -43,6 +43,15 @@ def test_five_lines_make_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert Image.open("three.png").size == (8, 8)
 
 
+def test_readme_trains_and_draws_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    example, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert "training.steps=300" in example
+    few = ["steps=2", "batch_size=4", "preview_every=0"]
+    exec(example.replace('"training.steps=300"', ", ".join(f'"training.{key}"' for key in few)), {})
+    assert Image.open("three.png").size == (8, 8)
+
+
 def test_style_example_runs(tmp_path: Path) -> None:
     pipe = pipeline("flux")
     layers = {k.removeprefix("transformer."): v for k, v in style(pipe, STYLES["flux"]["shared"], seed=0).items()}
