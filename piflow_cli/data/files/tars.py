@@ -95,6 +95,20 @@ def read_tar(shard: Path, column: str | None) -> TarSamples:
     )
 
 
+def _has_end(shard: Path, offset: int) -> bool:
+    """Whether zeros end a tar behind its last member; `tarfile` takes the end of the file for one too.
+
+    Raises:
+        TarError: something else is there, which `tarfile` would leave out without a word.
+    """
+    with shard.open("rb") as file:
+        file.seek(offset)
+        block = file.read(tarfile.BLOCKSIZE)
+    if any(block) or 0 < len(block) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"what follows its first {offset:,} bytes is no member and no end")
+    return bool(block)
+
+
 def _members(shard: Path) -> tuple[dict[str, Member], list[str]]:
     """Regular files by name, and the names of pictures that are stored in a way that has no place of its own."""
     members: dict[str, Member] = {}
@@ -112,6 +126,8 @@ def _members(shard: Path) -> tuple[dict[str, Member], list[str]]:
                     members[name] = Member(shard, name, info.offset_data, info.size)
                 elif not info.isdir():
                     unread.append(f"{shard}:{name} (no plain file of the tar)")
+            if not _has_end(shard, tar.offset):
+                unread.append(f"{shard} (ends without the mark of an end: it may be cut short)")
     except (tarfile.TarError, OSError) as error:
         raise DataError(
             f"{shard} cannot be read as a tar: {error}. It has to be whole, and not compressed, as there is no random "
