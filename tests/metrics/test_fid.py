@@ -9,7 +9,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from piflow_cli.errors import DataError
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference, mean_and_cov
-from piflow_cli.metrics.fid import METRIC, fid, frechet_distance
+from piflow_cli.metrics.frechet.fid import METRIC, fid, frechet_distance
 
 
 def random_features(num: int, dim: int, *, seed: int) -> torch.Tensor:

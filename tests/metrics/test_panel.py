@@ -10,9 +10,9 @@ from tiny_judges import save_clip, save_llava
 from piflow_cli.errors import DataError, ModelError
 from piflow_cli.metrics.detectors.load import load_detector
 from piflow_cli.metrics.detectors.reference import load_reference
+from piflow_cli.metrics.frechet.patch_fid import PATCH_PX, PatchDetector
 from piflow_cli.metrics.metric import WHOLE, metric_of
 from piflow_cli.metrics.panel import Panel, seats_of
-from piflow_cli.metrics.patch_fid import PATCH_PX, PatchDetector
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from piflow_cli.engine.benchmark.proof.intervals import intervals_of
 from piflow_cli.engine.benchmark.quantized.changes import changes_of
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference
-from piflow_cli.metrics.fid import fid, fid_without
+from piflow_cli.metrics.frechet.fid import fid, fid_without
 from piflow_cli.metrics.intervals.jackknife import combine
 from piflow_cli.metrics.intervals.parts import Parts
 from piflow_cli.metrics.paired import paired_error, paired_errors_without

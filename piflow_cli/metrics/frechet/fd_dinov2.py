@@ -1,6 +1,6 @@
 """FD-DINOv2 (arXiv 2306.04675): the Fréchet distance in features of DINOv2, which saw no labels of ImageNet."""
 
-from piflow_cli.metrics.fid import frechet_metric
+from piflow_cli.metrics.frechet.fid import frechet_metric
 from piflow_cli.metrics.metric import Features
 
 DINOV2 = "facebook/dinov2-large"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from piflow_cli.errors import DataError
 from piflow_cli.metrics.detectors.features import Detector, FeatureSet
-from piflow_cli.metrics.fid import frechet_metric
+from piflow_cli.metrics.frechet.fid import frechet_metric
 from piflow_cli.metrics.metric import Features
 
 PATCH_PX = 299

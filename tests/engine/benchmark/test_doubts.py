@@ -9,7 +9,7 @@ from torch import Tensor
 from piflow_cli import registry
 from piflow_cli.engine.benchmark.doubts import enough_pictures, fid_doubts
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference, mean_and_cov
-from piflow_cli.metrics.fid import fid
+from piflow_cli.metrics.frechet.fid import fid
 
 DIM = 64
 

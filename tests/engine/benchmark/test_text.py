@@ -29,7 +29,7 @@ from piflow_cli.metrics.detectors.features import mean_and_cov
 from piflow_cli.metrics.detectors.load import load_detector
 from piflow_cli.metrics.detectors.reference import load_reference
 from piflow_cli.metrics.diversity import diversity
-from piflow_cli.metrics.fid import fid
+from piflow_cli.metrics.frechet.fid import fid
 from piflow_cli.teachers.dit.family import DiT
 
 TEXTS = ["a cat", "a red cat and a dog", "a dog"]

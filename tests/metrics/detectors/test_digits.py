@@ -10,7 +10,7 @@ from piflow_cli.errors import DataError, ModelError
 from piflow_cli.metrics.accuracy import accuracy
 from piflow_cli.metrics.detectors.load import DigitsDetector, load_detector
 from piflow_cli.metrics.detectors.reference import load_reference, read_images
-from piflow_cli.metrics.fid import fid
+from piflow_cli.metrics.frechet.fid import fid
 from piflow_cli.zoo.digits.build.data import load_digits_images
 
 

@@ -13,7 +13,7 @@ from piflow_cli.errors import DataError, ModelError
 from piflow_cli.metrics.detectors.features import Reference, mean_and_cov
 from piflow_cli.metrics.detectors.load import EMOJI_FOLDER, EmojiDetector, load_detector
 from piflow_cli.metrics.detectors.reference import load_reference, read_images
-from piflow_cli.metrics.fid import fid
+from piflow_cli.metrics.frechet.fid import fid
 from piflow_cli.metrics.kid import kid
 
 

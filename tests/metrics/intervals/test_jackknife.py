@@ -10,7 +10,7 @@ from torch import Tensor
 
 from piflow_cli.metrics.cmmd import cmmd
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference
-from piflow_cli.metrics.fid import fid
+from piflow_cli.metrics.frechet.fid import fid
 from piflow_cli.metrics.intervals.jackknife import combine, half_width, scores_without, student_quantile
 from piflow_cli.metrics.intervals.parts import Parts, parts_in_turn, parts_of_groups
 from piflow_cli.metrics.kid import kid
@@ -104,7 +104,7 @@ def test_wide_features_take_the_distance_to_first_order(
     own = parts_in_turn(pictures, pictures, 20, seed=0)
     parts = Parts(own, 20, own if paired else None)
     plain = without("fid", FeatureSet(fake), reference, parts)["fid"]
-    monkeypatch.setattr("piflow_cli.metrics.fid.EXACT_DIM", 1)
+    monkeypatch.setattr("piflow_cli.metrics.frechet.fid.EXACT_DIM", 1)
     wide = without("fid", FeatureSet(fake), reference, parts)["fid"]
     assert wide == pytest.approx(plain, rel=tolerance)
     assert -0.02 <= half_width(wide) / half_width(plain) - 1 <= tolerance
