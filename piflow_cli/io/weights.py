@@ -78,6 +78,8 @@ def read_dtypes(path: Path) -> dict[str, str]:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict from .safetensors, or from a pickled .pth without executing anything in it.
 
+    Of a training checkpoint, which holds several, it is the average of the weights (ema) where there is one.
+
     Raises:
         ModelError: the file is truncated, is no state dict, or is a pickle that needs more than tensors.
     """
@@ -93,7 +95,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"there is no file {path} of weights") from None
     except Exception as error:  # safetensors, zip and unpickling errors share no ground class
         raise _unreadable(path, error) from None
-    for wrapper in ("state_dict", "model", "ema"):
+    for wrapper in ("state_dict", "ema", "model"):
         if isinstance(weights, dict) and isinstance(weights.get(wrapper), dict):
             weights = weights[wrapper]
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):

@@ -14,6 +14,7 @@ from torch import Tensor
 from piflow_cli.errors import ModelError
 from piflow_cli.io.bounds import MAX_LAYERS, MAX_STEPS, MAX_WIDTH, check_config
 from piflow_cli.teachers.dit.loading.embedding import FIRST, PER_BLOCK
+from piflow_cli.teachers.dit.loading.original import LAYER_NORM_EPS, from_original, is_original, side_of
 
 if TYPE_CHECKING:
     from piflow_cli.teachers.dit.settings import DiTSettings
@@ -123,6 +124,10 @@ def infer_config(settings: DiTSettings, weights: dict[str, Tensor]) -> dict[str,
     Raises:
         ModelError: these are no DiT weights.
     """
+    own, side = {}, None
+    if is_original(weights):
+        own, side = {"norm_eps": LAYER_NORM_EPS}, side_of(weights)
+        weights = from_original(weights, source=settings.source)
     weights = to_diffusers(weights)
     try:
         patch = weights["pos_embed.proj.weight"]  # (D, C, p, p)
@@ -142,11 +147,11 @@ def infer_config(settings: DiTSettings, weights: dict[str, Tensor]) -> dict[str,
         "in_channels": channels,
         "out_channels": rows // size**2 if rows else None,
         "num_layers": len(blocks),
-        "sample_size": settings.sample_size,
+        "sample_size": side * size if side else settings.sample_size,
         "patch_size": size,
         "num_embeds_ada_norm": classes,
         FREQ_SHIFT: 0,
-    }
+    } | own
 
 
 def prediction_of(scheduler: dict[str, Any] | None) -> str | None:

@@ -19,8 +19,10 @@ class DiTSettings(Settings):
 
     type: Literal["dit"] = "dit"
     source: str = Field(description="diffusers folder, hub id, .safetensors or .pth file, or zoo:NAME")
-    prediction: Literal["flow", "epsilon"] | None = Field(
-        None, description="what the network predicts; left out, the folder's scheduler says it"
+    prediction: Literal["flow", "reversed-flow", "epsilon"] | None = Field(
+        None,
+        description="what the network predicts; left out, the folder's scheduler says it. reversed-flow, as in SiT, is "
+        "data - noise, at the time scale * (1 - sigma)",
     )
     timestep_scale: float | None = Field(
         None, gt=0, description="network time = scale * sigma; left out, the folder's scheduler says it"

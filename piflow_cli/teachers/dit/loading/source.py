@@ -172,7 +172,10 @@ def missing_settings(settings: DiTSettings, scheduler: dict[str, Any] | None) ->
     """Keys that have to be set to call the network, and what each is."""
     missing, prediction = {}, settings.prediction or prediction_of(scheduler)
     if prediction is None:
-        missing["teacher.prediction"] = "what the network predicts: flow or epsilon"
+        missing["teacher.prediction"] = (
+            "what the network predicts: flow (noise - data, as REPA's), reversed-flow (data - noise, time running to "
+            "data, as SiT's) or epsilon (as DiT's)"
+        )
     if prediction != "epsilon" and settings.timestep_scale is None and "num_train_timesteps" not in (scheduler or {}):
         missing["teacher.timestep_scale"] = (
             "what time a flow network takes: 1 where it takes sigma, 1000 where it takes 1000 sigma"

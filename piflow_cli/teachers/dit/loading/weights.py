@@ -25,6 +25,7 @@ from piflow_cli.teachers.configs import built_of
 from piflow_cli.teachers.dit.config import FREQ_SHIFT, to_diffusers
 from piflow_cli.teachers.dit.loading import embedding
 from piflow_cli.teachers.dit.loading.autoencoder import WEIGHT_FILES, find_vae, load_vae
+from piflow_cli.teachers.dit.loading.original import REVERSED, HeldWeights, as_flow, from_original, is_original
 from piflow_cli.teachers.dit.loading.source import (
     CONFIG_FILES,
     VAE,
@@ -108,7 +109,7 @@ def _materialise(module: nn.Module, device: str) -> nn.Module:
 def load(settings: DiTSettings, *, dtype: torch.dtype) -> Parts:
     """Load everything a teacher needs onto the CPU."""
     said = _described(settings)
-    weights = to_diffusers(_read_module_weights(settings))
+    weights = _read_module_weights(settings, said)
     check_layers(said.config, list(weights), source=settings.source)
     check_values(weights, source=settings.source)
     said = with_embeddings(said, weights, weights.__getitem__)
@@ -119,7 +120,8 @@ def load(settings: DiTSettings, *, dtype: torch.dtype) -> Parts:
 
 def outline(settings: DiTSettings, *, dtype: torch.dtype) -> tuple[Parts, SlicedWeights]:
     """What `load` gives with the module on the meta device, and the files that its weights are in."""
-    said, files = _described(settings), _sliced(_weight_paths(settings))
+    said = _described(settings)
+    files = _sliced(settings, said, _weight_paths(settings))
     said = with_embeddings(said, files.names(), files.read)
     vae, warnings = _find_vae(settings, said, dtype)
     module = build(said.config, device="meta")
@@ -137,7 +139,7 @@ def planned(settings: DiTSettings) -> Description:
     said = describe(settings)
     try:
         paths = weights_here(settings)
-        files = _sliced(paths) if paths else None
+        files = _sliced(settings, said, paths) if paths else None
     except ModelError:  # damaged weights are for `load` to refuse
         files = None
     return said if files is None else with_embeddings(said, files.names(), files.read)
@@ -150,8 +152,14 @@ def _described(settings: DiTSettings) -> Description:
     return said
 
 
-def _sliced(paths: Sequence[Path]) -> SlicedWeights:
-    return SlicedWeights(paths, rename=lambda name: next(iter(to_diffusers({name: None}))))
+def _sliced(settings: DiTSettings, said: Description, paths: Sequence[Path]) -> SlicedWeights:
+    """The tensors of files by diffusers' names; in memory where the files hold other ones."""
+    files = SlicedWeights(paths, rename=lambda name: next(iter(to_diffusers({name: None}))))
+    as_stored = any("." in name for name in files.names()) and not is_original(files.names())  # not wrapped in a table
+    if as_stored and settings.prediction != REVERSED:
+        return files
+    files.close()
+    return HeldWeights(paths, _converted(settings, said, paths))
 
 
 def with_embeddings(said: Description, names: Collection[str], read: Callable[[str], Tensor]) -> Description:
@@ -174,9 +182,19 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], *, source: objec
     module.load_state_dict(weights, strict=False, assign=True)
 
 
-def _read_module_weights(settings: DiTSettings) -> dict[str, Tensor]:
-    """All weights of the module, from one file or several."""
-    return {name: tensor for path in _weight_paths(settings) for name, tensor in read_weights(path).items()}
+def _read_module_weights(settings: DiTSettings, said: Description) -> dict[str, Tensor]:
+    """All weights of the module by diffusers' names, from one file or several."""
+    return _converted(settings, said, _weight_paths(settings))
+
+
+def _converted(settings: DiTSettings, said: Description, paths: Sequence[Path]) -> dict[str, Tensor]:
+    """The weights of files by diffusers' names, as of a network that takes sigma and gives noise - data if a flow."""
+    weights = {name: tensor for path in paths for name, tensor in read_weights(path).items()}
+    weights = from_original(weights, source=settings.source) if is_original(weights) else to_diffusers(weights)
+    if settings.prediction != REVERSED:
+        return weights
+    scale, shift = settings.timestep_scale, said.config[FREQ_SHIFT]
+    return as_flow(weights, timestep_scale=1.0 if scale is None else scale, freq_shift=shift)
 
 
 def _weight_paths(settings: DiTSettings) -> list[Path]:
