@@ -133,16 +133,15 @@ def _shown(drawing: Drawing, kept: list[Kept]) -> tuple[Any, ...]:
 
 
 def _look(kept: list[Kept], event: gr.SelectData) -> tuple[str, Any]:
-    """What the file of a picture says of itself, and the command that draws it."""
-    from PIL import Image
+    """What the file of a picture or video says of itself, and the command that draws it."""
+    from piflow_cli.io.sheets.videos import said_in
 
     here = [Kept(*one) for one in kept if Path(one[0]).exists()]
     if not 0 <= event.index < len(here):
         return said(error="this picture is no longer there"), gr.skip()
     chosen = here[event.index]
     try:
-        with Image.open(chosen.path) as picture:
-            facts = {"file": chosen.path, **picture.text}
-    except OSError as error:
+        facts = {"file": chosen.path, **said_in(Path(chosen.path))}
+    except (OSError, ValueError) as error:
         return problem(error), gr.skip()
     return facts_list(facts), gr.update(value=chosen.command, visible=True)

@@ -27,6 +27,7 @@ class Form(NamedTuple):
     beside: list[str] | None
     width: str | None
     height: str | None
+    frames: str | None
     temperature: str | None
     h: str | None
     batch_size: str | None
@@ -56,6 +57,7 @@ class Form(NamedTuple):
             loras=tuple(parse_lora(line) for line in _lines(self.loras)),
             width=_number(self.width, "width", int),
             height=_number(self.height, "height", int),
+            frames=_number(self.frames, "frames", int),
             batch_size=_number(self.batch_size, "pictures a pass", int),
             others=tuple(other for name in self.beside or () for other in parse_beside(name)),
         )
@@ -94,7 +96,8 @@ def fields(model: str) -> tuple[list[gr.components.Component], gr.Button]:
     button = gr.Button("Draw", variant="primary", elem_id="draw")
     with gr.Accordion("More", open=False, elem_id="more"):
         with gr.Row():
-            sizes = [_field("Width", "width", TRAINED), _field("Height", "height", TRAINED)]
+            asked = ("width", "height", "frames")  # the last one of videos
+            sizes = [_field(name.capitalize(), name, TRAINED) for name in asked]
         with gr.Row():
             policy = [_field("Temperature", "temperature", "0 to 1, or auto"), _field("h", "h", TRAINED)]
             batch = _field("Pictures a pass", "batch-size", "by size")

@@ -22,7 +22,7 @@ def draw(jobs: list[SampleJob], gallery: Gallery, together: Together, *, as_json
     (job,) = jobs
     together.main_does(lambda: gallery.expect(job))
     with _telling([*job.warnings, *job.idle(together.num_processes)], together) as on_progress:
-        result = job.run(together=together, on_picture=gallery.add, on_progress=on_progress)
+        result = job.run(together=together, on_picture=gallery.add, on_progress=on_progress, keep_videos=False)
     if not together.is_main:
         return
     paths = gallery.finish(result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -48,6 +48,10 @@ class _Batch(NamedTuple):
     latents: Tensor
     pictures: list[Drawn]
 
+    def of_stills(self) -> _Batch:
+        """The same without the frames of videos."""
+        return self._replace(pictures=[replace(drawn, video=None) for drawn in self.pictures])
+
 
 @dataclass(frozen=True)
 class SampleResult:
@@ -61,6 +65,7 @@ class SampleResult:
         conditions: what was asked of a text-to-image student beside its prompt: size, guidance, negative prompt.
         warnings: what a user should know about these settings.
         num_processes: that drew.
+        frames: of every video; 1 for pictures.
     """
 
     drawn: list[Drawn]
@@ -73,6 +78,7 @@ class SampleResult:
     warnings: list[str] = field(default_factory=list)
     conditions: dict[str, object] = field(default_factory=dict)
     num_processes: int = 1
+    frames: int = 1
 
     @property
     def images(self) -> list[Image]:
@@ -93,12 +99,6 @@ class SampleResult:
     def size_px(self) -> tuple[int, int]:
         """Width and height of each picture, or of a video's strip."""
         return self.drawn[0].image.size
-
-    @property
-    def frames(self) -> int:
-        """Of every video; 1 for pictures."""
-        video = self.drawn[0].video
-        return 1 if video is None else len(video.frames)
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,7 @@ class SampleJob:
         together: Together | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         on_picture: Callable[[Drawn], None] | None = None,
+        keep_videos: bool = True,
     ) -> SampleResult:
         """Draw everything; several processes take whole batches in turn, so that each is drawn as by one.
 
@@ -162,6 +163,7 @@ class SampleJob:
             on_progress: called in the main process with (evaluations done, evaluations wanted), an evaluation being one
                 picture's.
             on_picture: called in the main process with each picture, in their order, once it is drawn.
+            keep_videos: False leaves stills alone in the result, as many videos are more than memory holds.
 
         Returns:
             All pictures in the main process, in others those that they drew.
@@ -174,10 +176,11 @@ class SampleJob:
         for start in range(0, len(self.wanted), self.batch_size * together.num_processes):
             own = self._batch(start, together, stopwatch, on_progress)
             collected = together.collect(own)  # of none but the main process
-            batches += collected if together.is_main else [own]
             for picture in chain.from_iterable(batch.pictures for batch in collected):
                 if on_picture is not None:
                     on_picture(picture)
+            fresh = collected if together.is_main else [own]
+            batches += fresh if keep_videos else [batch.of_stills() for batch in fresh]
         times = together.gather((stopwatch.network_s, stopwatch.policy_s))
         network_s, policy_s = (sum(values) for values in zip(*times, strict=True))
         return SampleResult(
@@ -191,6 +194,7 @@ class SampleJob:
             warnings=self.warnings,
             conditions=self.asked.facts(),
             num_processes=together.num_processes,
+            frames=self.frames,
         )
 
     def _batch(

@@ -119,7 +119,7 @@ class Studio:
 
     def _jobs(self, wanted: Wanted, asked: list[Asked], counts: dict[str, int | None]) -> list[SampleJob]:
         """The job of the model, and of each beside it."""
-        request = TextRequest(wanted.width, wanted.height)
+        request = TextRequest(wanted.width, wanted.height, frames=wanted.frames)
         changes = {"nfe": wanted.nfe, "temperature": wanted.temperature, "h": wanted.h}
         own = (wanted.model, False, wanted.loras)
         keys = [own, *((other.source or wanted.model, other.source is None, ()) for other in wanted.others)]

@@ -44,7 +44,7 @@ class Wanted:
         model: who draws, as `open_student` takes it.
         num_images, seed: pictures a prompt, and the seed of the first.
         nfe, temperature, h, loras: of the model.
-        width, height, batch_size: of all who draw.
+        width, height, frames, batch_size: of all who draw.
         others: who draws beside it, from the same noise, as they were trained.
     """
 
@@ -58,6 +58,7 @@ class Wanted:
     loras: tuple[tuple[str, float], ...] = ()
     width: int | None = None
     height: int | None = None
+    frames: int | None = None
     batch_size: int | None = None
     others: tuple[Other, ...] = ()
 
@@ -95,7 +96,8 @@ class Wanted:
         yield "--seed", str(self.seed)
         if self.num_images != 1:
             yield "--num-images", str(self.num_images)
-        for name, value in (("--width", self.width), ("--height", self.height), ("--batch-size", self.batch_size)):
+        sizes = (("--width", self.width), ("--height", self.height), ("--frames", self.frames))
+        for name, value in (*sizes, ("--batch-size", self.batch_size)):
             if value is not None:
                 yield name, str(value)
 

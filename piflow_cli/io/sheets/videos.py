@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -110,6 +111,31 @@ def video_bytes(video: Video, suffix: str, facts: dict[str, str] | None = None) 
         **options,
     )
     return buffer.getvalue()
+
+
+def said_in(path: Path) -> dict[str, str]:
+    """What the file of a picture or of a video says of itself; nothing of one that is not of here.
+
+    Raises:
+        OSError, ValueError: it is no picture, or damaged.
+    """
+    if path.suffix.lower() == MP4:
+        return _said_in_mp4(path)
+    with Image.open(path) as file:
+        if file.format == "PNG":
+            return dict(file.text)
+        said = file.info.get("comment") or file.getexif().get(DESCRIPTION)
+    return json.loads(said) if said else {}
+
+
+def _said_in_mp4(path: Path) -> dict[str, str]:
+    if find_spec("av") is None:
+        return {}
+    import av
+
+    with av.open(path) as file:
+        said = file.metadata.get("comment")
+    return json.loads(said) if said else {}
 
 
 def _mp4(video: Video, said: str) -> bytes:

@@ -53,6 +53,16 @@ def test_frames_are_as_trained_or_as_asked_for(student: LoadedStudent) -> None:
         sample(["a red cat"], model=student, frames=0)
 
 
+def test_many_videos_are_not_kept_in_memory_where_files_hold_them(student: LoadedStudent) -> None:
+    seen: list[int] = []
+    job = prepare(["a red cat", "blue dog"], model=student)
+    result = job.run(on_picture=lambda drawn: seen.append(len(drawn.video.frames)), keep_videos=False)
+    assert seen == [5, 5]
+    assert [drawn.video for drawn in result.drawn] == [None, None]
+    assert result.frames == 5
+    assert all(drawn.video is not None for drawn in job.run().drawn)
+
+
 def test_one_frame_is_a_picture(student: LoadedStudent, tmp_path: Path) -> None:
     result = sample(["a red cat"], model=student, frames=1)
     assert result.drawn[0].video is None

@@ -3,6 +3,7 @@
 import json
 from importlib.util import find_spec
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import torch
 from PIL import Image
 
 from piflow_cli.errors import MissingExtraError
+from piflow_cli.io.pictures import png_bytes
 from piflow_cli.io.sheets.videos import (
     DESCRIPTION,
     Video,
     require_writer,
+    said_in,
     stills,
     strip_frames,
     strip_size,
@@ -23,7 +26,7 @@ from piflow_cli.io.sheets.videos import (
 )
 
 FACTS = {"prompt": "a cät", "seed": "3"}
-HAS_AV = find_spec("av") is not None
+NEEDS_AV = pytest.mark.skipif(find_spec("av") is None, reason="needs av")
 
 
 def rolling(frames: int) -> torch.Tensor:
@@ -68,7 +71,7 @@ def test_pillow_writes_all_frames_at_their_rate_and_what_they_are_of(suffix: str
     assert bars == [0, 8, 16, 24, 32]
 
 
-@pytest.mark.skipif(not HAS_AV, reason="needs av")
+@NEEDS_AV
 def test_an_mp4_plays_all_frames_at_their_rate_and_says_what_they_are_of() -> None:
     import av
 
@@ -90,3 +93,20 @@ def test_what_cannot_be_written_here_is_refused_by_name(monkeypatch: pytest.Monk
     require_writer(".gif")
     with pytest.raises(MissingExtraError):
         video_bytes(Video((Image.new("RGB", (2, 2)),), fps=16), ".mp4")
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".gif", ".png", pytest.param(".mp4", marks=NEEDS_AV)])
+def test_files_are_asked_what_they_are_of(tmp_path: Path, suffix: str) -> None:
+    (video,) = to_videos(rolling(5), fps=16)
+    assert video is not None
+    path = tmp_path / f"one{suffix}"
+    path.write_bytes(png_bytes(video.frames[0], FACTS) if suffix == ".png" else video_bytes(video, suffix, FACTS))
+    assert said_in(path) == FACTS
+
+
+def test_files_of_others_say_nothing(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "one.webp")
+    assert said_in(tmp_path / "one.webp") == {}
+    (tmp_path / "two.gif").write_bytes(b"no picture")
+    with pytest.raises(OSError, match="cannot identify"):
+        said_in(tmp_path / "two.gif")
