@@ -38,6 +38,7 @@ def guided_velocity(
     interval: tuple[float, float] = (0.0, 1.0),
     orthogonal: float = 0.0,
     normed: tuple[int, ...] = (),
+    every_row: bool = False,
 ) -> Tensor:
     """Return the guided velocity (B, C, *S) of one evaluation: all rows with their condition, guided ones without too.
 
@@ -49,8 +50,10 @@ def guided_velocity(
         condition: of the B rows.
         with_null: (condition, rows) -> the condition, and after it the null condition in the place of some of its rows.
         scale, interval, orthogonal, normed: as `guide`.
+        every_row: evaluate rows outside the interval without their condition too, so that noise levels do not decide
+            how many rows are evaluated.
     """
-    rows = guided_rows(sigma, interval) if scale != 1 else []
+    rows = guided_rows(sigma, (-torch.inf, torch.inf) if every_row else interval) if scale != 1 else []
     sigma = beside(sigma, x)
     if not rows:
         return evaluate(x, sigma, condition)
@@ -60,7 +63,8 @@ def guided_velocity(
     u = evaluate(torch.cat([x, some_x]), torch.cat([sigma, some_sigma]), both)
     u_cond, u_uncond = u.split([len(x), len(rows)])
     chosen = u_cond if index is None else u_cond[index]
-    guided = guide(chosen, u_uncond, some_sigma, scale=scale, orthogonal=orthogonal, normed=normed, x_t=some_x)
+    how = {"scale": scale, "orthogonal": orthogonal, "normed": normed, "x_t": some_x}
+    guided = guide(chosen, u_uncond, some_sigma, interval=interval if every_row else (0.0, 1.0), **how)
     return guided if index is None else u_cond.index_copy(0, index, guided)
 
 

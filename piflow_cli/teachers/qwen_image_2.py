@@ -41,6 +41,7 @@ class QwenImage2Backbone(TextBackbone):
 
     layout = PatchLayout(sides=(1, 1), channels_last=False)
     size_step = (SLOT, SLOT)
+    calls_by_row = True
 
     def predict(self, module: nn.Module, x: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
         """Network output (B, channels, H, W) at x (B, C, H, W), sigma (B,)."""

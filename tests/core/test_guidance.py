@@ -72,11 +72,18 @@ def test_only_samples_inside_the_interval_take_a_second_row(
         return x * condition.view(-1, 1, 1, 1) + sigma.view(-1, 1, 1, 1)
 
     options = {"scale": 3.0, "orthogonal": orthogonal, "interval": interval}
-    found = guided_velocity(
-        evaluate, x, sigma, condition, with_null=lambda c, rows: torch.cat([c, c.new_zeros(len(rows))]), **options
-    )
+
+    def velocity(*, every_row: bool) -> torch.Tensor:
+        def with_null(c: torch.Tensor, rows: list[int]) -> torch.Tensor:
+            return torch.cat([c, c.new_zeros(len(rows))])
+
+        how = options | {"with_null": with_null, "every_row": every_row}
+        return guided_velocity(evaluate, x, sigma, condition, **how)
+
+    found, everywhere = velocity(every_row=False), velocity(every_row=True)
     low, high = interval
-    assert rows == [4 + sum(low <= value <= high for value in (0.2, 0.3, 0.5, 0.8))]
+    assert rows == [4 + sum(low <= value <= high for value in (0.2, 0.3, 0.5, 0.8)), 8]
+    assert_close(everywhere, found)
     u_cond, u_uncond = (evaluate(x, sigma.float(), c) for c in (condition, torch.zeros(4)))
     assert_close(found, guide(u_cond, u_uncond, sigma.float(), x_t=x, **options))
 

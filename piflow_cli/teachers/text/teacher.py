@@ -10,14 +10,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from piflow_cli.core.conditions import TextCondition, join_conditions
 from piflow_cli.core.guidance import guided_velocity
-from piflow_cli.core.interfaces import Backbone
 from piflow_cli.core.schedule import Shift
 from piflow_cli.teachers.text.settings import TextSettings
 from piflow_cli.teachers.text.space import TextSpace
+from piflow_cli.teachers.text.tokens import TextBackbone
 
 Network = Callable[[Tensor, Tensor, TextCondition], Tensor]
 """(x (B, C, H, W), sigma (B,), condition) -> the network's output (B, C, H, W)."""
@@ -29,7 +30,7 @@ class TextTeacher:
 
     name: str
     module: nn.Module
-    backbone: Backbone
+    backbone: TextBackbone
     space: TextSpace
     settings: TextSettings
     network: dict[str, Any]
@@ -68,6 +69,7 @@ class TextTeacher:
             interval=self.settings.guidance_interval,
             orthogonal=self.settings.orthogonal,
             normed=self.backbone.layout.sides if self.settings.normalized_guidance else (),
+            every_row=self.backbone.calls_by_row and dist.is_initialized(),
         )
 
     def _with_null(self, condition: TextCondition, rows: list[int]) -> TextCondition:

@@ -36,6 +36,9 @@ class TextBackbone:
     size_step: ClassVar[tuple[int, int] | None] = None
     """Latent positions that height and width are multiples of; None is a patch."""
 
+    calls_by_row: ClassVar[bool] = False
+    """Whether `predict` calls the module once a row; processes that share its weights have to call equally often."""
+
     @classmethod
     def side_steps(cls) -> tuple[int, int]:
         """Latent positions that height and width are multiples of."""
