@@ -17,6 +17,8 @@ from piflow_cli.core.schedule import Shift
 
 BATCH, CHANNELS, TOKENS, POSITIONS, WIDTH, EMBED = 3, 2, 6, 4, 8, 5
 LAYOUTS = [PatchLayout(sides=(2, 2), channels_last=last) for last in (True, False)]
+FRAMES = (2, 3, 4)
+"""T, H, W of a video's latents."""
 START, END = 1.0, 0.5
 """Raw times of the segment on which policies are tried."""
 
@@ -120,6 +122,23 @@ def test_the_initial_velocity_at_the_source_is_the_teachers(family, layout, bias
     x_src = randn(BATCH, CHANNELS, TOKENS, POSITIONS, seed=3)
     teacher = unpatchify(projection(tokens), layout)
     assert_close(policy.velocity(x_src, sigma), teacher, rtol=1e-5, atol=1e-5)
+
+
+def test_frames_are_positions_like_any_others(family, shift):
+    """A policy knows of its positions neither how many dimensions they have nor which of them are beside each other."""
+    output = 0.5 * randn(BATCH, family.output_channels(CHANNELS), *FRAMES)
+    extra = build(family, LAYOUTS[0], teacher_projection()).extra(randn(BATCH, EMBED, seed=4))
+    extra = None if extra is None else extra.detach()
+    x = randn(BATCH, CHANNELS, *FRAMES, seed=3)
+    video = family.policy(output, extra, x, torch.ones(BATCH))
+    flat = family.policy(output.flatten(2, 3), extra, x.flatten(2, 3), torch.ones(BATCH))
+    sigma = torch.tensor([0.9, 0.7, 0.6])
+    assert_close(video.velocity(x, sigma).flatten(2, 3), flat.velocity(x.flatten(2, 3), sigma), rtol=1e-6, atol=1e-6)
+    options = {"shift": shift, "total_substeps": 16}
+    ends = [policy.rollout(at, *times(START, END), **options) for policy, at in ((video, x), (flat, x.flatten(2, 3)))]
+    assert ends[0].shape == x.shape
+    assert_close(ends[0].flatten(2, 3), ends[1], rtol=1e-5, atol=1e-5)
+    assert_close(ends[0], euler_rollout(video, x, *times(START, END), **options), rtol=1e-4, atol=1e-4)
 
 
 def test_a_first_output_has_the_teachers_velocity_at_the_source(family):

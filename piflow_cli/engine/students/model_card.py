@@ -39,9 +39,9 @@ def model_card(
     """
     base = base_id(card)
     text = [*_front(card, base=base, licence=licence), f"# {place.rstrip('/').rsplit('/', 1)[-1]}", ""]
-    nfe = card.sampling.nfe
+    nfe, what = card.sampling.nfe, "video" if card.teacher.num_frames > 1 else "picture"
     text += [
-        f"A student of {nfe} network evaluation{'s' * (nfe > 1)} a picture, distilled by [π-Flow]({PAPER}) (policy "
+        f"A student of {nfe} network evaluation{'s' * (nfe > 1)} a {what}, distilled by [π-Flow]({PAPER}) (policy "
         f"`{card.policy.type}`) from {f'[{base}](https://huggingface.co/{base})' if base else 'its teacher'}.",
         "",
     ]

@@ -21,6 +21,7 @@ from piflow_cli.engine.sample.request import TextRequest
 from piflow_cli.engine.sample.sample import prepare
 from piflow_cli.engine.sample.save import Gallery, save_samples
 from piflow_cli.engine.students.load import LoadedStudent
+from piflow_cli.engine.students.model_card import model_card
 from piflow_cli.engine.students.save import save_student
 from piflow_cli.errors import DataError, PresetError
 from piflow_cli.preset import load_preset
@@ -112,6 +113,15 @@ def test_the_command_draws_them_and_says_what_it_refuses(folder: Path, tmp_path:
     assert (pictures.returncode, "this model draws pictures" in pictures.stderr) == (1, True)
     digits = run("sample", "3", "--model", "digits-1nfe", "--frames", 9, cwd=tmp_path)
     assert (digits.returncode, "takes no width, height or frames" in digits.stderr) == (1, True)
+
+
+def test_the_card_of_a_student_says_how_its_videos_are_written(student: LoadedStudent) -> None:
+    text = model_card(student.card, place="me/mine")
+    assert "pipeline_tag: text-to-video" in text
+    assert "A student of 2 network evaluations a video" in text
+    assert 'export_to_video(pipe(prompt="a cat").frames[0], "video.mp4", fps=16)' in text
+    one = student.card.model_copy(update={"teacher": student.card.teacher.model_copy(update={"frames": 1})})
+    assert "pipeline_tag: text-to-image" in model_card(one, place="me/mine")
 
 
 def test_what_measures_pictures_takes_no_videos(student: LoadedStudent, tmp_path: Path) -> None:
