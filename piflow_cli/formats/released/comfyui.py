@@ -67,8 +67,8 @@ class ComfyUIFormat:
         """Raise ModelError, with the reason, for all but adapters of the families that the loader knows."""
         if card.teacher.type not in ADAPTED:
             raise ModelError(
-                f"ComfyUI-piFlow puts adapters on {' and '.join(ADAPTED)} bases; a {card.teacher.type} student is a "
-                "whole network that it has no loader for. Use --to native or lakonlab."
+                f"ComfyUI-piFlow puts adapters on bases of the types {', '.join(ADAPTED)}, and on none of type "
+                f"{card.teacher.type}. Use --to native or lakonlab."
             )
         head_of(card.policy)
         if card.adapter is None:
