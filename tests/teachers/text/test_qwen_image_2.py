@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from text_students import text_student
 from tiny_models import gmflow
 from tiny_qwen_image_2 import tiny_qwen_image_2
@@ -154,6 +155,26 @@ def test_group_offload(folder: Path, tmp_path: Path, kind: str) -> None:
 
     offloaded = drawn(offload_type=kind, num_blocks_per_group=1, offload_to_disk_path=str(tmp_path / "weights"))
     torch.testing.assert_close(offloaded, drawn(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_a_transformer_in_comfyuis_form_is_the_same(
+    folder: Path, tmp_path: Path, teacher: TextTeacher, prefix: str
+) -> None:
+    fused = {}
+    for name, tensor in teacher.module.state_dict().items():
+        if name.endswith("gate_layer.weight"):
+            up = teacher.module.state_dict()[name.replace("gate_layer", "proj")]
+            fused[prefix + name.replace("gate_layer", "gate_up")] = torch.cat([tensor, up])
+        elif not name.endswith("img_mlp.proj.weight"):
+            fused[prefix + name] = tensor.clone()
+    save_file(fused, tmp_path / "qwen.safetensors")
+    again = tiny_qwen_image_2(folder, transformer=str(tmp_path / "qwen.safetensors")).load()
+    assert all(torch.equal(p, again.module.state_dict()[n]) for n, p in teacher.module.state_dict().items())
+    del fused[f"{prefix}transformer_blocks.1.img_mlp.gate_up.weight"]
+    save_file(fused, tmp_path / "cut.safetensors")
+    with pytest.raises(ModelError, match=r"missing transformer_blocks\.1\.img_mlp"):
+        tiny_qwen_image_2(folder, transformer=str(tmp_path / "cut.safetensors")).load()
 
 
 def test_a_turbo_is_no_teacher(folder: Path, tmp_path: Path) -> None:

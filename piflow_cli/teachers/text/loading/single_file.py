@@ -14,6 +14,8 @@ from piflow_cli.teachers.text.loading.float8 import unscale
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.")
 """What names may begin with where a file was saved with more around its transformer."""
+FUSED = ".img_mlp.gate_up.weight"
+"""How names end by which files in ComfyUI's form of Qwen-Image-2.1 are known: most other names are diffusers'."""
 OTHER_PARTS = ("text_encoders.", "vae.", "first_stage_model.", "cond_stage_model.", "conditioner.")
 """Begins of the names of parts that all-in-one checkpoints hold beside the transformer."""
 
@@ -36,7 +38,7 @@ def load_single_file(
     check_layers(config, list(weights), source=path)
     weights, warnings = unscale(weights, dtype=dtype, source=path)
     expected = module.state_dict()
-    if not weights.keys() & expected.keys():
+    if not weights.keys() & expected.keys() or any(name.endswith(FUSED) for name in weights):
         weights = _to_diffusers(weights, type(module).__name__, source=path)
     check_shapes(weights, expected, source=path)
     check_values(weights, source=path)
