@@ -29,7 +29,7 @@ def test_each_proof_is_named(tmp_path: Path) -> None:
     [
         ([ADAPTER, "out", "--to", "comfyui"], "let DST end in .safetensors"),
         ([ADAPTER, "out", "--to", "merged"], "cannot be merged into its base (--base says where it is)"),
-        (["digits-1nfe", "out.safetensors", "--to", "comfyui"], "a dit student is a whole network"),
+        (["digits-1nfe", "out.safetensors", "--to", "comfyui"], "none of type dit"),
         ([ADAPTER, "out", "--to", "merged", "--base", BASES["qwen"]], "another family"),
         ([ADAPTER, "out", "--to", "native", "--device", "tpu"], "unknown device 'tpu'"),
         (["cut.safetensors", "out", "--to", "native"], "cannot be read as weights"),
