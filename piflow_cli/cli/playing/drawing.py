@@ -112,10 +112,12 @@ def _drawer(studio: Studio) -> Callable[..., tuple[Any, ...]]:
 
 def _shown(drawing: Drawing, kept: list[Kept]) -> tuple[Any, ...]:
     """Values of the outputs after a drawing."""
+    from piflow_cli.engine.sample.beside import label
+
     captioned, fresh = [], []
     for result, paths, command in zip(drawing.results, drawing.paths, drawing.commands, strict=True):
         for path in paths:
-            captioned.append((str(path), result.model))
+            captioned.append((str(path), label(result)))
             fresh.append(Kept(str(path), command))
     sheet = drawing.sheet
     lines = drawing.commands + ([] if drawing.sheet_command is None else [drawing.sheet_command])
