@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from cli_runner import run
 from PIL import Image
 from tiny_pipelines import STYLES, base_folder, pipeline, student_folder, style
 
@@ -50,6 +52,14 @@ def test_readme_trains_and_draws_from_python(tmp_path: Path, monkeypatch: pytest
     few = ["steps=2", "batch_size=4", "preview_every=0"]
     exec(example.replace('"training.steps=300"', ", ".join(f'"training.{key}"' for key in few)), {})
     assert Image.open("three.png").size == (8, 8)
+
+
+def test_the_command_line_draws_the_same_picture(tmp_path: Path) -> None:
+    line = ["sample", "a cat", "--device", "cpu", "--dtype", "float32", "--seed", 5, "--out", "cat.png"]
+    assert run(*line, cwd=tmp_path).returncode == 0
+    drawn = piflow_cli.load_pipeline("emoji-4nfe")("a cat", generator=torch.Generator().manual_seed(5)).images[0]
+    with Image.open(tmp_path / "cat.png") as written:
+        assert written.tobytes() == drawn.tobytes()
 
 
 def test_style_example_runs(tmp_path: Path) -> None:
