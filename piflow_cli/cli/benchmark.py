@@ -13,7 +13,7 @@ from piflow_cli.cli.benchmarking.comparing import print_comparison
 from piflow_cli.cli.benchmarking.limits import print_limits
 from piflow_cli.cli.benchmarking.page import write_page
 from piflow_cli.cli.benchmarking.table import print_result
-from piflow_cli.cli.numbers import parse_numbers
+from piflow_cli.cli.numbers import parse_numbers, parse_seeds
 from piflow_cli.cli.processes import NumProcesses, start_processes
 from piflow_cli.cli.report import check_page
 
@@ -94,7 +94,16 @@ def command(
     intervals: Annotated[
         int, typer.Option(metavar="N", help="Parts of the pictures left out in turn for the intervals of 95%; 0: none.")
     ] = USUAL_PARTS,
-    seed: Annotated[int, typer.Option(help="Of the noise, the same for every row.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of the noise, the same for every row. [default: 0]", show_default=False),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N-N,...", help="Several of them, such as 0-4: means over seeds, with intervals between them."
+        ),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures a forward pass. [default: by their size]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
@@ -137,12 +146,15 @@ def command(
         _compare(compared, json_file)
         return
     if limits is not None:
-        _limit(limits, parse_numbers(nfe, "--nfe"), tolerance, seed, device, dtype, json_file=json_file)
+        _limit(limits, parse_numbers(nfe, "--nfe"), tolerance, seed or 0, device, dtype, json_file=json_file)
         return
     if not metrics and recipe is None:
         raise typer.BadParameter("say what to measure, such as --metric fid", param_hint="'--metric'")
     if report is not None:
         check_page(report, option="--report")
+    if seeds is not None and seed is not None:
+        raise typer.BadParameter("leave out --seed: the list says it", param_hint="'--seeds'")
+    several = None if seeds is None else parse_seeds(seeds)
     chosen = {"nfe": parse_numbers(nfe, "--nfe"), "h": parse_numbers(h, "--h", float)}
     steps = () if teacher_steps == "none" else parse_numbers(teacher_steps, "--teacher-steps")
     asked = {"metrics": metrics, "samples": samples, "prompts": prompts, "reference": reference, "detector": detector}
@@ -164,7 +176,8 @@ def command(
         result = benchmark(
             models=models,
             intervals=intervals,
-            seed=seed,
+            seed=seed or 0,
+            seeds=several,
             batch_size=batch_size,
             device=own_device,
             dtype=dtype,

@@ -229,6 +229,20 @@ def test_two_results_are_compared(tmp_path: Path) -> None:
     }
 
 
+def test_several_seeds_are_means_with_intervals_between_them(tmp_path: Path) -> None:
+    options = ["--metric", "fid", "--model", "digits-1nfe", "--samples", 20, "--teacher-steps", "none"]
+    process = run("benchmark", *options, "--seeds", "0-2", "--json", "s.json", "--report", "s.html", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert "means over seeds 0,1,2" in process.stdout
+    assert "intervals: 95%, of the mean of 3 seeds, what other seeds of as many give" in process.stdout
+    assert "means over seeds 0, 1, 2" in (tmp_path / "s.html").read_text(encoding="utf-8")
+    assert len(json.loads((tmp_path / "s.json").read_text())["rows"][0]["by_seed"]["fid"]) == 3
+    for given, said in ((["--seeds", "0-2", "--seed", 1], "leave out --seed"), (["--seeds", "2-0"], "ends before it")):
+        refused = run("benchmark", *options, *given, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert said in " ".join(refused.stderr.split())
+
+
 def test_something_has_to_be_asked_for(tmp_path: Path) -> None:
     process = run("benchmark", cwd=tmp_path)
     assert process.returncode == 2

@@ -45,7 +45,7 @@ def test_a_table_is_of_its_command_and_of_its_numbers(figure: Figure) -> None:
 def test_its_protocol_is_what_would_be_measured_by_today(figure: Figure, monkeypatch: pytest.MonkeyPatch) -> None:
     """All but the versions of libraries: when they change, numbers are compared by `--compare`, not made anew."""
     measuring = import_module("piflow_cli.engine.benchmark.benchmark")  # a function of the same name hides it
-    monkeypatch.setattr(measuring, "measure_all", lambda gauge, *_: Measured([], [], gauge.references))
+    monkeypatch.setattr(measuring, "measure_seeds", lambda gauge, *_: Measured([], [], gauge.references))
     told = run(*figure.arguments, "--device", "cpu", "--json", "-", cwd=ROOT)
     assert told.returncode == 0, told.stderr
     assert without_versions(json.loads(told.stdout)) == without_versions(json.loads(figure.numbers.read_text("utf-8")))

@@ -37,6 +37,10 @@ EXAMPLES = console.examples(
         "piflow benchmark --metric fid --report fid.html",
     ),
     (
+        "means over five seeds, with intervals between them",
+        "piflow benchmark --metric fid --model digits-1nfe --seeds 0-4 --samples 1000",
+    ),
+    (
         "whether two results differ by more than noise",
         "piflow benchmark --compare before.json after.json",
     ),

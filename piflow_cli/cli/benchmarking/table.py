@@ -55,7 +55,7 @@ def notes_of(result: BenchmarkResult) -> list[str]:
     known = f" ({result.reference_samples})" if result.reference_samples else ""
     measured = f"{result.samples} pictures a row{asked}, detector {result.detector}"
     by = f", {result.num_processes} processes" if result.num_processes > 1 else ""
-    lines.append(f"{measured}, reference {result.reference}{known}, seed {result.seed}{by}")
+    lines.append(f"{measured}, reference {result.reference}{known}, {_seeds(result)}{by}")
     lines += [f"{metric}: reference {reference}" for metric, reference in result.references.items()]
     days = sorted({row.drawn_on for row in result.rows if row.drawn_on is not None})
     if days:
@@ -63,10 +63,16 @@ def notes_of(result: BenchmarkResult) -> list[str]:
         when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
         lines.append(f"cached: {count} of the teacher's rows, with times of {when}; --no-cache draws them anew")
     if result.intervals is not None:
-        lines.append(f"intervals: {result.intervals}, for other noise and as many pictures; ratios share their noise")
+        meant = "what other seeds of as many give" if result.seeds else "for other noise and as many pictures"
+        lines.append(f"intervals: {result.intervals}, {meant}; ratios share their noise")
     if result.fingerprint:
         lines.append(f"protocol {result.fingerprint}: {protocol_in_words(result.protocol)}")
     return [*lines, *_published(result), *(f"doubtful: {doubt}" for doubt in result.doubts)]
+
+
+def _seeds(result: BenchmarkResult) -> str:
+    """Which noise there was, in words."""
+    return f"means over seeds {','.join(map(str, result.seeds))}" if result.seeds else f"seed {result.seed}"
 
 
 def _published(result: BenchmarkResult) -> list[str]:

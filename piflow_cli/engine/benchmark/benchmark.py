@@ -19,10 +19,11 @@ from piflow_cli.engine.benchmark.check import check_request, check_rows
 from piflow_cli.engine.benchmark.drawn.cache import RowCache
 from piflow_cli.engine.benchmark.gauge import Gauge
 from piflow_cli.engine.benchmark.proof.intervals import USUAL_PARTS, Intervals, check_intervals
+from piflow_cli.engine.benchmark.proof.seeds import check_seeds
 from piflow_cli.engine.benchmark.quantized.ways import check_ways, looking_for_grids, open_each
 from piflow_cli.engine.benchmark.questions import Subjects
 from piflow_cli.engine.benchmark.result import BenchmarkResult, result_of
-from piflow_cli.engine.benchmark.rows import Progress, measure_all
+from piflow_cli.engine.benchmark.rows import Progress, measure_seeds
 from piflow_cli.engine.benchmark.samplers import (
     Sampler,
     patch_px_of,
@@ -66,6 +67,7 @@ def benchmark(
     reference: str | None = None,
     detector: str | None = None,
     seed: int = 0,
+    seeds: Sequence[int] | None = None,
     batch_size: int | None = None,
     device: str = "auto",
     dtype: Dtype = "auto",
@@ -94,6 +96,8 @@ def benchmark(
         detector: digits-cnn, emoji-cnn, pixels, a folder or hub id of a vision model of transformers, or a TorchScript
             file or URL; None is the embedded one likewise, else pixels.
         seed: of the noise, which is the same for every row.
+        seeds: several of them in place of `seed`: each row is drawn from all, numbers are means over them, with
+            intervals between them. None is `seed` alone.
         batch_size: pictures a forward pass; it does not change the noise. None is 500 small pictures, or one large one.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: of the networks; auto is that of `open_student`. Times, policies and solvers stay float32.
@@ -118,6 +122,8 @@ def benchmark(
         PiflowError: an unknown metric or solver.
     """
     together = together or Together()
+    several = [seed] if seeds is None else check_seeds(seeds)
+    seed = several[0]
     asked = check_request(metrics, solvers, samples=samples, batch_size=batch_size, seed=seed, steps=teacher_steps)
     check_intervals(intervals)
     check_rows(models=models or (), nfe=nfe or (), h=h or (), quantize=quantize)
@@ -170,8 +176,8 @@ def benchmark(
                 whole=bool(quantize),
             )
         )
-    measured = measure_all(gauge, samplers, on_progress)
-    return together.main_does(lambda: result_of(gauge, measured, students, warnings))
+    measured = measure_seeds(gauge, samplers, several, on_progress)
+    return together.main_does(lambda: result_of(gauge, measured, students, warnings, seeds=several))
 
 
 def _on_patches(

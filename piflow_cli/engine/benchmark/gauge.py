@@ -66,6 +66,7 @@ class BenchmarkRow:
         weights_bytes: of the network's parameters as they are kept; None where nobody counted.
         changes: by column, the score less that of the row of the whole base, where there is one beside it.
         whole_error: paired distance to that row's pictures of the same noise, None likewise.
+        by_seed: of several seeds, every number of each by its name; scores and the like are means then.
         drawn_on: the day on which its pictures were drawn and timed, where that was an earlier benchmark.
     """
 
@@ -92,6 +93,7 @@ class BenchmarkRow:
     weights_bytes: int | None = None
     changes: dict[str, float] = field(default_factory=dict)
     whole_error: float | None = None
+    by_seed: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,10 @@ class Gauge:
     of_rows: frozenset[Seat] = frozenset()
     album: Album | None = None
     cache: RowCache | None = None
+
+    def of_seed(self, seed: int) -> Gauge:
+        """The same for other noise, without the album."""
+        return replace(self, seed=seed, intervals=replace(self.intervals, seed=seed), album=None)
 
     @property
     def questions(self) -> Questions:

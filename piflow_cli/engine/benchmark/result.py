@@ -10,6 +10,7 @@ from piflow_cli import __version__
 from piflow_cli.engine.benchmark.doubts import doubts, heading
 from piflow_cli.engine.benchmark.gauge import BenchmarkRow, Gauge
 from piflow_cli.engine.benchmark.proof.protocol import protocol_of, short_hash
+from piflow_cli.engine.benchmark.proof.seeds import method
 from piflow_cli.engine.benchmark.rows import Measured
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.io.texts.json_text import json_text
@@ -36,7 +37,8 @@ class BenchmarkResult:
         titles: heading of each column of scores, which names the detector where it is not the papers' Inception.
         better: "lower" or "higher", by column.
         samples: pictures a row; scores of different numbers do not compare.
-        seed: of noise and subsets.
+        seed: of noise and subsets, the first of several.
+        seeds: all of them, where there are several.
         prompts, num_prompts: the list that pictures were asked from in turn, and how many of it; None for class models,
             which are asked for their classes in turn.
         reference, reference_samples: what pictures are compared to; 0 where the statistics do not say how many.
@@ -79,6 +81,7 @@ class BenchmarkResult:
     recipe: str | None = None
     published: tuple[Published, ...] = ()
     departures: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
 
     def to_json(self) -> str:
         """Everything, for programs."""
@@ -86,16 +89,26 @@ class BenchmarkResult:
 
 
 def result_of(
-    gauge: Gauge, measured: Measured, students: Sequence[LoadedStudent], warnings: Sequence[str]
+    gauge: Gauge,
+    measured: Measured,
+    students: Sequence[LoadedStudent],
+    warnings: Sequence[str],
+    *,
+    seeds: Sequence[int] = (),
 ) -> BenchmarkResult:
-    """The table of measured rows, with what they were measured by."""
+    """The table of measured rows, with what they were measured by.
+
+    Args:
+        seeds: that rows are means over, where there are several.
+    """
+    several = tuple(seeds) if len(seeds) > 1 else ()
     panel, columns = gauge.panel, {column: metric for metric in gauge.metrics for column in metric.columns}
     compared = {
         metric.name: measured.references.get(metric.reads) for metric in gauge.metrics if metric.needs_reference
     }
     reference = next((found for found in compared.values() if found is not None), None)
     listed = gauge.subjects.name is not None
-    protocol = protocol_of(gauge, measured.references, students)
+    protocol = protocol_of(gauge, measured.references, students) | ({"seed": list(several)} if several else {})
     return BenchmarkResult(
         rows=tuple(measured.rows),
         titles={column: panel.title(metric, heading(column)) for column, metric in columns.items()},
@@ -116,5 +129,13 @@ def result_of(
         num_processes=gauge.together.num_processes,
         protocol=protocol,
         fingerprint=short_hash(protocol),
-        intervals=gauge.intervals.method if any(row.intervals for row in measured.rows) else None,
+        intervals=_method(gauge, measured, several),
+        seeds=several,
     )
+
+
+def _method(gauge: Gauge, measured: Measured, seeds: Sequence[int]) -> str | None:
+    """How intervals were made, None where there are none."""
+    if not any(row.intervals for row in measured.rows):
+        return None
+    return method(len(seeds)) if seeds else gauge.intervals.method

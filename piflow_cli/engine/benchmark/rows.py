@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from piflow_cli.engine.benchmark.comparison import Anchor, with_gaps, with_intervals
 from piflow_cli.engine.benchmark.gauge import BenchmarkRow, Gauge
+from piflow_cli.engine.benchmark.proof.seeds import joined_rows
 from piflow_cli.engine.benchmark.quantized.changes import Key, Whole, compared
 from piflow_cli.engine.benchmark.samplers import Sampler
 from piflow_cli.metrics.detectors.features import Reference
@@ -29,6 +30,23 @@ class Measured(NamedTuple):
     rows: list[BenchmarkRow]
     anchors: list[BenchmarkRow]
     references: Mapping[Seat, Reference]
+
+
+def measure_seeds(
+    gauge: Gauge, samplers: Sequence[Sampler], seeds: Sequence[int], on_progress: Progress | None
+) -> Measured:
+    """Measure everything from each seed in turn, the gauge's first; numbers are means where there are several."""
+    found: list[Measured] = []
+    for number, seed in enumerate(seeds):
+        own = gauge if number == 0 else gauge.of_seed(seed)
+
+        def advance(done: int, total: int, what: str, number: int = number, seed: int = seed) -> None:
+            said = what if len(seeds) == 1 else f"{what} seed {seed}"
+            on_progress(number * total + done, len(seeds) * total, said)
+
+        drawn = samplers if number == 0 else [sampler.with_seed(seed) for sampler in samplers]
+        found.append(measure_all(own, drawn, None if on_progress is None else advance))
+    return found[0]._replace(rows=joined_rows([measured.rows for measured in found]))
 
 
 def measure_all(gauge: Gauge, samplers: Sequence[Sampler], on_progress: Progress | None) -> Measured:

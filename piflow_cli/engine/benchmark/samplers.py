@@ -55,6 +55,7 @@ class Sampler:
         h: stochasticity between a student's segments.
         quantization: how the base is held; none is whole.
         weights_bytes: of the network's parameters as they are kept; None where nobody counted.
+        of_seed: the same sampler of another seed; None where nothing is drawn on the way.
     """
 
     model: str
@@ -70,6 +71,11 @@ class Sampler:
     h: float = 0.0
     quantization: str = "none"
     weights_bytes: int | None = None
+    of_seed: Callable[[int], Sampler] | None = None
+
+    def with_seed(self, seed: int) -> Sampler:
+        """The same, with what is drawn on the way from another seed."""
+        return self if self.of_seed is None else self.of_seed(seed)
 
     @property
     def title(self) -> str:
@@ -171,6 +177,7 @@ def student_sampler(
         h=settings.h,
         quantization=student.quantization,
         weights_bytes=stored_bytes(student.network.module),
+        of_seed=lambda other: student_sampler(student, settings, seed=other, whole_teacher=whole_teacher),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from piflow_cli.engine.benchmark.proof.seeds import half_of_mean
 from piflow_cli.errors import DataError
 from piflow_cli.io.bounds import MAX_TEXT_BYTES, bounded_json
 from piflow_cli.io.regular import read_regular
@@ -55,6 +56,7 @@ class Row(BaseModel):
     whole_error: float | None = None
     intervals: dict[str, tuple[float, float]] = {}
     without: dict[str, tuple[float | None, ...]] = {}
+    by_seed: dict[str, tuple[float | None, ...]] = {}
     network_s: float | None = None
     policy_s: float | None = None
 
@@ -77,6 +79,10 @@ class Row(BaseModel):
     def spread(self, name: str) -> tuple[float, ...]:
         """A number without each part of the pictures; nothing where it was not kept."""
         return tuple(math.nan if value is None else value for value in self.without.get(name, ()))
+
+    def of_seeds(self, name: str) -> tuple[float, ...]:
+        """A number of each seed; nothing where there was one seed."""
+        return tuple(math.nan if value is None else value for value in self.by_seed.get(name, ()))
 
 
 class Table(BaseModel):
@@ -211,8 +217,12 @@ def _difference(
 ) -> Difference:
     first, second = own.values()[name], other.values()[name]
     spreads = (own.spread(name), other.spread(name))
-    paired = paired and len(spreads[0]) == len(spreads[1]) > 0
-    if paired:
+    seeds = (own.of_seeds(name), other.of_seeds(name))
+    by_seed = paired and len(seeds[0]) == len(seeds[1]) > 0
+    paired = by_seed or (paired and len(spreads[0]) == len(spreads[1]) > 0)
+    if by_seed:
+        half = half_of_mean(combine(lambda a, b: b - a, *seeds))
+    elif paired:
         half = half_width(combine(lambda a, b: b - a, *spreads))
     elif name in own.intervals and name in other.intervals:
         half = math.hypot(*((high - low) / 2 for low, high in (own.intervals[name], other.intervals[name])))
