@@ -30,9 +30,10 @@ def draws_pictures(preset: Preset) -> bool:
 def check_sizes(preset: Preset) -> None:
     """Raise PresetError for a size, of the teacher or of an aspect bucket, that its autoencoder cannot do.
 
-    Pictures are refused where the teacher draws videos. It goes by the autoencoder's config, and by the published one
-    where the source is not on this machine.
+    Data of the other kind of conditions, and pictures where the teacher draws videos, are refused too. It goes by the
+    autoencoder's config, and by the published one where the source is not on this machine.
     """
+    _check_conditions(preset)
     _check_videos(preset)
     named, frames = [("data.resolutions", size) for size in preset.data.sizes_px], preset.teacher.frame_factor
     if preset.teacher.size_px is not None:
@@ -43,6 +44,17 @@ def check_sizes(preset: Preset) -> None:
             preset.teacher.check_size(width, height)
         except DataError as error:
             raise PresetError(f"{key} {width}x{height}: {error}. Pictures of this size have no latents.") from None
+
+
+def _check_conditions(preset: Preset) -> None:
+    """Raise PresetError for classes where the teacher takes prompts, and for prompts where it takes classes."""
+    classes, labels = preset.teacher.size_px is None, preset.data.cache_storage is None
+    if classes == labels:
+        return
+    takes, fitting = ("class labels", "noise, images or latents") if classes else ("prompts", "prompts or captioned")
+    raise PresetError(
+        f"data.type: the teacher takes {takes}, and this data has the other kind; set another, such as {fitting}"
+    )
 
 
 def _check_videos(preset: Preset) -> None:
@@ -65,12 +77,10 @@ def check_references(preset: Preset) -> None:
     """Raise PresetError for reference pictures that the teacher does not take, or that it needs and the data lacks."""
     fewest, most = preset.teacher.num_pictures
     if preset.data.references is not None and most == 0:
-        raise PresetError(
-            f"data.references: a {preset.teacher.type} teacher makes pictures of prompts alone; leave the key out"
-        )
+        raise PresetError("data.references: this teacher makes pictures of prompts alone; leave the key out")
     if preset.data.references is None and fewest > 0:
         raise PresetError(
-            f"a {preset.teacher.type} teacher edits pictures: name the field of the rows that says which in "
+            "this teacher edits pictures: name the field of the rows that says which in "
             "data.references, with data.type prompts or captioned"
         )
 

@@ -130,7 +130,7 @@ def test_what_does_not_go_with_pictures_is_refused_at_once(tmp_path: Path) -> No
     with pytest.raises(PresetError, match=r"set training\.micro_batch_size=1, or use --strategy ddp"):
         check_sharding(preset, sharded=True)
     other = {"teacher": tiny_flux()}
-    with pytest.raises(PresetError, match=r"data\.references: a flux teacher makes pictures of prompts alone"):
+    with pytest.raises(PresetError, match=r"data\.references: this teacher makes pictures of prompts alone"):
         check_at_once(preset.model_copy(update=other))
     (tmp_path / "edits" / "cat.png").unlink()
     with pytest.raises(DataError, match=r"the reference picture .*cat\.png of the prompt 'a red cat' is not there"):

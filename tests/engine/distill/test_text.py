@@ -230,11 +230,11 @@ def test_aspect_buckets_change_the_size_of_a_batch(tmp_path: Path) -> None:
 
 def test_classes_and_prompts_are_not_mixed_up(tmp_path: Path) -> None:
     preset = tiny("flux", tmp_path, "data={type='noise'}")
-    with pytest.raises(DataError, match="takes prompts and no class labels"):
+    with pytest.raises(PresetError, match=r"data\.type: the teacher takes prompts, and this data has the other kind"):
         distill(preset, out=tmp_path / "run", device="cpu")
     (tmp_path / "p.txt").write_text("a cat\n")
     classes = load_preset("digits-1nfe", [f"data={{type='prompts', path='{tmp_path / 'p.txt'}'}}", "training.steps=1"])
-    with pytest.raises(DataError, match="takes class labels and no prompts"):
+    with pytest.raises(PresetError, match=r"data\.type: the teacher takes class labels, .* noise, images or latents"):
         distill(classes, out=tmp_path / "run2", device="cpu")
     with pytest.raises(PresetError, match=r"training\.mixed_precision"):
         tiny("flux", tmp_path, "training.teacher_dtype='bfloat16'")

@@ -31,6 +31,24 @@ def test_sizes_that_the_autoencoder_cannot_do_are_refused_by_plan_and_check(sour
     check_sizes(load_preset("flux-4nfe", [source]))
 
 
+@pytest.mark.parametrize(
+    ("preset", "data", "message"),
+    [
+        (
+            "emoji-4nfe",
+            "noise",
+            "takes prompts, and this data has the other kind; set another, such as prom",
+        ),
+        ("emoji-4nfe", "digits", "data.type: the teacher takes prompts"),
+        ("digits-1nfe", "prompts", "data.type: the teacher takes class labels, .* such as noise"),
+    ],
+)
+def test_data_of_another_kind_than_the_teachers_is_refused(preset: str, data: str, message: str) -> None:
+    settings = [f"data.type={data}", *(["data.path=zoo:emoji"] if data == "prompts" else [])]
+    with pytest.raises(PresetError, match=message):
+        plan(load_preset(preset, settings))
+
+
 def test_the_step_is_that_of_the_sources_own_autoencoder(tmp_path: Path) -> None:
     made = run("presets", "new", "odd.toml", "--from", "flux-4nfe", "--set", "teacher.height=72", cwd=tmp_path)
     assert (made.returncode, "height 72 is not a positive multiple of 16" in made.stderr) == (1, True)
