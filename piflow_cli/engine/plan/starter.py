@@ -14,7 +14,7 @@ from piflow_cli.engine.plan.checks import draws_pictures
 from piflow_cli.engine.plan.model import described
 from piflow_cli.engine.plan.plan import plan
 from piflow_cli.errors import PresetError
-from piflow_cli.io.presets import UNSET, Whole, parse_overrides
+from piflow_cli.io.presets import UNSET, Whole, parse_overrides, preset_paths
 from piflow_cli.io.texts.names import user_path
 from piflow_cli.io.texts.toml_text import commented, toml_value
 from piflow_cli.preset import Preset, load_preset
@@ -63,7 +63,9 @@ def starter(source: str, *, name: str, teacher: str | None = None, settings: Seq
     values = given | {item.key: item.value for item in advised if item.value is not None}
     preset = load_preset(source, _as_settings(values))
     plan(preset, gpus=(1,))
-    return Starter(_text(preset, values, advised, source=source), preset.model_copy(update={"name": name}))
+    origin = preset.made_from or (preset.name if preset.name in preset_paths() else "")
+    own = {"name": name, "made_from": origin}
+    return Starter(_text(preset, values, advised, source=source), preset.model_copy(update=own))
 
 
 def _typed(settings: Sequence[str]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from piflow_cli.core.student import Student
 from piflow_cli.engine.plan.activations import Setup, kept, moments, teacher_passes
 from piflow_cli.engine.plan.model import model_facts
 from piflow_cli.preset import Preset, load_preset
-from piflow_cli.teachers import flux, flux2
+from piflow_cli.teachers import flux
+from piflow_cli.teachers.flux2 import backbone as flux2
 
 TEXT = 512
 SHALLOW = {
