@@ -4,14 +4,14 @@
 import torch
 from torch import Tensor
 
-from piflow_cli.errors import DataError
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference
 from piflow_cli.metrics.metric import Groups, Metric
+from piflow_cli.metrics.variety.groups import mean_of_groups, split_groups
 
 GROUPS = Groups(num_groups=64, group_size=8)
 
 
-def diversity(features: Tensor, groups: Tensor) -> float:
+def diversity(features: Tensor, groups: Tensor | None) -> float:
     """Mean over groups of the mean Euclidean distance between two pictures of a group.
 
     Args:
@@ -26,16 +26,7 @@ def diversity(features: Tensor, groups: Tensor) -> float:
 
     Source: ours; the pairwise distance of StarGAN v2 (arXiv 1912.01865, LPIPS) in the space that FID is taken in.
     """
-    if len(features) != len(groups):
-        raise DataError(
-            f"diversity got {len(features)} pictures but groups of {len(groups)}: pass one group a picture."
-        )
-    if not features.isfinite().all():
-        raise DataError("the detector gave features that are not finite: the pictures hold NaN or infinity.")
-    parts = [features[groups == group].double() for group in groups.unique()]  # (P, D) each
-    if not parts or min(len(part) for part in parts) < 2:
-        raise DataError("diversity needs at least 2 pictures of every prompt or class.")
-    return torch.stack([torch.pdist(part).mean() for part in parts]).mean().item()
+    return mean_of_groups([torch.pdist(part).mean() for part in split_groups(features, groups, metric="diversity")])
 
 
 def compute(
@@ -50,8 +41,6 @@ def compute(
     Raises:
         DataError: nothing says which pictures belong together.
     """
-    if labels is None:
-        raise DataError("diversity needs to know which prompt or class each picture was made for: pass its number.")
     return {"diversity": diversity(generated.features, labels)}
 
 
