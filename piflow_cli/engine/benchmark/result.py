@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from piflow_cli import __version__
@@ -108,7 +108,9 @@ def result_of(
     }
     reference = next((found for found in compared.values() if found is not None), None)
     listed = gauge.subjects.name is not None
-    protocol = protocol_of(gauge, measured.references, students) | ({"seed": list(several)} if several else {})
+    protocol = protocol_of(replace(gauge, of_rows=measured.of_rows), measured.references, students) | (
+        {"seed": list(several)} if several else {}
+    )
     return BenchmarkResult(
         rows=tuple(measured.rows),
         titles={column: panel.title(metric, heading(column)) for column, metric in columns.items()},

@@ -25,11 +25,13 @@ class Measured(NamedTuple):
         rows: in the order of the samplers.
         anchors: those that the others are compared to: each teacher's of most steps.
         references: what all were scored against, by what of pictures was read.
+        of_rows: those of them that are a teacher's row.
     """
 
     rows: list[BenchmarkRow]
     anchors: list[BenchmarkRow]
     references: Mapping[Seat, Reference]
+    of_rows: frozenset[Seat] = frozenset()
 
 
 def measure_seeds(
@@ -83,4 +85,4 @@ def measure_all(gauge: Gauge, samplers: Sequence[Sampler], on_progress: Progress
         rows[sampler] = compared(sampler, row, seen[WHOLE].features, parts=parts, known=whole)
     rows = with_gaps(rows, longest)
     in_order = [with_intervals(rows[sampler]) for sampler in samplers if sampler in rows]
-    return Measured(in_order, [anchor.row for anchor in anchors.values()], gauge.references)
+    return Measured(in_order, [anchor.row for anchor in anchors.values()], gauge.references, gauge.of_rows)

@@ -76,6 +76,14 @@ def test_differences_are_taken_seed_by_seed(student: LoadedStudent) -> None:
     assert not any(difference.paired for difference in mixed.differences)
 
 
+def test_a_teachers_row_is_the_same_reference_whatever_the_seed(student: LoadedStudent) -> None:
+    results = [measure(student, seed=seed, reference="teacher", metrics=["fid"]) for seed in (0, 1)]
+    assert [result.protocol["references"] for result in results] == [{"fid": "the teacher's row of most steps"}] * 2
+    found = compare(*(Table.model_validate_json(result.to_json()) for result in results))
+    assert list(found.differing) == ["seed"]
+    assert not any(difference.verdict == "does not compare" for difference in found.differences)
+
+
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 9])
 def test_an_interval_holds_the_mean_95_times_in_100(count: int) -> None:
     draws = torch.randn(4000, count, generator=torch.Generator().manual_seed(count), dtype=torch.float64) * 3 + 5
