@@ -15,6 +15,7 @@ ENTRIES: dict[str, dict[str, str]] = {
         "dit": "piflow_cli.teachers.dit.family:DiT",
         "flux": "piflow_cli.teachers.flux:Flux",
         "qwen_image": "piflow_cli.teachers.qwen_image:QwenImage",
+        "qwen_image_edit": "piflow_cli.teachers.qwen_image_edit.family:QwenImageEdit",
         "qwen_image_2": "piflow_cli.teachers.qwen_image_2:QwenImage2",
         "sd3": "piflow_cli.teachers.sd3:SD3",
         "z_image": "piflow_cli.teachers.z_image:ZImage",

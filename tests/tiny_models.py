@@ -18,6 +18,7 @@ from diffusers import (
 from safetensors.torch import save_file
 from sensible import sensible
 from tiny_bases import tiny_flux2, tiny_flux2_dev, tiny_sd3, tiny_wan, tiny_z_image
+from tiny_qwen_edit import tiny_qwen_edit, tiny_qwen_edit_single
 from tiny_qwen_image_2 import tiny_qwen_image_2
 from torch import Tensor, nn
 
@@ -215,6 +216,8 @@ TEACHERS = {
     "z_image": tiny_z_image,
     "flux2": tiny_flux2,
     "flux2-dev": tiny_flux2_dev,
+    "qwen_image_edit": tiny_qwen_edit,
+    "qwen_image_edit-single": tiny_qwen_edit_single,
     "wan": tiny_wan,
 }
 """A small teacher of every registered family, written into an empty folder; its settings are returned.
@@ -226,6 +229,10 @@ Where a family reads pipelines of several classes, there is one of each, named b
 def type_of(name: str) -> str:
     """The registered family of one of these."""
     return name.partition("-")[0]
+
+
+EDITING = [name for name in TEACHERS if registry.resolve("teacher", type_of(name)).num_pictures[0]]
+"""Those whose prompts are always about pictures."""
 
 
 POLICIES = {

@@ -13,7 +13,7 @@ from tiny_bases import CHATS, language_model, randomised
 from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from piflow_cli.teachers.qwen_image_2 import QwenImage2
-from piflow_cli.teachers.text.loading.processors import prompts_only
+from piflow_cli.teachers.text.loading.processors import processor_of
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for part in m.content %}{{ part.text }}{% endfor %}"
@@ -65,6 +65,6 @@ def tiny_qwen_image_2(folder: Path, **settings: Any) -> QwenImage2:
             scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
             vae=randomised(vae, seed=7, std=0.2),
             text_encoder=randomised(encoder, seed=2, std=0.3),
-            processor=prompts_only(Qwen3VLProcessor, folder / "processor"),
+            processor=processor_of(Qwen3VLProcessor, folder / "processor"),
         ).save_pretrained(folder)
     return QwenImage2(**{"source": str(folder), "width": 64, "height": 96, "max_sequence_length": 64} | settings)

@@ -20,21 +20,10 @@ from piflow_cli.data.embeddings.cache import CacheReader
 from piflow_cli.data.embeddings.codec import Storage
 from piflow_cli.data.files.pictures import CaptionedPictures, open_pictures
 from piflow_cli.data.files.prompts import PromptSet
-from piflow_cli.data.files.references import InstructionSet
-from piflow_cli.data.files.references import Prompts as RowsOfPrompts
+from piflow_cli.data.files.references import REFERENCE_SIZE, REFERENCES, InstructionSet, RowsOfPrompts
 from piflow_cli.data.latents import LatentReader, read_shard
 from piflow_cli.data.noise import draw_rows
-from piflow_cli.data.prompts import (
-    REFERENCE_SIZE,
-    REFERENCES,
-    Resolution,
-    TextRows,
-    check_space,
-    draw_size,
-    facts_of,
-    open_texts,
-    parse_resolution,
-)
+from piflow_cli.data.prompts import Resolution, TextRows, check_space, draw_size, facts_of, open_texts, parse_resolution
 from piflow_cli.data.reading import FEW_PICTURES, LeftOut, PictureBatch, PictureReader, encode_batch, plan_pictures
 from piflow_cli.data.shards.encoding import PictureSet
 from piflow_cli.data.shards.latents import check_complete, is_complete
@@ -222,6 +211,11 @@ class Captioned(Settings):
         return tuple(map(parse_resolution, self.resolutions))
 
     @property
+    def references_px(self) -> tuple[tuple[int, int] | None, ...]:
+        """One a prompt, where there are any."""
+        return () if self.references is None else (self.reference_size and parse_resolution(self.reference_size),)
+
+    @property
     def encodes_pictures(self) -> bool:
         """Whether pictures are encoded as they are drawn; latents were encoded before."""
         return self.latents is None and not self._shards()
@@ -268,10 +262,9 @@ class Captioned(Settings):
         root = encoded if encoded is not None and is_complete(encoded) else user_path(self.path)
         self.check_source()
         if shards := shards_of(root, ".safetensors"):
-            if self.references is not None:
-                raise DataError("data.references: shards of latents name no pictures; leave the key out")
-            if self.resolutions:
-                raise DataError("data.resolutions: cached latents have one size; leave the key out")
+            if self.resolutions or self.references is not None:
+                key = "resolutions: cached latents have one size" if self.resolutions else "references: they name none"
+                raise DataError(f"data.{key}; leave the key out")
             if root.is_dir():
                 check_complete(root)
             return open_latents(shards, space.latent_shape, self.cache)
@@ -288,8 +281,8 @@ class Captioned(Settings):
         root, found = user_path(self.path), self._found()
         texts: RowsOfPrompts = found.captions
         if found.references is not None:
-            size_px = parse_resolution(self.reference_size) if self.reference_size is not None else None
-            texts = InstructionSet.pack(zip(found.captions, found.references, strict=True), size_px=size_px)
+            about = zip(found.captions, found.references, strict=True)
+            texts = InstructionSet.pack(about, size_px=self.references_px[0])
         height, width = (side * space.factor for side in space.latent_shape[-2:])
         cache = None if self.latents is not None else self.cache  # of the pictures that are encoded, which may be fewer
         return PictureSet(

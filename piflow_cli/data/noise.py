@@ -55,6 +55,7 @@ class ClassData(Settings):
     cache: ClassVar[None] = None
     cache_storage: ClassVar[None] = None
     references: ClassVar[None] = None
+    references_px: ClassVar[tuple[()]] = ()
     sizes_px: ClassVar[tuple[tuple[int, int], ...]] = ()
     encodes_pictures: ClassVar[bool] = False
 

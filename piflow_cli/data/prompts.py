@@ -15,8 +15,13 @@ from piflow_cli.core.settings import Settings
 from piflow_cli.data.embeddings.cache import CacheReader, open_if_complete
 from piflow_cli.data.embeddings.codec import Storage
 from piflow_cli.data.files.prompts import PromptSet, check_prompts, find_prompt_shards, is_on_hub, read_prompts
-from piflow_cli.data.files.references import InstructionSet, read_instructions
-from piflow_cli.data.files.references import Prompts as RowsOfPrompts
+from piflow_cli.data.files.references import (
+    REFERENCE_SIZE,
+    REFERENCES,
+    InstructionSet,
+    RowsOfPrompts,
+    read_instructions,
+)
 from piflow_cli.data.noise import draw_indices, draw_rows
 from piflow_cli.errors import DataError
 from piflow_cli.io.texts.names import user_path
@@ -51,10 +56,6 @@ def _check_limit(limit: int | None) -> int | None:
 
 Resolution = Annotated[str, AfterValidator(_check_resolution)]
 Limit = Annotated[int | None, AfterValidator(_check_limit)]
-REFERENCES = Field(None, description="field of a row that names the pictures it is about, for teachers that edit")
-REFERENCE_SIZE = Field(
-    None, description="width x height that those are cut to, such as 512x512; unset: as the base's pipeline takes them"
-)
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,11 @@ class Prompts(Settings):
         """Width and height in pixels of each aspect bucket."""
         return tuple(map(parse_resolution, self.resolutions))
 
+    @property
+    def references_px(self) -> tuple[tuple[int, int] | None, ...]:
+        """One a prompt, where there are any."""
+        return () if self.references is None else (self.reference_size and parse_resolution(self.reference_size),)
+
     def prompt_facts(self) -> PromptFacts:
         """Of the prompts where they are on this machine; else `limit` says how many at most.
 
@@ -253,7 +259,7 @@ class Prompts(Settings):
         """The prompts at a path, with their reference pictures where these are asked for; errors as `open`."""
         if self.references is None:
             return read_prompts(path, column=self.column, limit=self.limit)
-        size_px = parse_resolution(self.reference_size) if self.reference_size is not None else None
+        (size_px,) = self.references_px
         return read_instructions(path, name=self.references, column=self.column, limit=self.limit, size_px=size_px)
 
     def open(self, space: Space) -> PromptSource:

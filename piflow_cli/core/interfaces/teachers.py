@@ -266,8 +266,14 @@ class TeacherFamily(Protocol):
         """What was measured of a published recipe whose teacher this is, at its size; none where it is another."""
         ...
 
-    def dummy_condition(self, module: nn.Module, batch_size: int) -> Condition:
-        """A condition of the right shapes on the module's device, its values of no meaning: work is counted with it."""
+    def dummy_condition(
+        self, module: nn.Module, batch_size: int, *, references_px: Sequence[tuple[int, int] | None] = ()
+    ) -> Condition:
+        """A condition of the right shapes on the module's device, its values of no meaning: work is counted with it.
+
+        Args:
+            references_px: width and height of the reference pictures of each prompt; None is the settings' size.
+        """
         ...
 
     def rebuild(

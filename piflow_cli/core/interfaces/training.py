@@ -86,6 +86,8 @@ class DataFamily(Protocol):
     """How cached embeddings are stored, bf16 or fp8; None for class labels."""
     references: str | None
     """Field of its rows that names reference pictures; None without any."""
+    references_px: tuple[tuple[int, int] | None, ...]
+    """Width and height of the reference pictures of a prompt that a plan reckons with; None is the teacher's size."""
     sizes_px: tuple[tuple[int, int], ...]
     """Width and height in pixels of each aspect bucket; none is the teacher's own size."""
     encodes_pictures: bool

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.embeddings.codec import Storage, read_row
-from piflow_cli.data.files.references import Prompts
+from piflow_cli.data.files.references import RowsOfPrompts
 from piflow_cli.errors import DataError
 from piflow_cli.io.bounds import MAX_SHARDS, MAX_TEXT_BYTES, MAX_WIDTH
 from piflow_cli.io.checksums import file_sha256
@@ -48,7 +48,7 @@ class CachePlan:
         shard_size: prompts a shard; a kill costs at most one shard a process.
     """
 
-    prompts: Prompts
+    prompts: RowsOfPrompts
     fingerprint: str
     storage: Storage = "fp8"
     specials: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class CachePlan:
         """Shards of the whole cache."""
         return -(-len(self.prompts) // self.shard_size)
 
-    def shard_prompts(self, shard: int) -> Prompts:
+    def shard_prompts(self, shard: int) -> RowsOfPrompts:
         """The prompts of one shard."""
         first = shard * self.shard_size
         return self.prompts.between(first, min(first + self.shard_size, len(self.prompts)))
@@ -255,7 +255,7 @@ def open_cache(folder: Path) -> CacheReader:
     return CacheReader(folder, index)
 
 
-def open_if_complete(folder: Path, prompts: Prompts) -> CacheReader | None:
+def open_if_complete(folder: Path, prompts: RowsOfPrompts) -> CacheReader | None:
     """The cache of these prompts, or None while it is not complete.
 
     Raises:

@@ -7,8 +7,10 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL.Image import Image
+from pydantic import Field
 
 from piflow_cli.core.conditions import Instruction, Prompt
 from piflow_cli.data.files.prompts import PromptSet, is_on_hub, prompt_shards, read_json_lines, text_of
@@ -20,6 +22,13 @@ from piflow_cli.io.texts.names import user_path
 NAMES = ("references", "reference")
 """Fields of a person's own prompts that name their reference pictures, the first that is there."""
 LINES = ".jsonl"
+REFERENCES: Any = Field(
+    None, min_length=1, description="field of a row that names the pictures it is about, for teachers that edit"
+)
+REFERENCE_SIZE: Any = Field(
+    None, description="width x height that those are cut to, such as 512x512; unset: as the base's pipeline takes them"
+)
+"""The two keys of data that say which pictures prompts are about, and how large they are cut."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ class InstructionSet:
         return picture.convert("RGB") if self.size_px is None else cover(picture, size_px=self.size_px, channels=3)
 
 
-Prompts = PromptSet | InstructionSet
+RowsOfPrompts = PromptSet | InstructionSet
 """Prompts by number, alone or with pictures."""
 
 

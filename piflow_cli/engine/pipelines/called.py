@@ -25,6 +25,7 @@ from piflow_cli.engine.pipelines.prompts import as_list, matched
 from piflow_cli.engine.pipelines.student import Callback
 from piflow_cli.engine.pipelines.text import Draw, TextPipeline
 from piflow_cli.teachers.text.family import TextFamily
+from piflow_cli.teachers.text.pictures import check_number
 
 NEGATIVE = "negative_"
 PICTURES = "image"
@@ -158,7 +159,8 @@ class CalledAsBase(TextPipeline):
         for i, image in enumerate(listed):
             if not isinstance(image, Image):
                 raise ValueError(f"{PICTURES}[{i}] is a {type(image).__name__}; reference pictures are of PIL")
-        return listed
+        check_number(self._space.num_pictures, [listed], name=self.student.name)
+        return tuple(image if image.mode == "RGB" else image.convert("RGB") for image in listed)
 
     def _size(self, given: Mapping[str, Any]) -> tuple[int | None, int | None]:
         """Width and height as they are asked for, or with reference pictures as the base makes them of those."""

@@ -68,6 +68,7 @@ class Setup:
 def kept(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
     """What lives from the student's forward pass to its backward pass."""
     batch, image, text = setup.micro_batch_size, facts.image_tokens, facts.condition.text_tokens
+    beside = text + facts.reference_tokens
     positions, states = image * facts.positions, 2 * preset.objective.num_intermediates
     size = compute_bytes(preset)
     channels = POLICY_COPIES * facts.policy_channels + states * facts.channels
@@ -85,13 +86,13 @@ def kept(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
     items = [
         Item(
             "what the blocks keep",
-            batch * facts.blocks * (image + text) * width,
-            f"{batch} x {facts.blocks} blocks x {image + text:,} tokens x {words}",
+            batch * facts.blocks * (image + beside) * width,
+            f"{batch} x {facts.blocks} blocks x {image + beside:,} tokens x {words}",
         ),
         Item(
             "last norm",
-            batch * image * facts.width * FINAL_NORM_BYTES,
-            f"{batch} x {image:,} image tokens x {facts.width:,} x {FINAL_NORM_BYTES} bytes",
+            batch * (image + facts.reference_tokens) * facts.width * FINAL_NORM_BYTES,
+            f"{batch} x {image + facts.reference_tokens:,} image tokens x {facts.width:,} x {FINAL_NORM_BYTES} bytes",
         ),
         Item(
             "policy, states, embeddings",
@@ -108,7 +109,8 @@ def kept(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
 
 def moments(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
     """What a step needs beyond what it keeps, one moment after another."""
-    tokens = setup.micro_batch_size * (facts.image_tokens + facts.condition.text_tokens)
+    sequence = facts.image_tokens + facts.reference_tokens + facts.condition.text_tokens
+    tokens = setup.micro_batch_size * sequence
     passes, size = teacher_passes(preset, facts), compute_bytes(preset)
     wide, mlp = _attention_bytes(preset, facts), _mlp_bytes(preset, facts)
     going = mlp + FUSED_TENSORS * facts.fused * size

@@ -16,6 +16,8 @@ CHARACTERS_A_TOKEN = 4.5
 """English prose; other text has fewer."""
 TEMPLATE_TOKENS = 5
 """What a chat template adds to a prompt and leaves in its embedding."""
+REFERENCE_BYTES = 2
+"""Of a number in the latents of reference pictures, as caches keep them."""
 ASSUMED_TOKENS = 66
 """A captioning model's prompt with its template, where the prompts are not here to be measured."""
 
@@ -29,6 +31,7 @@ class CacheEstimate:
         tokens: of a prompt as it is stored, on average.
         tokens_from: where that is from, in words.
         used: whether the preset names a cache (data.cache).
+        reference_bytes: of the latents of a prompt's reference pictures.
     """
 
     prompts: int | None
@@ -39,13 +42,14 @@ class CacheEstimate:
     storage: str
     coded_share: float
     used: bool
+    reference_bytes: int = 0
 
     @property
     def prompt_bytes(self) -> int:
         """One prompt: coded values, scales, and the pooled embedding in float32."""
         scales = SCALE_BYTES if self.storage == "fp8" else 0
         coded = self.tokens * self.width * BYTES[self.storage] * self.coded_share
-        return int(coded + self.tokens * scales + 4 * self.pooled_width)
+        return int(coded + self.tokens * scales + 4 * self.pooled_width) + self.reference_bytes
 
     @property
     def total_bytes(self) -> int | None:
@@ -57,8 +61,9 @@ class CacheEstimate:
         """How a prompt's bytes come about."""
         scales = f" + {self.tokens:.4g} x {SCALE_BYTES} of scales" if self.storage == "fp8" else ""
         pooled = f" + {self.pooled_width} x 4 pooled" if self.pooled_width else ""
+        about = f" + {self.reference_bytes:,} of reference pictures" if self.reference_bytes else ""
         number = f"{BYTES[self.storage]} byte{'s' * (BYTES[self.storage] > 1)} of {self.storage}"
-        return f"{self.tokens:.4g} tokens x {self.width:,} x {number} x {self.coded_share}{scales}{pooled}"
+        return f"{self.tokens:.4g} tokens x {self.width:,} x {number} x {self.coded_share}{scales}{pooled}{about}"
 
 
 def estimate_cache(preset: Preset, facts: ModelFacts) -> CacheEstimate | None:
@@ -102,4 +107,5 @@ def cache_of(
         storage=preset.data.cache_storage,
         coded_share=CODED_SHARE,
         used=preset.data.cache is not None,
+        reference_bytes=facts.reference_tokens * facts.positions * facts.channels * REFERENCE_BYTES,
     )

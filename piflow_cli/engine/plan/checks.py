@@ -77,11 +77,14 @@ def check_references(preset: Preset) -> None:
     """Raise PresetError for reference pictures that the teacher does not take, or that it needs and the data lacks."""
     fewest, most = preset.teacher.num_pictures
     if preset.data.references is not None and most == 0:
-        raise PresetError("data.references: this teacher makes pictures of prompts alone; leave the key out")
+        raise PresetError(
+            f"data.references: {preset.teacher.source} makes pictures of prompts alone; leave the key out, or take a "
+            "teacher that edits"
+        )
     if preset.data.references is None and fewest > 0:
         raise PresetError(
-            "this teacher edits pictures: name the field of the rows that says which in "
-            "data.references, with data.type prompts or captioned"
+            f"{preset.teacher.source} edits pictures: name the field of the rows that says which in data.references, "
+            'with data.type = "prompts" or "captioned"'
         )
 
 

@@ -38,6 +38,7 @@ class ModelFacts:
         blocks, block_parameters, outside: blocks, parameters of the largest one and of what is in none.
         positions, channels, policy_channels: latent positions a token holds, and channels of a position.
         image_tokens: of the largest picture or video that is trained on.
+        reference_tokens: of the reference pictures of a prompt.
         pixels: that a latent position stands for.
         condition: what the network takes beside the latents.
     """
@@ -59,6 +60,7 @@ class ModelFacts:
     channels: int
     policy_channels: int
     image_tokens: int
+    reference_tokens: int
     pixels: int
     condition: Conditioning
 
@@ -74,7 +76,7 @@ def model_facts(preset: Preset) -> ModelFacts:
     Raises:
         ModelError: the config cannot be had, or the adapter names layers that are not there.
     """
-    return _facts(preset.teacher, preset.policy, preset.adapter, preset.data.sizes_px)
+    return _facts(preset.teacher, preset.policy, preset.adapter, preset.data.sizes_px, preset.data.references_px)
 
 
 def described(preset: Preset) -> tuple[nn.Module, Backbone]:
@@ -90,7 +92,11 @@ def _described(teacher: Any) -> tuple[nn.Module, Backbone]:
 
 @lru_cache(maxsize=8)
 def _facts(
-    teacher: Any, policy: Any, adapter: adapters.AdapterSettings | None, sizes_px: tuple[tuple[int, int], ...]
+    teacher: Any,
+    policy: Any,
+    adapter: adapters.AdapterSettings | None,
+    sizes_px: tuple[tuple[int, int], ...],
+    references_px: tuple[tuple[int, int] | None, ...],
 ) -> ModelFacts:
     module, backbone = _described(teacher) if adapter is not None else teacher.describe()
     frozen, width = count(module.parameters()), backbone.embed_dim(module)
@@ -139,6 +145,8 @@ def _facts(
         channels=backbone.latent_channels,
         policy_channels=policy.output_channels(backbone.latent_channels),
         image_tokens=max(map(math.prod, pictures)) // backbone.layout.positions,
+        reference_tokens=sum(math.prod(teacher.latent_size(module, size)) for size in references_px)
+        // backbone.layout.positions,
         pixels=teacher.latent_factor() ** 2,
         condition=teacher.conditioning(module),
     )

@@ -71,7 +71,8 @@ def sample_flops(preset: Preset) -> SampleFlops:
     """
     sizes = preset.data.sizes_px or (None,)
     checkpointing = preset.training.gradient_checkpointing
-    return _counted(preset.teacher, preset.policy, preset.adapter, max(sizes, key=_area), checkpointing)
+    asked = (max(sizes, key=_area), preset.data.references_px)
+    return _counted(preset.teacher, preset.policy, preset.adapter, *asked, checkpointing)
 
 
 def step_flops(preset: Preset) -> int:
@@ -103,7 +104,12 @@ def _area(size: tuple[int, int] | None) -> int:
 
 @lru_cache(maxsize=4)
 def _counted(
-    teacher: Any, policy: Any, adapter: Any, size_px: tuple[int, int] | None, checkpointing: bool
+    teacher: Any,
+    policy: Any,
+    adapter: Any,
+    size_px: tuple[int, int] | None,
+    references_px: tuple[tuple[int, int] | None, ...],
+    checkpointing: bool,
 ) -> SampleFlops:
     """Counted with one block of each kind, and what another one adds times the others: blocks of a list are alike."""
     module, backbone = teacher.describe()
@@ -120,7 +126,7 @@ def _counted(
             del shallow.get_submodule(name)[blocks.get(name, 1) :]
         original = None if adapter is not None else copy.deepcopy(shallow).to("meta")
         student = Student(shallow.to("meta"), backbone=backbone, family=policy, adapter=adapter)
-        return _operations(student, original, size, teacher, checkpointing=checkpointing)
+        return _operations(student, original, size, teacher, references_px, checkpointing=checkpointing)
 
     once = count()
     more = [(depths[name] - 1) * (count(**{name: 2}) - once) for name in lists if depths[name] > 1]
@@ -129,7 +135,13 @@ def _counted(
 
 
 def _operations(
-    student: Student, original: nn.Module | None, size: tuple[int, ...], teacher: Any, *, checkpointing: bool
+    student: Student,
+    original: nn.Module | None,
+    size: tuple[int, ...],
+    teacher: Any,
+    references_px: tuple[tuple[int, int] | None, ...],
+    *,
+    checkpointing: bool,
 ) -> Tensor:
     """Operations of the student's two passes and of the teacher's one, (2,), on one sample of `size` S."""
     from torch.utils.flop_counter import FlopCounterMode
@@ -139,7 +151,8 @@ def _operations(
     if checkpointing:
         student.module.enable_gradient_checkpointing()
     x = torch.zeros(1, student.backbone.latent_channels, *size, device="meta")
-    sigma, condition = torch.ones(1, device="meta"), teacher.dummy_condition(student.module, 1)
+    sigma = torch.ones(1, device="meta")
+    condition = teacher.dummy_condition(student.module, 1, references_px=references_px)
     trained, asked = FlopCounterMode(display=False), FlopCounterMode(display=False)
     with PlacesOnHost(), trained:
         output, extra = student(x, sigma, condition)

@@ -241,7 +241,13 @@ class DiT(DiTSettings):
         """Nothing was published of memory."""
         return ()
 
-    def dummy_condition(self, module: nn.Module, batch_size: int) -> Tensor:
+    def dummy_condition(
+        self,
+        module: nn.Module,
+        batch_size: int,
+        *,
+        references_px: Sequence[Any] = (),  # noqa: ARG002
+    ) -> Tensor:
         """The first class, (B,)."""
         return torch.zeros(batch_size, dtype=torch.long, device=module.device)
 

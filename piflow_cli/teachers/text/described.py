@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from piflow_cli.core.conditions import TextCondition
+from piflow_cli.core.conditions import References, TextCondition
 from piflow_cli.core.interfaces import Advice, Backbone, CacheCase, Conditioning, MemoryCase, Part
 from piflow_cli.errors import ModelError
 from piflow_cli.io.weights import read_json
@@ -163,14 +164,29 @@ class DescribedText(TextSettings, ABC):
         same = not config_differences(expected, dict(module.config))
         return self.measured_cases.get(self.architecture, ()) if same else ()
 
-    def dummy_condition(self, module: nn.Module, batch_size: int) -> TextCondition:
+    def dummy_condition(
+        self, module: nn.Module, batch_size: int, *, references_px: Sequence[tuple[int, int] | None] = ()
+    ) -> TextCondition:
         """A condition of the longest prompts on the module's device, its values of no meaning."""
         facts, place = self.conditioning(module), {"device": module.device, "dtype": module.dtype}
         return TextCondition(
             embeds=torch.zeros(batch_size, facts.text_tokens, facts.text_width, **place),
             pooled=torch.zeros(batch_size, facts.pooled_width, **place) if facts.pooled_width else None,
             guidance=torch.ones(batch_size, device=module.device) if facts.embeds_guidance else None,
+            references=self._dummy_references(module, batch_size, references_px) if references_px else None,
         )
+
+    def _dummy_references(
+        self, module: nn.Module, batch_size: int, sizes_px: Sequence[tuple[int, int] | None]
+    ) -> References:
+        """Reference pictures of some sizes."""
+        layout, backbone = self.backbone_class.layout, self.backbone(dict(module.config))
+        down, across = layout.sides
+        latents = [self.latent_size(module, size) for size in sizes_px]  # width and height each
+        sizes = tuple((height // down, width // across) for width, height in latents)
+        tokens, values = sum(rows * columns for rows, columns in sizes), backbone.latent_channels * layout.positions
+        place = {"device": module.device, "dtype": module.dtype}
+        return References(torch.zeros(batch_size, tokens, values, **place), (sizes,) * batch_size)
 
     def base_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """A transformer's config with the output that the base has, whatever head it describes."""

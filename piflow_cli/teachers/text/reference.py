@@ -5,7 +5,7 @@ Shapes: B batch, C latent channels, H, W latent size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ def base_walk(
     shape = space.latent_shape_of(*size_px)
     noise = torch.randn((len(condition), *shape), generator=torch.Generator().manual_seed(seed)).to(space.device)
     arguments = space.base_arguments(condition) | space.base_guidance(scale) | dict(space.walk_arguments)
-    arguments |= {"image": list(pictures)} if pictures else {}
+    arguments |= space.picture_arguments(pictures) if pictures else {}
     if scale != 1 and not space.embedded_guidance:
         negative = space.base_arguments(condition.against(space.null_condition, range(len(condition))))
         arguments |= {f"negative_{name}": value for name, value in negative.items()}
@@ -86,3 +86,37 @@ def _euler_steps(pipeline: Any) -> Iterator[Any]:
         yield euler
     finally:
         pipeline.scheduler = own
+
+
+def beside(walks: Sequence[BaseWalk]) -> BaseWalk:
+    """Walks of one prompt each, as the pipeline would go them in one batch: shorter prompts are padded and masked."""
+    steps = [
+        BaseStep(parts[0].sigma, torch.cat([part.x for part in parts]), torch.cat([part.u for part in parts]))
+        for parts in zip(*(walk.steps for walk in walks), strict=True)
+    ]
+    return BaseWalk(
+        steps=tuple(steps),
+        x_0=torch.cat([walk.x_0 for walk in walks]),
+        pictures=torch.cat([walk.pictures for walk in walks]),
+        calls=tuple(_call_beside(calls) for calls in zip(*(walk.calls for walk in walks), strict=True)),
+        scale=walks[0].scale,
+    )
+
+
+def _call_beside(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Arguments of calls for one prompt each, as of one call."""
+    joined = {name: _value_beside([call[name] for call in calls]) for name in calls[0]}
+    prompts = [call["encoder_hidden_states"] for call in calls]  # each (1, T, D)
+    lengths = torch.tensor([item.shape[1] for item in prompts], device=prompts[0].device)
+    if len(lengths.unique()) > 1:
+        places = torch.arange(int(lengths.max()), device=lengths.device)
+        joined["encoder_hidden_states_mask"] = places < lengths[:, None]
+    return joined
+
+
+def _value_beside(values: Sequence[Any]) -> Any:
+    if isinstance(values[0], torch.Tensor) and len({value.shape for value in values}) == 1:
+        return torch.cat(list(values))
+    if isinstance(values[0], torch.Tensor):
+        return torch.nn.utils.rnn.pad_sequence([row for value in values for row in value], batch_first=True)
+    return [row for value in values for row in value] if isinstance(values[0], list) else values[0]

@@ -168,6 +168,10 @@ class TextSpace(BaseCalls):
         """
         raise NotImplementedError  # of families that take pictures
 
+    def picture_arguments(self, pictures: Sequence[Image]) -> dict[str, Any]:
+        """Reference pictures as arguments of the base's own pipeline."""
+        return {"image": list(pictures)}
+
     def size_about(self, pictures: Sequence[Image]) -> tuple[int, int]:  # noqa: ARG002
         """Width and height of what the base's own pipeline makes of reference pictures where nobody says it."""
         return self.size_px

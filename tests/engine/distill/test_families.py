@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from runs import assert_same, stop_at
 from safetensors.torch import load_file, save_file
-from tiny_models import TEACHERS, type_of
+from tiny_models import EDITING, TEACHERS, type_of
 from tiny_runs import SMALL_TEXT
 
 from piflow_cli import load_pipeline
@@ -28,7 +28,7 @@ from piflow_cli.io.sheets.videos import strip_size
 from piflow_cli.preset import Preset, load_preset
 
 PROMPTS = ("a red cat", "blue dog on the house", "the cat", "a photo of a house")
-PIPELINES = [name for name in TEACHERS if name != "dit"]
+PIPELINES = [name for name in TEACHERS if name != "dit" and name not in EDITING]
 FAMILIES = [name for name in PIPELINES if name == type_of(name)]
 
 

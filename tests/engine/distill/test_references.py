@@ -11,6 +11,7 @@ from runs import assert_same, stop_at
 from safetensors.torch import load_file
 from tiny_bases import tiny_flux2
 from tiny_models import tiny_flux
+from tiny_qwen_edit import tiny_qwen_edit
 from tiny_runs import SMALL_TEXT
 
 from piflow_cli.core.interfaces import TeacherFamily
@@ -30,7 +31,7 @@ ROWS = (
     {"prompt": "blue dog on the house", "references": ["hat.png", "cat.png"]},
     {"prompt": "the cat", "references": ["hat.png"]},
 )
-KINDS = {"flux2": (tiny_flux2, "flux2-klein-4nfe")}
+KINDS = {"flux2": (tiny_flux2, "flux2-klein-4nfe"), "qwen-edit": (tiny_qwen_edit, "qwen-edit-4nfe")}
 
 
 @pytest.fixture(params=KINDS)
@@ -130,8 +131,13 @@ def test_what_does_not_go_with_pictures_is_refused_at_once(tmp_path: Path) -> No
     with pytest.raises(PresetError, match=r"set training\.micro_batch_size=1, or use --strategy ddp"):
         check_sharding(preset, sharded=True)
     other = {"teacher": tiny_flux()}
-    with pytest.raises(PresetError, match=r"data\.references: this teacher makes pictures of prompts alone"):
+    with pytest.raises(PresetError, match=r"data\.references: .* makes pictures of prompts alone; leave the key out"):
         check_at_once(preset.model_copy(update=other))
+    bare = preset.data.model_copy(update={"references": None})
+    with pytest.raises(
+        PresetError, match=r"edits pictures: name the field of the rows that says which in data\.references"
+    ):
+        check_at_once(recipe("qwen-edit", tmp_path).model_copy(update={"data": bare}))
     (tmp_path / "edits" / "cat.png").unlink()
     with pytest.raises(DataError, match=r"the reference picture .*cat\.png of the prompt 'a red cat' is not there"):
         check_at_once(preset)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from text_students import text_student
-from tiny_models import TEACHERS, gmflow, type_of
+from tiny_models import EDITING, TEACHERS, gmflow, type_of
 from torch import Tensor
 
 from piflow_cli import load_pipeline
@@ -19,7 +19,7 @@ from piflow_cli.engine.pipelines.called import COPIES, CalledAsBase
 from piflow_cli.engine.students.save import save_student
 from piflow_cli.errors import DataError
 
-FAMILIES = [name for name in TEACHERS if type_of(name) not in PIPELINES]
+FAMILIES = [name for name in TEACHERS if type_of(name) not in PIPELINES and name not in EDITING]
 PROMPTS = ["a red cat", "blue dog on the house"]
 TWO_STEPS = SamplingSettings(nfe=2, total_substeps=8)
 REFUSED = {

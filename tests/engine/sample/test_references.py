@@ -11,6 +11,7 @@ from PIL import Image
 from text_students import text_student
 from tiny_bases import tiny_flux2
 from tiny_models import gmflow, tiny_flux
+from tiny_qwen_edit import tiny_qwen_edit, tiny_qwen_edit_single
 
 from piflow_cli import load_pipeline
 from piflow_cli.core.flow import generators_of, randn_like_seeded
@@ -134,3 +135,39 @@ def test_what_cannot_be_edited_is_refused_in_a_sentence(folder: Path, tmp_path: 
         assert "draws from prompts alone and takes no reference pictures (--image)" in " ".join(done.stderr.split())
     with pytest.raises(DataError, match="takes 0 to 10 reference pictures of a prompt, and 11 are given"):
         drawn(folder, *["cat"] * 11)
+
+
+def test_qwen_image_edits_pictures_that_its_encoder_sees(folder: Path, tmp_path: Path) -> None:
+    save_student(text_student(tiny_qwen_edit(tmp_path / "base"), gmflow(), sampling=TWO_STEPS), tmp_path / "student")
+    model = open_student(str(tmp_path / "student"), device="cpu", dtype="float32")
+    one = drawn(folder, "cat", model=model)
+    assert one.shape == (1, 4, 12, 20)  # as many pixels as the pipeline makes of it
+    for names in (("cat", "hat"), ("dog",)):
+        assert differ(drawn(folder, *names, model=model, width=160, height=96), one)
+    assert differ(drawn(folder, "cat", model=model, prompt="blue dog"), one)
+    pipe = load_pipeline(tmp_path / "student")
+    pipe.set_progress_bar_config(disable=True)
+    noise = randn_like_seeded((1, 4, 12, 20), generators_of([5]), "cpu")
+    image = Image.open(folder / "cat.png")
+    given = pipe(image, PROMPT, latents=noise, output_type="latent").images
+    torch.testing.assert_close(given, pipe.student.space.base_result(one), rtol=1e-4, atol=1e-4)
+    guided = {"latents": noise, "output_type": "latent", "true_cfg_scale": 2.0}
+    same = pipe(image, PROMPT, negative_prompt=PROMPT, **guided).images
+    torch.testing.assert_close(same, given, rtol=1e-4, atol=1e-4)
+    assert differ(pipe(image, PROMPT, negative_prompt="the house", **guided).images, given)
+    with pytest.raises(DataError, match="takes 1 to 8 reference pictures of a prompt, and one has 0"):
+        pipe(prompt=PROMPT)
+    done = run("sample", PROMPT, "--model", tmp_path / "student", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "takes 1 to 8 reference pictures of a prompt, and none is given: pass --image FILE" in " ".join(
+        done.stderr.split()
+    )
+
+
+def test_the_first_qwen_image_edit_takes_one_picture(folder: Path, tmp_path: Path) -> None:
+    base = tiny_qwen_edit_single(tmp_path / "base")
+    save_student(text_student(base, gmflow(), sampling=TWO_STEPS), tmp_path / "student")
+    model = open_student(str(tmp_path / "student"), device="cpu", dtype="float32")
+    assert differ(drawn(folder, "cat", model=model), drawn(folder, "dog", model=model))
+    with pytest.raises(DataError, match="takes 1 reference picture of a prompt, and 2 are given"):
+        drawn(folder, "cat", "hat", model=model)

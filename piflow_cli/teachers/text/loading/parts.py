@@ -28,7 +28,7 @@ from piflow_cli.teachers.text.loading.base import (
 from piflow_cli.teachers.text.loading.configs import build_transformer
 from piflow_cli.teachers.text.loading.encoders import check_whole, load_tokenizer, load_whole
 from piflow_cli.teachers.text.loading.float8 import UNSCALED
-from piflow_cli.teachers.text.loading.processors import prompts_only
+from piflow_cli.teachers.text.loading.processors import processor_of
 from piflow_cli.teachers.text.loading.quantization import (
     needs_gpu,
     quantization_config,
@@ -131,7 +131,10 @@ def _processors(
     """The processors among the parts that prepare prompts, by their names."""
     found = {part: base.folder / part for part in wanted if part in settings.tokenizers and part.startswith(PROCESSOR)}
     classes = {part: library_class(index[part], part=part, origin=base.folder / INDEX) for part in found}
-    return {part: _guarded(settings, partial(prompts_only, classes[part], place)) for part, place in found.items()}
+    sees = {"pictures": settings.num_pictures[1] > 0}
+    return {
+        part: _guarded(settings, partial(processor_of, classes[part], place, **sees)) for part, place in found.items()
+    }
 
 
 def _check_loaded(pipeline: DiffusionPipeline, settings: TextSettings) -> None:
