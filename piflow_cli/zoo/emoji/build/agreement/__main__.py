@@ -1,0 +1,82 @@
+"""Compare the order in which two feature networks put rows of pictures: the one that ships, and an ImageNet classifier.
+
+    python -m piflow_cli.zoo.emoji.build.agreement [--work DIR] [--json FILE]
+
+Draws rows of 1,500 pictures by students and teacher (in the work folder, once), makes some of the teacher's worse, and
+measures the Fréchet distance of each row to the real pictures in the features of both. The classifier comes from
+packages of PyPI that nothing else needs; without them nothing is drawn. Prints every row and Spearman's coefficient.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from piflow_cli.errors import PiflowError
+from piflow_cli.io.files import write_atomic
+from piflow_cli.metrics.detectors.features import mean_and_cov
+from piflow_cli.metrics.frechet.fid import fid
+from piflow_cli.zoo.emoji.build.__main__ import WORK
+from piflow_cli.zoo.emoji.build.agreement.networks import Looks, features_of, networks
+from piflow_cli.zoo.emoji.build.agreement.ranks import agreement
+from piflow_cli.zoo.emoji.build.agreement.rows import CHANGES, DRAWN, LONGEST, draw_rows, read_row
+from piflow_cli.zoo.emoji.build.data.pictures import load_data
+from piflow_cli.zoo.emoji.build.features import plain_pictures
+
+ROWS = "agreement"
+"""Folder of the drawn rows in the work folder."""
+
+
+def scores_of(network: Looks, real: Tensor, folder: Path) -> dict[str, float]:
+    """The Fréchet distance of every row to the real pictures (M, 3, 64, 64) uint8, in a network's features."""
+    mean, cov = mean_and_cov(features_of(network, real))
+    scores = {}
+    for name in (*(row.name for row in DRAWN), *CHANGES):
+        images = read_row(folder, LONGEST.name if name in CHANGES else name)
+        if name in CHANGES:
+            images = (CHANGES[name](images.float() / 255) * 255).round().to(torch.uint8)
+        scores[name] = fid(features_of(network, images), mean, cov)
+        print(f"{network.name}: {name} {scores[name]:.4g}", file=sys.stderr, flush=True)
+    return scores
+
+
+def table(scores: dict[str, dict[str, float]]) -> str:
+    """All rows by both networks, best first by the second, and their agreement over all and over the drawn ones."""
+    (first, ours), (second, others) = scores.items()
+    width = max(map(len, ours))
+    lines = [f"{'row':<{width}}  {first:>18}  {second:>18}"]
+    lines += [f"{name:<{width}}  {ours[name]:>18.4g}  {others[name]:>18.4g}" for name in sorted(others, key=others.get)]
+    drawn = [row.name for row in DRAWN]
+    for what, names in (("rows", list(ours)), ("rows that models drew", drawn)):
+        found = agreement([ours[name] for name in names], [others[name] for name in names])
+        lines.append(f"Spearman over {len(names)} {what}: {found.rho:.3f} ({found.low:.3f} to {found.high:.3f})")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Draw, measure and print; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=WORK, help=f"folder of the emoji's `data` step (default: {WORK})")
+    parser.add_argument("--json", type=Path, help="also write all scores there")
+    options = parser.parse_args(arguments)
+    work = options.work.expanduser()
+    try:
+        compared = networks()
+        pictures = load_data(work)
+        draw_rows(work / ROWS, lambda name: print(f"drawn: {name}", file=sys.stderr, flush=True))
+        real = pictures.images[plain_pictures(pictures.emoji)]
+        scores = {network.name: scores_of(network, real, work / ROWS) for network in compared}
+        if options.json is not None:
+            write_atomic(options.json, json.dumps(scores, indent=1) + "\n")
+    except PiflowError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    print(table(scores))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

