@@ -55,7 +55,30 @@ class QwenImageBackbone(TokenBackbone):
         return [*image, *block_targets(module, "transformer_blocks", TEXT_TARGETS, count=read), *TIME_TARGETS]
 
 
-class QwenImageSpace(TextSpace):
+class OneFrameSpace(TextSpace):
+    """Latents of pictures by an autoencoder of videos, whose config says their mean and standard deviation."""
+
+    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents, (1, C, 1, 1, 1) both."""
+        config = self.pipeline.vae.config
+        mean, std = (torch.tensor(v, device=device) for v in (config.latents_mean, config.latents_std))
+        return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
+
+    def to_pixels(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1], not clamped, of latents (B, C, H, W)."""
+        mean, std = self._statistics(latents.device)
+        scaled = latents.unsqueeze(2) * std + mean  # (B, C, 1, H, W)
+        vae = self.pipeline.vae
+        return vae.decode(scaled.to(vae.dtype), return_dict=False)[0][:, :, 0]
+
+    def to_latents(self, pixels: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Latents (B, C, H, W) of pictures (B, 3, H, W) in [-1, 1]."""
+        mean, std = self._statistics(pixels.device)
+        posterior = self.pipeline.vae.encode(pixels.unsqueeze(2)).latent_dist
+        return ((posterior.sample(generator).float() - mean) / std)[:, :, 0]
+
+
+class QwenImageSpace(OneFrameSpace):
     """Embeddings of a vision-language model under the pipeline's template, and latents of a video autoencoder."""
 
     embedding_arguments: ClassVar[tuple[str, ...]] = ("prompt_embeds", "prompt_embeds_mask")
@@ -76,25 +99,6 @@ class QwenImageSpace(TextSpace):
         pipeline = self.pipeline
         texts = [pipeline.prompt_template_encode.format(prompt) for prompt in prompts]
         return [len(ids) - pipeline.prompt_template_encode_start_idx for ids in pipeline.tokenizer(texts).input_ids]
-
-    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the latents, (1, C, 1, 1, 1) both."""
-        config = self.pipeline.vae.config
-        mean, std = (torch.tensor(v, device=device) for v in (config.latents_mean, config.latents_std))
-        return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
-
-    def to_pixels(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1], not clamped, of latents (B, C, H, W)."""
-        mean, std = self._statistics(latents.device)
-        scaled = latents.unsqueeze(2) * std + mean  # (B, C, 1, H, W)
-        vae = self.pipeline.vae
-        return vae.decode(scaled.to(vae.dtype), return_dict=False)[0][:, :, 0]
-
-    def to_latents(self, pixels: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Latents (B, C, H, W) of pictures (B, 3, H, W) in [-1, 1]."""
-        mean, std = self._statistics(pixels.device)
-        posterior = self.pipeline.vae.encode(pixels.unsqueeze(2)).latent_dist
-        return ((posterior.sample(generator).float() - mean) / std)[:, :, 0]
 
     def base_arguments(self, condition: TextCondition) -> dict[str, Any]:
         """Embeddings and their mask."""

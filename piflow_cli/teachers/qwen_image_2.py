@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from piflow_cli.core.conditions import TextCondition
 from piflow_cli.core.interfaces import BaseStep, BaseWalk, Conditioning, Part, PatchLayout
 from piflow_cli.errors import ModelError
+from piflow_cli.teachers.qwen_image import OneFrameSpace
 from piflow_cli.teachers.text.family import TextFamily
 from piflow_cli.teachers.text.space import TextSpace
-from piflow_cli.teachers.text.tokens import BackboneClass, TextBackbone, block_targets
+from piflow_cli.teachers.text.tokens import BackboneClass, TextBackbone, block_targets, prompts_of
 
 if TYPE_CHECKING:
     from piflow_cli.teachers.text.teacher import TextTeacher
@@ -88,15 +89,7 @@ class QwenImage2Backbone(TextBackbone):
         return given.transpose(1, 2).unflatten(2, (height, width))
 
 
-def prompts_of(condition: TextCondition) -> list[Tensor]:
-    """The embeddings of each prompt, (T, D of its own), without padding; lengths are read off where there is any."""
-    if condition.mask is None:
-        return list(condition.embeds)
-    lengths = condition.mask.sum(1).tolist()
-    return [embeds[:length] for embeds, length in zip(condition.embeds, lengths, strict=True)]
-
-
-class QwenImage2Space(TextSpace):
+class QwenImage2Space(OneFrameSpace):
     """Embeddings of a vision-language model under the pipeline's template, and latents of pictures with opacity."""
 
     embedding_arguments: ClassVar[tuple[str, ...]] = ("prompt_embeds", "prompt_embeds_mask")
@@ -124,12 +117,6 @@ class QwenImage2Space(TextSpace):
         texts = [self.pipeline.prompt_template_t2i.format(prompt or " ") for prompt in prompts]
         return [len(ids) - self.pipeline._drop_idx for ids in self.tokenizer(texts).input_ids]
 
-    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the latents, (1, C, 1, 1, 1) both."""
-        config = self.pipeline.vae.config
-        mean, std = (torch.tensor(v, device=device) for v in (config.latents_mean, config.latents_std))
-        return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
-
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1] of latents (B, C, H, W), over white where they are transparent."""
@@ -137,19 +124,9 @@ class QwenImage2Space(TextSpace):
             pictures = self.to_pixels(latents.to(self.device))
         return over_white((pictures.float() / 2 + 0.5).clamp(0, 1))
 
-    def to_pixels(self, latents: Tensor) -> Tensor:
-        """Pictures with their opacity, (B, 4, H, W) in [-1, 1], of latents (B, C, H, W)."""
-        mean, std = self._statistics(latents.device)
-        scaled = latents.unsqueeze(2) * std + mean  # (B, C, 1, H, W)
-        vae = self.pipeline.vae
-        return vae.decode(scaled.to(vae.dtype), return_dict=False)[0][:, :, 0]
-
     def to_latents(self, pixels: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Latents (B, C, H, W) of opaque pictures (B, 3, H, W) in [-1, 1]."""
-        mean, std = self._statistics(pixels.device)
-        opaque = torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1)
-        posterior = self.pipeline.vae.encode(opaque.unsqueeze(2)).latent_dist
-        return ((posterior.sample(generator).float() - mean) / std)[:, :, 0]
+        """Latents (B, C, H, W) of opaque pictures (B, 3, H, W) in [-1, 1]; `to_pixels` gives the opacity too."""
+        return super().to_latents(torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1), generator)
 
     def base_arguments(self, condition: TextCondition) -> dict[str, Any]:
         """Embeddings and their mask."""

@@ -17,7 +17,7 @@ from piflow_cli.core.conditions import TextCondition, join_conditions
 from piflow_cli.core.interfaces import Conditioning, Part, PatchLayout
 from piflow_cli.teachers.text.family import TextFamily
 from piflow_cli.teachers.text.space import TextSpace
-from piflow_cli.teachers.text.tokens import BackboneClass, TextBackbone, block_targets
+from piflow_cli.teachers.text.tokens import BackboneClass, TextBackbone, block_targets, prompts_of
 
 FINAL_LAYER = "all_final_layer.2-1"
 """The module has an end for each size of patch, by its sides in space and time; pipelines use this one."""
@@ -47,7 +47,7 @@ class ZImageBackbone(TextBackbone):
     def predict(self, module: nn.Module, x: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
         """Negated network output (B, channels, H, W) at x (B, C, H, W), sigma (B,)."""
         pictures = x.to(module.dtype).unsqueeze(2).unbind()  # of one frame each, (C, 1, H, W)
-        captions = [embeds.to(module.dtype) for embeds in captions_of(condition)]
+        captions = [embeds.to(module.dtype) for embeds in prompts_of(condition)]
         return -torch.stack(module(list(pictures), 1 - sigma, captions, return_dict=False)[0]).squeeze(2)
 
     def embed(self, module: nn.Module, sigma: Tensor, condition: TextCondition) -> Tensor:  # noqa: ARG002
@@ -57,14 +57,6 @@ class ZImageBackbone(TextBackbone):
     def lora_targets(self, module: nn.Module) -> list[str]:
         """Ours, after those of FLUX.1: all MLPs and the time embedding."""
         return [name for blocks in BLOCKS for name in block_targets(module, blocks, MLP_TARGETS)] + [*TIME_TARGETS]
-
-
-def captions_of(condition: TextCondition) -> list[Tensor]:
-    """The embeddings of each prompt, (T, D of its own), without padding; lengths are read off where there is any."""
-    if condition.mask is None:
-        return list(condition.embeds)
-    lengths = condition.mask.sum(1).tolist()
-    return [embeds[:length] for embeds, length in zip(condition.embeds, lengths, strict=True)]
 
 
 class ZImageSpace(TextSpace):
@@ -94,7 +86,7 @@ class ZImageSpace(TextSpace):
 
     def base_arguments(self, condition: TextCondition) -> dict[str, Any]:
         """A list of embeddings."""
-        return {"prompt_embeds": captions_of(condition)}
+        return {"prompt_embeds": prompts_of(condition)}
 
     def condition_of(self, arguments: Mapping[str, Any]) -> TextCondition:
         """Of such a list."""

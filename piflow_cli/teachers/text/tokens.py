@@ -109,6 +109,14 @@ def in_groups(
     return outputs[torch.cat(index).argsort()]
 
 
+def prompts_of(condition: TextCondition) -> list[Tensor]:
+    """The embeddings of each prompt, (T, D of its own), without padding; lengths are read off where there is any."""
+    if condition.mask is None:
+        return list(condition.embeds)
+    lengths = condition.mask.sum(1).tolist()
+    return [embeds[:length] for embeds, length in zip(condition.embeds, lengths, strict=True)]
+
+
 def check_sides(width: int, height: int, *, factor: int, steps: tuple[int, int]) -> None:
     """Raise DataError for a side that is no positive multiple of the autoencoder's factor times a step."""
     down, across = steps
