@@ -14,10 +14,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.core.interfaces import BaseStep, BaseWalk, Conditioning, Part, PatchLayout
+from piflow_cli.core.interfaces import BaseWalk, Conditioning, Part, PatchLayout
 from piflow_cli.errors import ModelError
 from piflow_cli.teachers.qwen_image import OneFrameSpace
 from piflow_cli.teachers.text.family import TextFamily
+from piflow_cli.teachers.text.reference import beside
 from piflow_cli.teachers.text.space import TextSpace
 from piflow_cli.teachers.text.tokens import BackboneClass, TextBackbone, block_targets, prompts_of
 
@@ -143,6 +144,10 @@ class QwenImage2Space(OneFrameSpace):
         """The scale of two passes."""
         return {"true_cfg_scale": scale}
 
+    def from_base_pictures(self, given: Tensor) -> Tensor:
+        """Over white where they are transparent."""
+        return over_white(given.float())
+
 
 def over_white(pictures: Tensor) -> Tensor:
     """Pictures (B, 3, H, W) in [0, 1] of such with opacity, (B, 4, H, W), on a white ground."""
@@ -194,17 +199,7 @@ class QwenImage2(TextFamily):
         how = {"size_px": size_px, "num_steps": num_steps, "scale": scale, "pictures": pictures}
         rows = condition.rows()
         walks = [super(QwenImage2, self).base_walk(teacher, row, seed=seed + i, **how) for i, row in enumerate(rows)]
-        steps = [
-            BaseStep(parts[0].sigma, torch.cat([p.x for p in parts]), torch.cat([p.u for p in parts]))
-            for parts in zip(*(walk.steps for walk in walks), strict=True)
-        ]
-        return BaseWalk(
-            steps=tuple(steps),
-            x_0=torch.cat([walk.x_0 for walk in walks]),
-            pictures=over_white(torch.cat([walk.pictures for walk in walks])),
-            calls=walks[0].calls,
-            scale=scale,
-        )
+        return beside(walks, calls=walks[0].calls)  # as the backbone calls it: prompt by prompt
 
     def conditioning(self, module: nn.Module) -> Conditioning:
         """Embeddings as long as their prompt."""

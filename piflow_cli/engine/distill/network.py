@@ -148,9 +148,10 @@ def build_network(
     if preset.training.compile:
         for module in {id(module): module for module in (student.module, teacher.module)}.values():
             compile_blocks(module, sharded=files is not None)
+    wrapped: nn.Module = student
     if files is None:
         keep_frozen_out(student)
-    wrapped = student if files is not None else accelerator.prepare(student)
+        wrapped = accelerator.prepare(student)
     return TrainedNetwork(student=student, wrapped=wrapped, precision=precision, sharded=files is not None)
 
 

@@ -88,8 +88,15 @@ def _euler_steps(pipeline: Any) -> Iterator[Any]:
         pipeline.scheduler = own
 
 
-def beside(walks: Sequence[BaseWalk]) -> BaseWalk:
-    """Walks of one prompt each, as the pipeline would go them in one batch: shorter prompts are padded and masked."""
+def beside(walks: Sequence[BaseWalk], *, calls: Sequence[Mapping[str, Any]] | None = None) -> BaseWalk:
+    """Walks of one prompt each, as the pipeline would go them in one batch: shorter prompts are padded and masked.
+
+    Args:
+        walks: of the prompts.
+        calls: what the network was called with; None is what it was for all prompts at once.
+    """
+    if calls is None:
+        calls = [_call_beside(parts) for parts in zip(*(walk.calls for walk in walks), strict=True)]
     steps = [
         BaseStep(parts[0].sigma, torch.cat([part.x for part in parts]), torch.cat([part.u for part in parts]))
         for parts in zip(*(walk.steps for walk in walks), strict=True)
@@ -98,7 +105,7 @@ def beside(walks: Sequence[BaseWalk]) -> BaseWalk:
         steps=tuple(steps),
         x_0=torch.cat([walk.x_0 for walk in walks]),
         pictures=torch.cat([walk.pictures for walk in walks]),
-        calls=tuple(_call_beside(calls) for calls in zip(*(walk.calls for walk in walks), strict=True)),
+        calls=tuple(calls),
         scale=walks[0].scale,
     )
 
