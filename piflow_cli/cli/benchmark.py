@@ -56,8 +56,8 @@ def command(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Prompts for text-to-image students: .txt, .jsonl (with `label` for accuracy), .parquet, a folder, or "
-            "a published set, NAME:PATH.",
+            help="Prompts for text-to-image students: .txt, .jsonl (with `label` for accuracy), .csv, .parquet, a "
+            "folder, or a published set, NAME:PATH.",
             show_default=False,
         ),
     ] = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,17 +9,14 @@ from pathlib import Path
 
 from piflow_cli.data.files.prompts import clean_text, pick_column, read_json_lines, read_prompts, text_of
 from piflow_cli.data.files.references import NAMES, names_of
+from piflow_cli.data.files.tables import read_csv_rows
 from piflow_cli.data.published.entry import read_published
 from piflow_cli.errors import DataError
-from piflow_cli.io.bounds import MAX_LIST_BYTES
-from piflow_cli.io.regular import read_text
 from piflow_cli.io.texts.names import user_path
 
 SEED = "seed"
 """The field of a JSON line, or the column of a .csv, that holds the seed of its prompt's first picture."""
 STDIN = "-"
-MAX_CELL = 1_000_000
-"""Characters in a cell of a .csv."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ def read_asked(path: str, *, what: str = "--prompts") -> list[Asked]:
         found = [Asked(entry.prompt) for entry in published[1]]
     elif path == STDIN:
         found = [Asked(line) for line in _stdin_lines()]
-    elif suffix == ".csv":
+    elif suffix == ".csv" and user_path(path).is_file():
         found = list(_csv_rows(user_path(path)))
     elif suffix == ".jsonl" and user_path(path).is_file():
         found = list(_json_rows(user_path(path)))
@@ -80,22 +76,10 @@ def _json_rows(path: Path) -> Iterator[Asked]:
 
 
 def _csv_rows(path: Path) -> Iterator[Asked]:
-    """Rows of a .csv whose first line names its columns; a cell in quotes may hold line breaks."""
-    if not path.is_file():
-        raise DataError(f"{path} does not exist. Give a file of prompts: .txt, .jsonl, .csv or .parquet.")
-    csv.field_size_limit(MAX_CELL)
-    try:
-        lines = read_text(path, encoding="utf-8-sig", max_bytes=MAX_LIST_BYTES).splitlines(keepends=True)
-        reader = csv.DictReader(lines, strict=True)
-        column = pick_column(reader.fieldnames or (), None, where=f"the first line of {path}")
-        for row in reader:
-            where = f"{path}:{reader.line_num}"
-            if text := clean_text(row[column], where=where):
-                yield Asked(text, _seed(row.get(SEED), where=where), _references(row, path, where=where))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 ({error.reason}). Save the file as UTF-8.") from None
-    except (OSError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as .csv: {error}") from None
+    for where, row in read_csv_rows(path):
+        column = pick_column(row, None, where=f"the first line of {path}")
+        if text := clean_text(row[column], where=where):
+            yield Asked(text, _seed(row.get(SEED), where=where), _references(row, path, where=where))
 
 
 def _references(row: dict[str, object], path: Path, *, where: str) -> tuple[Path, ...]:

@@ -206,7 +206,7 @@ class Prompts(Settings):
     type: Literal["prompts"] = "prompts"
     has_images: ClassVar[bool] = False
     path: str = Field(
-        description="a .txt, .jsonl or .parquet, a folder of them, zoo:NAME, or owner/name of a data set on the hub"
+        description="a .txt, .jsonl, .csv or .parquet, a folder of them, zoo:NAME, or owner/name of a set on the hub"
     )
     column: str | None = Field(None, description="field of the prompt; None takes prompt, caption or text")
     limit: Limit = Field(None, description="N takes the first N prompts, -N the last N, None all")

@@ -1,4 +1,4 @@
-"""Prompts from text files, JSON lines, parquet or a data set of the hub, packed in memory in the order of the files."""
+"""Prompts from text files, JSON lines, tables or a data set of the hub, packed in memory in the order of the files."""
 
 import hashlib
 import itertools
@@ -13,6 +13,7 @@ import numpy as np
 
 from piflow_cli.data.files.listing import training_split
 from piflow_cli.data.files.parquet import parquet_texts
+from piflow_cli.data.files.tables import read_csv_rows
 from piflow_cli.errors import DataError, MissingExtraError
 from piflow_cli.io.bounds import MAX_LINE_BYTES
 from piflow_cli.io.folders import is_visible, list_files
@@ -80,8 +81,8 @@ def read_prompts(
     """The prompts of a file, of a folder of shards sorted by name, or of a data set on the hub; blank ones are skipped.
 
     Args:
-        path: a .txt (a line a prompt), a .jsonl, a .parquet, a folder of one of these kinds, or `owner/name` on the hub
-            (split `train`, downloaded whole) where there is no such file.
+        path: a .txt (a line a prompt), a .jsonl, .csv or .parquet, a folder of one of these kinds, or `owner/name` on
+            the hub (split `train`, downloaded whole) where there is no such file.
         column: field that holds the prompt; None takes the first of `COLUMNS`.
         limit: the first N, or for a negative number the last N; None takes all.
         what: how error messages call the path.
@@ -198,6 +199,11 @@ def _json_texts(path: Path, column: str | None) -> Iterator[str]:
     return (text_of(row, column, where=where) for where, row in read_json_lines(path))
 
 
+def _csv_texts(path: Path, column: str | None) -> Iterator[str]:
+    for where, row in read_csv_rows(path):
+        yield clean_text(row[pick_column(row, column, where=f"the first line of {path}")], where=where)
+
+
 def read_parquet_column(path: Path, column: str | None) -> Iterator[str]:
     """Every text of a parquet's column, without space around it; "" for null.
 
@@ -212,7 +218,7 @@ def read_parquet_column(path: Path, column: str | None) -> Iterator[str]:
     return (clean_text(value, where=f"{path} row {row}") for row, value in enumerate(parquet_texts(path, pick)))
 
 
-READERS = {".txt": _text_lines, ".jsonl": _json_texts, ".parquet": read_parquet_column}
+READERS = {".txt": _text_lines, ".jsonl": _json_texts, ".csv": _csv_texts, ".parquet": read_parquet_column}
 
 
 def _texts(path: str, column: str | None, what: str) -> Iterator[str]:

@@ -89,8 +89,8 @@ def benchmark(
         nfe: evaluations to sample every student with; None is what each was trained for.
         h: stochasticity between segments to sample every student with; None is what each was trained for.
         samples: pictures a row; picture i shows class i % num_classes, or prompt i % the number of prompts.
-        prompts: of text-to-image students: a .txt, .jsonl (with a whole number `label`, for accuracy), .parquet, a
-            folder of these or a data set of the hub; None is the embedded list for students of the embedded teacher.
+        prompts: of text-to-image students: a .txt, .jsonl (with a whole number `label`, for accuracy), .csv, .parquet,
+            a folder of these or a data set of the hub; None is the embedded list for students of the embedded teacher.
         reference: digits, emoji, an .npz or .safetensors with statistics, a folder of pictures, or teacher, the row of
             its most steps; None is the embedded one for students of an embedded teacher, else the teacher.
         detector: digits-cnn, emoji-cnn, pixels, a folder or hub id of a vision model of transformers, or a TorchScript

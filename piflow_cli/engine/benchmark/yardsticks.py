@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
+from piflow_cli import registry
+from piflow_cli.data.files.prompts import READERS
 from piflow_cli.data.prompt_lists import PromptList, read_prompt_list
+from piflow_cli.data.published.entry import KIND
 from piflow_cli.engine.benchmark.gauge import TEACHER
 from piflow_cli.engine.benchmark.questions import Classes, Prompts, Subjects
 from piflow_cli.engine.students.load import LoadedStudent
@@ -47,8 +50,8 @@ def choose_subjects(listed: PromptList | None, students: Sequence[LoadedStudent]
         yardstick = embedded(students)
         if yardstick is None or yardstick.prompts is None:
             raise DataError(
-                "these students need prompts to be measured by: pass --prompts with a .txt, .jsonl or .parquet file, "
-                "or a folder of these"
+                f"these students need prompts to be measured by: pass --prompts with a file ({', '.join(READERS)}), a "
+                f"folder of these, or a published set ({', '.join(registry.names(KIND))})"
             )
         listed = read_prompt_list(yardstick.prompts, name=yardstick.reference)
     return Prompts(listed, first.space)

@@ -1,5 +1,6 @@
 """Prompts come out of every kind of file in order, and every fault of a file is named with its place."""
 
+import csv
 import importlib.util
 import json
 import os
@@ -33,18 +34,27 @@ def parquet(path: Path, texts: list[str | None], *, column: str = "caption") -> 
     return path
 
 
+def table(path: Path, texts: list[str], *, column: str = "prompt") -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("id", column), *enumerate(texts)])
+    return path
+
+
 def listed(prompts: PromptSet) -> list[str]:
     return [prompts[i] for i in range(len(prompts))]
 
 
-@pytest.mark.parametrize(("write", "name"), [(lines, "p.txt"), (json_lines, "p.jsonl"), (parquet, "p.parquet")])
-def test_every_kind_reads_the_same(tmp_path: Path, write: Write, name: str) -> None:
-    prompts = read_prompts(str(write(tmp_path / name, TEXTS)))
+KINDS = [(lines, "txt"), (json_lines, "jsonl"), (table, "csv"), (parquet, "parquet")]
+
+
+@pytest.mark.parametrize(("write", "suffix"), KINDS)
+def test_every_kind_reads_the_same(tmp_path: Path, write: Write, suffix: str) -> None:
+    prompts = read_prompts(str(write(tmp_path / f"p.{suffix}", TEXTS)))
     assert listed(prompts) == TEXTS
     assert prompts.digest() == PromptSet.pack(TEXTS).digest()
 
 
-@pytest.mark.parametrize(("write", "suffix"), [(lines, "txt"), (json_lines, "jsonl"), (parquet, "parquet")])
+@pytest.mark.parametrize(("write", "suffix"), KINDS)
 def test_a_folder_is_its_shards_by_name(tmp_path: Path, write: Write, suffix: str) -> None:
     write(tmp_path / f"b.{suffix}", TEXTS[2:])
     write(tmp_path / f"a.{suffix}", TEXTS[:2])
@@ -121,7 +131,11 @@ def test_there_is_no_prompt_outside(index: int) -> None:
         ("p.jsonl", b'{"text": "\\ud800"}', "p.jsonl:1, column 'text', holds a character that UTF-8 does not have"),
         ("p.parquet", b"PAR1 and no more", "p.parquet cannot be read as parquet"),
         ("p.parquet", b"", "p.parquet cannot be read as parquet"),
-        ("p.csv", b"prompt\none\n", "p.csv ends in '.csv'; prompts are read from .txt, .jsonl, .parquet"),
+        ("p.csv", b"", "p.csv has no columns"),
+        ("p.csv", b"title\none\n", "p.csv has no column 'prompt' or 'caption' or 'text'; it has 'title'"),
+        ("p.csv", b'prompt\n"one\n', "p.csv cannot be read as .csv"),
+        ("p.csv", b"prompt\nt\xffo\n", "p.csv is not UTF-8"),
+        ("p.tsv", b"prompt\none\n", "p.tsv ends in '.tsv'; prompts are read from .txt, .jsonl, .csv, .parquet"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:

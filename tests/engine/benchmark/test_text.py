@@ -237,9 +237,9 @@ def unsampled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prompts": None}, r"need prompts to be measured by: pass --prompts with a \.txt, \.jsonl or \.parquet"),
+        ({"prompts": None}, r"need prompts to be measured by: .* \(\.txt, \.jsonl, \.csv, \.parquet\)"),
         ({"prompts": "none.txt"}, r"prompts none\.txt does not exist"),
-        ({"prompts": "none.csv"}, r"prompts none\.csv does not exist"),
+        ({"prompts": "none.csv"}, r"prompts none\.csv does not exist.*\.csv, \.parquet"),
         ({"reference": None}, "pass --reference"),
     ],
 )
