@@ -57,7 +57,7 @@ def command(
         typer.Option(
             metavar="FILE",
             help="Prompts for text-to-image students: .txt, .jsonl (with `label` for accuracy), .csv, .parquet, a "
-            "folder, or a published set, NAME:PATH.",
+            "folder, or a published set, NAME or NAME:PATH.",
             show_default=False,
         ),
     ] = None,

@@ -70,7 +70,7 @@ def command(
             "--prompts",
             metavar="FILE",
             help="More prompts: a .txt, .jsonl or .csv (with `seed` and `references`, if wanted), .parquet, - for "
-            "stdin, or a published set, NAME:PATH.",
+            "stdin, or a published set, NAME or NAME:PATH.",
             show_default=False,
         ),
     ] = None,
@@ -140,7 +140,7 @@ def command(
     layout: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="As the scorer of --prompts NAME:PATH wants files: geneval, dpg, oneig, hpsv2, hpsv3."
+            metavar="NAME", help="As the scorer of --prompts NAME wants files: geneval, dpg, oneig, hpsv2, hpsv3."
         ),
     ] = None,
     grid: Annotated[
@@ -253,6 +253,10 @@ def _laid_out(layout: str, prompt_file: str | None, out: Path) -> LaidOut:
     from piflow_cli.errors import DataError
 
     found = read_published(prompt_file) if prompt_file else None
-    if found is None or found[0].name != layout:
-        raise DataError(f"--layout {layout} is of the published set of this name: pass --prompts {layout}:PATH")
-    return LaidOut(out, *found)
+    if found is None or found.published.name != layout:
+        raise DataError(
+            f"--layout {layout} is of the published set of this name: pass --prompts {layout} or {layout}:PATH"
+        )
+    if found.origin is not None:
+        console.note(f"prompts: {found.origin}")
+    return LaidOut(out, found.published, found.entries)

@@ -32,8 +32,8 @@ def read_asked(path: str, *, what: str = "--prompts") -> list[Asked]:
     """The prompts of a .txt, .jsonl, .csv or .parquet, of a folder, of a data set of the hub, or of stdin (`-`).
 
     Args:
-        path: where they are, or `NAME:PATH` of a published set; JSON lines and .csv may have a whole number `seed`, and
-            `references`, files of pictures by their names from the folder of `path` on.
+        path: where they are, or a published set, as `read_published`; JSON lines and .csv may have a whole number
+            `seed`, and `references`, files of pictures by their names from the folder of `path` on.
         what: how error messages call the path.
 
     Raises:
@@ -43,7 +43,7 @@ def read_asked(path: str, *, what: str = "--prompts") -> list[Asked]:
     suffix = Path(path).suffix
     published = read_published(path, what=what)
     if published is not None:
-        found = [Asked(entry.prompt) for entry in published[1]]
+        found = [Asked(entry.prompt) for entry in published.entries]
     elif path == STDIN:
         found = [Asked(line) for line in _stdin_lines()]
     elif suffix == ".csv" and user_path(path).is_file():

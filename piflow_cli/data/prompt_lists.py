@@ -22,11 +22,13 @@ class PromptList:
         name: what the user called the list.
         texts: N prompts, some perhaps several times.
         labels: class of each, at least 0; None where the list has none.
+        origin: where on the hub a published set was fetched from: files, repository and commit; None elsewhere.
     """
 
     name: str
     texts: PromptSet
     labels: tuple[int, ...] | None = None
+    origin: str | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -47,7 +49,7 @@ def read_prompt_list(path: str | Path, *, name: str | None = None, what: str = "
     JSON lines whose field `label` is a whole number have labels; other kinds of files have none.
 
     Args:
-        path: where they are, or `NAME:PATH` of a published set.
+        path: where they are, or `NAME`, `NAME@REVISION` or `NAME:PATH` of a published set.
         name: what to call the list; None is the path.
         what: how error messages call the path.
 
@@ -57,7 +59,12 @@ def read_prompt_list(path: str | Path, *, name: str | None = None, what: str = "
     """
     published = read_published(str(path), what=what)
     if published is not None:
-        return PromptList(name=name or str(path), texts=PromptSet.pack(entry.prompt for entry in published[1]))
+        origin = published.origin
+        return PromptList(
+            name=name or (str(path) if origin is None else f"{path} of {origin}"),
+            texts=PromptSet.pack(entry.prompt for entry in published.entries),
+            origin=None if origin is None else origin.described,
+        )
     texts = read_prompts(str(path), what=what)
     return PromptList(name=name or str(path), texts=texts, labels=_labels(str(path)))
 

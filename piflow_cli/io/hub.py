@@ -130,6 +130,30 @@ def fetch_file(repository: str, name: str, *, revision: str | None = None, local
     return Path(path)
 
 
+def fetch_dataset_files(repository: str, names: Sequence[str], *, revision: str | None = None) -> tuple[Path, str]:
+    """The local folder of a data set with some of its files, downloaded if need be, all of one commit, and the commit.
+
+    Args:
+        repository: owner/name.
+        names: the files' names in it.
+        revision: a branch, tag or commit; None is its main branch.
+
+    Raises:
+        ModelError: they cannot be had; the message has no advice.
+    """
+    import huggingface_hub
+
+    folder, commit = Path(), revision
+    for name in names:
+        try:
+            path = huggingface_hub.hf_hub_download(repository, name, repo_type="dataset", revision=commit)
+        except Exception as error:  # hub, network and gating errors share no ground class
+            raise ModelError(f"cannot get {name!r} of the data set {repository!r}: {type(error).__name__}") from error
+        folder = Path(path).parents[name.count("/")]
+        commit = folder.name  # the cache keeps a folder a commit
+    return folder, str(commit)
+
+
 def fetch_folder(
     repository: str,
     patterns: Sequence[str],

@@ -46,7 +46,7 @@ EXAMPLES = console.examples(
     ),
     (
         "by the protocol of pi-Flow's tables, its figures below",
-        "piflow benchmark --recipe paper-flux --model runs/flux-4nfe --prompts hpsv2:HPDv2/benchmark",
+        "piflow benchmark --recipe paper-flux --model runs/flux-4nfe",
     ),
     (
         "before any training: what each policy can say of a teacher at best",

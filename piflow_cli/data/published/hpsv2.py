@@ -5,11 +5,12 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from piflow_cli.data.published.entry import Entry, Layout, PublishedSet, entry_of, read_json
+from piflow_cli.data.published.entry import Entry, Layout, OnHub, PublishedSet, entry_of, read_json
 from piflow_cli.errors import DataError
 from piflow_cli.io.pictures import encoded
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
+FOLDER = "benchmark"
 
 
 def read(path: Path) -> list[Entry]:
@@ -44,4 +45,5 @@ SET = PublishedSet(
     "and photo.json",
     read=read,
     layout=Layout(pictures=(1,), files=files),
+    on_hub=OnHub("zhwang/HPDv2", tuple(f"{FOLDER}/{style}.json" for style in STYLES), FOLDER),
 )

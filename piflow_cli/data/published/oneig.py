@@ -1,12 +1,12 @@
 """OneIG-Bench (arXiv 2506.07977): six categories; four pictures of a prompt on a sheet, by category and model."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL.Image import Image
 
-from piflow_cli.data.published.entry import Entry, Layout, PublishedSet, entry_of, field, read_table
+from piflow_cli.data.published.entry import Entry, Layout, OnHub, PublishedSet, entry_of, field, listed_rows, read_table
 from piflow_cli.errors import DataError
 from piflow_cli.io.pictures import encoded, tiled
 from piflow_cli.io.texts.names import file_stem
@@ -21,26 +21,29 @@ FOLDERS = {
 }
 """Of the categories, as its scripts name them."""
 PROMPTS = ("prompt_en", "prompt_cn", "prompt")
-"""Columns of OneIG-Bench.csv and of OneIG-Bench-ZH.csv."""
+"""Columns of OneIG-Bench and of OneIG-Bench-ZH."""
 
 
 def read(path: Path) -> list[Entry]:
-    """Entries of OneIG-Bench.csv, or of its Chinese counterpart.
+    """Entries of OneIG-Bench.csv or OneIG-Bench.json, or of their Chinese counterparts.
 
     Raises:
         DataError: another table, or a category that is none.
     """
     found = []
-    reader = csv.DictReader(read_table(path).splitlines(keepends=True))
-    column = next((name for name in PROMPTS if name in (reader.fieldnames or ())), PROMPTS[0])
-    for row in reader:
-        where = f"{path}:{reader.line_num}"
+    for where, row in listed_rows(path, source=SET.source) if path.suffix.lower() == ".json" else _table(path):
         category = field(row, "category", where=where)
         if category not in FOLDERS:
             raise DataError(f"{where} has the category {category!r}; known are {', '.join(FOLDERS)}")
         place = f"{FOLDERS[category]}/{field(row, 'id', where=where)}"
+        column = next((name for name in PROMPTS if isinstance(row, dict) and name in row), PROMPTS[0])
         found.append(entry_of(field(row, column, where=where), where=where, place=place))
     return found
+
+
+def _table(path: Path) -> Iterator[tuple[str, object]]:
+    reader = csv.DictReader(read_table(path).splitlines(keepends=True))
+    yield from ((f"{path}:{reader.line_num}", row) for row in reader)
 
 
 def files(entry: Entry, pictures: Sequence[Image], model: str) -> dict[str, bytes]:
@@ -52,7 +55,9 @@ def files(entry: Entry, pictures: Sequence[Image], model: str) -> dict[str, byte
 
 SET = PublishedSet(
     name="oneig",
-    source="OneIG-Bench.csv or OneIG-Bench-ZH.csv of github.com/OneIG-Bench/OneIG-Benchmark",
+    source="OneIG-Bench.csv or OneIG-Bench-ZH.csv of github.com/OneIG-Bench/OneIG-Benchmark, or the .json of these "
+    "names of huggingface.co/datasets/OneIG-Bench/OneIG-Bench",
     read=read,
     layout=Layout(pictures=(4, 1), files=files),
+    on_hub=OnHub("OneIG-Bench/OneIG-Bench", ("OneIG-Bench.json",), "OneIG-Bench.json"),
 )

@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from piflow_cli.data.published.entry import Entry, PublishedSet, entry_of, field, read_table
+from piflow_cli.data.published.entry import Entry, OnHub, PublishedSet, entry_of, field, read_table
 
 
 def read(path: Path) -> list[Entry]:
@@ -16,4 +16,9 @@ def read(path: Path) -> list[Entry]:
     return found
 
 
-SET = PublishedSet(name="parti", source="PartiPrompts.tsv of github.com/google-research/parti", read=read)
+SET = PublishedSet(
+    name="parti",
+    source="PartiPrompts.tsv of github.com/google-research/parti",
+    read=read,
+    on_hub=OnHub("nateraw/parti-prompts", ("PartiPrompts.tsv",), "PartiPrompts.tsv"),
+)

@@ -28,6 +28,8 @@ class Subjects(Protocol):
 
     name: str | None
     """What the user called the list of prompts, None for classes."""
+    origin: str | None
+    """Where on the hub a published set of prompts was fetched from, None elsewhere."""
     labels: Tensor | None
     """Class of each, (K,), None where nothing says it."""
 
@@ -101,7 +103,7 @@ class Classes:
 
     count: int
 
-    name = None
+    name = origin = None
 
     def __len__(self) -> int:
         return self.count
@@ -150,6 +152,11 @@ class Prompts:
     def name(self) -> str:
         """As the list."""
         return self.listed.name
+
+    @property
+    def origin(self) -> str | None:
+        """As the list."""
+        return self.listed.origin
 
     @property
     def labels(self) -> Tensor | None:

@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
+from hub_cache import COMMIT, cached_dataset
 
 from piflow_cli import registry
 from piflow_cli.data.asked import Asked, read_asked
 from piflow_cli.data.prompt_lists import read_prompt_list
 from piflow_cli.data.published.entry import KIND, Entry, PublishedSet, read_published
+from piflow_cli.data.published.hpsv3 import CATEGORIES
 from piflow_cli.errors import DataError
 
 METADATA = [
@@ -89,7 +92,10 @@ def test_every_set_is_read_in_its_order(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", registry.names(KIND))
 def test_every_set_says_where_it_is_published(name: str, tmp_path: Path) -> None:
-    source = registry.resolve(KIND, name).source
+    published = registry.resolve(KIND, name)
+    source, where = published.source, "is not fetched" if published.on_hub is None else f"--local-dir .* {name}:"
+    with pytest.raises(DataError, match=where):
+        read_published(name)
     for spec in (name, f"{name}:", f"{name}:{tmp_path / 'none'}"):
         with pytest.raises(DataError) as told:
             read_published(spec)
@@ -131,3 +137,88 @@ def test_chinese_prompts_of_oneig_are_those_of_its_other_table(tmp_path: Path) -
     found = read_published(f"oneig:{tmp_path / 'o.csv'}")
     assert found is not None
     assert found[1] == [Entry("一只猫", "multilingualism/001")]
+
+
+def publish_on_hub(name: str, snapshot: Path) -> list[Entry]:
+    """The files of a set's repository, in short, and what they say."""
+    if name == "hpsv3":
+        (snapshot / "benchmark").mkdir()
+        for category in reversed(CATEGORIES):
+            rows = [{"category": category, "image_file": "images/a1.jpg", "caption": f"{category} of a kind"}]
+            (snapshot / "benchmark" / f"benchmark_{category}.json").write_text(json.dumps(rows))
+        return [Entry(f"{category} of a kind", f"{category}/a1") for category in CATEGORIES]
+    if name == "oneig":
+        rows = [
+            {"category": "Portrait", "id": "000", "prompt_en": "a man, old", "type": "NP", "class": "None"},
+            {"category": "Knowledge_Reasoning", "id": "012", "prompt_en": "a map", "prompt_length": "short"},
+        ]
+        (snapshot / "OneIG-Bench.json").write_text(json.dumps(rows))
+    elif name == "parti":
+        publish(name, snapshot).rename(snapshot / "PartiPrompts.tsv")
+    else:
+        publish(name, snapshot / "benchmark")
+    return EXPECTED[name]
+
+
+ON_HUB = [name for name in registry.names(KIND) if registry.resolve(KIND, name).on_hub is not None]
+
+
+def test_sets_of_the_hub_are_those_whose_files_are_there() -> None:
+    assert ON_HUB == ["hpsv2", "hpsv3", "oneig", "parti"]
+
+
+@pytest.mark.parametrize("name", ON_HUB)
+def test_a_set_without_a_path_is_the_hubs_and_says_its_commit(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    hub = registry.resolve(KIND, name).on_hub
+    entries = publish_on_hub(name, cached_dataset(tmp_path, hub.repository))
+    found = read_published(name)
+    assert found is not None
+    assert found.entries == entries
+    assert found.origin is not None
+    assert (found.origin.repository, found.origin.names, found.origin.commit) == (hub.repository, hub.names, COMMIT)
+    listed = read_prompt_list(name)
+    assert list(listed.texts) == [entry.prompt for entry in entries]
+    assert listed.name == f"{name} of {hub.repository} at {COMMIT[:12]}"
+    assert listed.origin is not None
+    assert listed.origin.endswith(f" of {hub.repository} at {COMMIT}")
+    assert all(file in listed.origin for file in hub.names)
+    assert read_asked(name) == [Asked(entry.prompt) for entry in entries]
+
+
+def test_a_revision_is_a_branch_or_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    publish("parti", cached_dataset(tmp_path, "nateraw/parti-prompts")).rename(
+        cached_dataset(tmp_path, "nateraw/parti-prompts") / "PartiPrompts.tsv"
+    )
+    older = cached_dataset(tmp_path, "nateraw/parti-prompts", commit="f" * 40, branch="older")
+    (older / "PartiPrompts.tsv").write_text("Prompt\tCategory\na fox\tAnimals\n")
+    for revision in ("older", "f" * 40):
+        found = read_published(f"parti@{revision}")
+        assert found is not None
+        assert found.entries == [Entry("a fox")]
+        assert found.origin is not None
+        assert found.origin.commit == "f" * 40
+    assert read_published("parti")[1] == EXPECTED["parti"]
+    with pytest.raises(DataError, match=r"parti@none: cannot get .*hf download nateraw/parti-prompts .*--repo-type"):
+        read_published("parti@none")
+    with pytest.raises(DataError, match=r"parti@main:x: write --prompts parti:PATH with PartiPrompts\.tsv"):
+        read_published("parti@main:x")
+
+
+def test_files_of_a_set_are_all_of_one_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    folder = publish("hpsv2", cached_dataset(tmp_path, "zhwang/HPDv2") / "benchmark")
+    publish("hpsv2", cached_dataset(tmp_path, "zhwang/HPDv2", commit="e" * 40, branch="other") / "benchmark")
+    (folder / "photo.json").unlink()
+    with pytest.raises(DataError, match=r"cannot get 'benchmark/photo\.json' of the data set 'zhwang/HPDv2'"):
+        read_published("hpsv2")
+
+
+def test_a_folder_of_hpsv3_without_a_category_is_refused(tmp_path: Path) -> None:
+    publish_on_hub("hpsv3", tmp_path)
+    (tmp_path / "benchmark" / "benchmark_Natural Scenery.json").unlink()
+    with pytest.raises(DataError, match=r"has no benchmark_Natural Scenery\.json; hpsv3 is"):
+        read_published(f"hpsv3:{tmp_path / 'benchmark'}")

@@ -128,7 +128,7 @@ def test_what_measures_pictures_takes_no_videos(student: LoadedStudent, tmp_path
     with pytest.raises(DataError, match="draws videos of 5 frames, and all metrics are of pictures"):
         benchmark(metrics=["fid"], models=[student], samples=2)
     (tmp_path / "prompts.jsonl").write_text('{"tag": "x", "prompt": "a red cat"}\n')
-    laid_out = LaidOut(tmp_path / "out", *read_published(f"geneval:{tmp_path / 'prompts.jsonl'}"))
+    laid_out = LaidOut(tmp_path / "out", *read_published(f"geneval:{tmp_path / 'prompts.jsonl'}")[:2])
     with pytest.raises(DataError, match="takes pictures, and videos of 5 frames are asked for: pass --frames 1"):
         laid_out.expect(prepare(["a red cat"], model=student, num_images=4))
 

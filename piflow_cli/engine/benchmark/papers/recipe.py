@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
-from piflow_cli import registry
 from piflow_cli.engine.benchmark.gauge import TEACHER
 from piflow_cli.engine.benchmark.result import BenchmarkResult, Published
 from piflow_cli.errors import DataError
 from piflow_cli.metrics.detectors.torchscript import INCEPTION_NAME, INCEPTION_URL
+
+SET_NAME = re.compile(r"[^:@ ]*")
+"""Of a list of prompts, what stands before a path, a revision or where it was fetched from."""
 
 
 class Options(TypedDict):
@@ -65,17 +68,14 @@ class Recipe:
         """The options of a benchmark: what was given, else the paper's.
 
         Raises:
-            DataError: no prompts or no reference, which nobody but the user has.
+            DataError: no reference, which nobody but the user has.
         """
-        if self.prompts is not None and prompts is None:
-            source = registry.resolve("prompts", self.prompts).source
-            raise DataError(f"{self.name} needs --prompts {self.prompts}:PATH, the path being of {source}")
         if reference is None and self.reference is None:
             raise DataError(f"{self.name} compares to {self.reference_is}: pass it as --reference")
         return {
             "metrics": metrics or self.metrics,
             "samples": self.samples if samples is None else samples,
-            "prompts": prompts,
+            "prompts": prompts or self.prompts,
             "reference": reference or self.reference or TEACHER,
             "detector": detector or INCEPTION_URL,
             "teacher_steps": self.teacher_steps if teacher_steps is None else teacher_steps,
@@ -90,7 +90,7 @@ class Recipe:
         found = []
         if result.samples != self.samples:
             found.append(f"{result.samples} pictures a row, not {self.samples}")
-        if self.prompts is not None and not (result.prompts or "").startswith(f"{self.prompts}:"):
+        if self.prompts is not None and SET_NAME.match(result.prompts or "")[0] != self.prompts:
             found.append(f"prompts {result.prompts}, not {self.prompts}")
         if (
             self.prompts is not None

@@ -28,11 +28,12 @@ DERIVED = {
     "whole_error": "lower",
 }
 """What rows say besides scores, and which direction is better."""
-HARMLESS = ("seed", "guidance", "dtype", "versions")
-"""Parts that may differ between numbers that compare: it is what differs that one may want to know."""
+HARMLESS = ("seed", "prompts", "guidance", "dtype", "versions")
+"""Parts that may differ between numbers that compare: it is what differs that one may want to know. What prompts say is
+a part of its own."""
 BY_NAME = ("detectors", "references", "groups")
 """Parts with an entry for each model or metric, of which those that only one table has say nothing of the others."""
-AFTER_THE_NOISE = ("guidance", "dtype", "versions", "pictures", *BY_NAME)
+AFTER_THE_NOISE = ("prompts", "guidance", "dtype", "versions", "pictures", *BY_NAME)
 """Parts that leave picture i its noise and its prompt."""
 
 

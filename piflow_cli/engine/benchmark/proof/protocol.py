@@ -1,7 +1,8 @@
 """The protocol of a benchmark: all that its numbers depend on and that is no row's own, by name, and a hash of it.
 
 What changes nothing but the order of sums is left out: threads, processes, the device and the size of batches. So are
-places: a model, a list of prompts or a reference is known by its content.
+places: a model, a list of prompts or a reference is known by its content; of a published set that was fetched from the
+hub, the commit is said besides.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def protocol_of(
         "samples": gauge.samples,
         "seed": gauge.seed,
         "asked for": gauge.subjects.digest(min(gauge.samples, len(gauge.subjects))),
+        **({} if gauge.subjects.origin is None else {"prompts": gauge.subjects.origin}),
         what: [str(value) for value in values],
         "pictures": "256 levels, as in a saved file",
         "guidance": _distinct(_guidance(student) for student in students),

@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 import torch
+from hub_cache import COMMIT, cached_dataset
 from PIL import Image
 from text_students import text_student
 from tiny_detector import save_detector
@@ -16,6 +18,7 @@ from tiny_models import gmflow, student_of, tiny_flux
 
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.engine.benchmark.benchmark import benchmark
+from piflow_cli.engine.benchmark.proof.compare import compare, read_table
 from piflow_cli.engine.benchmark.result import BenchmarkResult
 from piflow_cli.engine.students.load import LoadedStudent, load_student
 from piflow_cli.engine.students.save import save_student
@@ -99,3 +102,25 @@ def test_prompts_are_known_by_what_they_say(tmp_path: Path) -> None:
     assert one == same
     assert one != other
     assert one.startswith("2 prompts ")
+
+
+def test_a_set_of_the_hub_is_said_with_its_commit_and_compares_with_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    copy = cached_dataset(tmp_path / "hub", "nateraw/parti-prompts") / "PartiPrompts.tsv"
+    copy.write_text("Prompt\tCategory\na cat\tAnimals\na dog\tAnimals\n")
+    stored = text_student(tiny_flux(), gmflow(), sampling=SamplingSettings(nfe=1, shift=3.2, total_substeps=16))
+    save_student(stored, tmp_path / "student")
+    student = load_student(str(tmp_path / "student"))
+    options = {"detector": "pixels", "samples": 20, "metrics": ["vendi"], "intervals": 10}
+    fetched, local = (measure(student, prompts=spec, **options) for spec in ("parti", f"parti:{copy}"))
+    assert fetched.prompts == f"parti of nateraw/parti-prompts at {COMMIT[:12]}"
+    assert fetched.protocol["prompts"] == f"PartiPrompts.tsv of nateraw/parti-prompts at {COMMIT}"
+    assert "prompts" not in local.protocol
+    assert fetched.fingerprint != local.fingerprint
+    for name, result in (("a", fetched), ("b", local)):
+        (tmp_path / f"{name}.json").write_text(result.to_json())
+    found = compare(read_table(tmp_path / "a.json"), read_table(tmp_path / "b.json"))
+    assert set(found.differing) == {"prompts"}
+    assert [(d.name, d.paired, d.verdict) for d in found.differences] == [("vendi", True, "within noise")]
