@@ -63,6 +63,7 @@ ENTRIES: dict[str, dict[str, str]] = {
         "clip-score": "piflow_cli.metrics.prompted.clip_score:METRIC",
         "pickscore": "piflow_cli.metrics.prompted.pickscore:METRIC",
         "hpsv2": "piflow_cli.metrics.prompted.hpsv2:METRIC",
+        "hpsv3": "piflow_cli.metrics.prompted.hpsv3:METRIC",
         "vqa-score": "piflow_cli.metrics.prompted.vqa_score:METRIC",
         "dino-diversity": "piflow_cli.metrics.variety.dino_diversity:METRIC",
     },

@@ -1,10 +1,22 @@
 """Models of random weights that judge pictures by prompts, of the published classes, in folders as the hub has them."""
 
+import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tiny_models import PARITY
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel, LlavaConfig, LlavaForConditionalGeneration
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
+)
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava.processing_llava import LlavaProcessor
 
@@ -58,4 +70,64 @@ def save_llava(folder: Path, *, template: str | None = CHAT) -> Path:
         num_additional_image_tokens=1,
         chat_template=template,
     ).save_pretrained(folder)
+    return folder
+
+
+QWEN2_VL = {
+    "model_type": "qwen2_vl",
+    "architectures": ["Qwen2VLForConditionalGeneration"],
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
+    "tie_word_embeddings": False,
+    "vision_config": {
+        "depth": 1,
+        "embed_dim": 16,
+        "hidden_size": 16,
+        "num_heads": 2,
+        "mlp_ratio": 2,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    },
+}
+"""A config.json in the form of Qwen2-VL's, whose text model lies flat in it."""
+SPARE = 20
+"""Rows of the base's embedding that its tokenizer has no token for."""
+
+
+def save_qwen2_vl(folder: Path) -> Path:
+    """What HPSv3 takes of its base: configuration, tokenizer, and how pictures are prepared; no weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(PARITY / "e2e_qwen" / "pipeline" / "tokenizer")
+    tokenizer.save_pretrained(folder)
+    token = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
+    ids = {key: tokenizer.convert_tokens_to_ids(text) for key, text in token.items()}
+    ids |= {"bos_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.pad_token_id}
+    config = QWEN2_VL | ids | {"vocab_size": len(tokenizer) + SPARE}
+    (folder / "config.json").write_text(json.dumps(config))
+    Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=28 * 28 * 16384).save_pretrained(folder)
+    return folder
+
+
+def save_hpsv3(folder: Path, base: Path) -> Path:
+    """HPSv3.safetensors alone, by the names it was published with: one row a token and one for the reward's."""
+    torch.manual_seed(SEED)
+    config = AutoConfig.from_pretrained(base)
+    config.text_config.vocab_size -= SPARE - 1
+    network = Qwen2VLForConditionalGeneration(config)
+    head = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Dropout(0.05), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 2))
+    weights = dict(network.state_dict()) | head.state_dict(prefix="rm_head.")
+    weights = {name: torch.randn_like(tensor) * 0.3 for name, tensor in weights.items()}
+    published = {
+        name.replace("model.language_model.", "model.").replace("model.visual.", "visual."): tensor.contiguous()
+        for name, tensor in weights.items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(published, folder / "HPSv3.safetensors")
     return folder
