@@ -4,35 +4,43 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
-from piflow_cli.core.interfaces import Teacher, TeacherFamily
+from piflow_cli.core.interfaces import Space, Teacher, TeacherFamily
 
 Key = tuple[str, str, torch.device, torch.dtype]
 
 
 class Bases:
-    """Loaded teachers, by their settings, device and precision; each is read once, and lives as long as this does."""
+    """Loaded teachers, by their settings, device and precision; each is read once, and lives as long as this does.
+
+    Spaces of quantised ones, which are read for each student, live as long as any of these does.
+    """
 
     def __init__(self) -> None:
         self._loaded: dict[Key, Teacher] = {}
+        self._spaces: WeakValueDictionary[Key, Space] = WeakValueDictionary()
 
     def teacher(self, family: TeacherFamily, *, device: torch.device | str, dtype: torch.dtype) -> Teacher:
         """A teacher whose module may be changed: its weights are those of the others, what is put into it is its own.
 
-        A base that is quantised or moved by hooks is loaded anew; text encoders and autoencoder are those of the whole
-        one, where that is here.
+        A base that is quantised or moved by hooks is loaded anew; text encoders and autoencoder, which no quantisation
+        changes, are those of any other way to hold it that is here and moved by none.
 
         Raises: as `TeacherFamily.load`.
         """
         key: Key = (family.type, family.model_dump_json(), torch.device(device), dtype)
         if key not in self._loaded:
-            whole = self._loaded.get(_whole_key(key, family)) if family.quantization != "none" else None
-            loaded = family.load(device=device, dtype=dtype, encoders=whole is None)
-            loaded = loaded if whole is None else replace(loaded, space=whole.space)
-            if not _is_plain(loaded.module):
+            whole = key if family.quantization == "none" else _whole_key(key, family)
+            space = self._spaces.get(whole)
+            loaded = family.load(device=device, dtype=dtype, encoders=space is None)
+            loaded = loaded if space is None else replace(loaded, space=space)
+            if not _is_moved(loaded.module):
+                self._spaces[whole] = loaded.space
+            if _is_moved(loaded.module) or not _is_plain(loaded.module):
                 return loaded
             self._loaded[key] = loaded
         first = self._loaded[key]
@@ -50,6 +58,10 @@ def shared_copy(module: nn.Module) -> nn.Module:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether all weights are plain floating-point ones, and no part is moved by accelerate's hooks."""
-    plain = all(type(p) in (Tensor, nn.Parameter) and p.is_floating_point() for p in module.parameters())
-    return plain and not any("_hf_hook" in vars(part) for part in module.modules())
+    """Whether all weights are plain floating-point ones."""
+    return all(type(p) in (Tensor, nn.Parameter) and p.is_floating_point() for p in module.parameters())
+
+
+def _is_moved(module: nn.Module) -> bool:
+    """Whether any part is moved by accelerate's hooks."""
+    return any("_hf_hook" in vars(part) for part in module.modules())

@@ -1,6 +1,8 @@
 """Quantised bases in a benchmark: a row each, compared with the whole one's from the same noise; refused early."""
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from piflow_cli.errors import DataError, DeviceError, MissingExtraError, ModelEr
 from piflow_cli.metrics.detectors.pixels import PixelDetector
 from piflow_cli.metrics.intervals.jackknife import half_width
 from piflow_cli.metrics.paired import paired_error
-from piflow_cli.teachers.text.loading import quantization
+from piflow_cli.teachers.text.loading import encoders, parts, quantization
 
 SAMPLES = 12
 TEACHERS = {"flux": tiny_flux, "qwen": tiny_qwen}
@@ -130,6 +132,36 @@ def test_encoders_are_there_once(student: str, way: str) -> None:
     assert [each.quantization for each in opened] == ["none", way]
     alone = open_student(student, quantization=way, device="cpu", dtype="float32", bases=Bases())
     assert alone.space.encodes
+
+
+@pytest.mark.parametrize("ways", [["none", "torchao-int8"], ["torchao-int8", "torchao-fp8"]])
+def test_encoders_are_read_once_for_all_ways_and_the_teacher(
+    student: str, ways: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torchao")
+    read: list[str] = []
+
+    def load_whole(part_class: type, *, folder: Path, **options: Any) -> torch.nn.Module:
+        read.append(folder.name)
+        return encoders.load_whole(part_class, folder=folder, **options)
+
+    monkeypatch.setattr(parts, "load_whole", load_whole)
+    result = measure(student, quantize=ways)
+    assert [row.quantization for row in result.rows] == [*ways, "none", "none"]
+    assert sorted(name for name in read if name != "vae") == ["text_encoder", "text_encoder_2"]
+    alone = measure(student, quantize=ways[1:])
+    assert alone.rows[0].scores == result.rows[1].scores
+
+
+@ONE_WAY
+def test_a_quantised_base_is_freed_with_the_last_student_on_it(student: str, way: str) -> None:
+    bases = Bases()
+    opened = open_student(student, quantization=way, device="cpu", dtype="float32", bases=bases)
+    space = weakref.ref(opened.space)
+    assert open_student(student, quantization=way, device="cpu", dtype="float32", bases=bases).space is space()
+    del opened
+    gc.collect()
+    assert space() is None
 
 
 def test_ways_that_cannot_be_are_refused_before_anything_is_loaded(
