@@ -186,9 +186,7 @@ def command(
             album=album,
             cache=None if no_cache else RowCache(),
             together=together,
-            on_progress=lambda done, total, what: line.update(
-                done, total, f"{what}  {countdown.left(done, total)} left"
-            ),
+            on_progress=lambda done, total, what: line.update(done, total, countdown.words(what, done, total)),
             **chosen,
             **asked,
         )
@@ -244,9 +242,7 @@ def _limit(
         found = limits_of(
             source,
             **options,
-            on_progress=lambda done, total, what: line.update(
-                done, total, f"{what}  {countdown.left(done, total)} left"
-            ),
+            on_progress=lambda done, total, what: line.update(done, total, countdown.words(what, done, total)),
         )
     if not _only_json(found.to_json(), json_file):
         print_limits(found)

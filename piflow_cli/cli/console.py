@@ -215,15 +215,25 @@ def progress(*, shown: bool = True) -> Iterator[ProgressLine]:
 class Countdown:
     """Time left of a job whose progress is even.
 
-    Starts when made; the first part, which pays for warming up, counts as much as the others.
+    What came before it begins, such as loading models, and what was done by then, such as by an earlier run, say
+    nothing of its pace.
     """
 
     def __init__(self) -> None:
-        self._start = time.monotonic()
+        self._begun: tuple[float, float] | None = None
 
-    def left(self, done: float, total: float) -> str:
-        """Words for the time left after `done` of `total`."""
-        return duration((time.monotonic() - self._start) * (total - done) / done) if done else "?"
+    def begin(self, done: float = 0) -> None:
+        """The job begins now, with so much of it done; without this, with its first report."""
+        self._begun = time.monotonic(), done
+
+    def words(self, what: str, done: float, total: float) -> str:
+        """What is being done and the time left after `done` of `total`, where something says how long it takes."""
+        if self._begun is None:
+            self.begin(done)
+        start, already = self._begun
+        if done <= already:
+            return what
+        return f"{what}  {duration((time.monotonic() - start) * (total - done) / (done - already))} left"
 
 
 def explain(error: BaseException) -> str:

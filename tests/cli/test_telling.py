@@ -75,3 +75,36 @@ def test_the_first_lines_say_who_trains_what_on_how_much(tmp_path: Path) -> None
     assert re.search(
         r"^time       about \d+s for the 1 steps to come, at [\d.]+ (images/s|s/image)$", ended.stderr, re.M
     )
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What time it is, in a list that a test changes."""
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_time_left_is_reckoned_from_where_the_job_begins(clock: list[float]) -> None:
+    countdown = console.Countdown()
+    clock[0] += 60  # loading
+    assert countdown.words("a row", 0, 40) == "a row"
+    clock[0] += 5
+    assert countdown.words("a row", 10, 40) == "a row  15s left"
+    clock[0] += 5
+    assert countdown.words("another", 20, 40) == "another  10s left"
+    assert countdown.words("another", 40, 40) == "another  0s left"
+
+
+def test_what_an_earlier_run_did_says_nothing_of_the_pace(clock: list[float]) -> None:
+    countdown = console.Countdown()
+    assert countdown.words("prompts", 900, 1000) == "prompts"
+    clock[0] += 10
+    assert countdown.words("prompts", 950, 1000) == "prompts  10s left"
+
+
+def test_a_job_that_begins_before_its_first_report_has_its_time_at_once(clock: list[float]) -> None:
+    countdown = console.Countdown()
+    countdown.begin()
+    clock[0] += 8
+    assert countdown.words("1/4 evaluations", 1, 4) == "1/4 evaluations  24s left"

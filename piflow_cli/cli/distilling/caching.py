@@ -58,7 +58,7 @@ def _fill(load: Callable[[], Any], together: Together, what: str) -> Any:
         encoder = together.each_does(load)
         return encoder.fill(
             on_progress=lambda done, total: line.update(
-                done, total, f"{done}/{total} {what} encoded  {countdown.left(done, total)} left", then=doing
+                done, total, countdown.words(f"{done}/{total} {what} encoded", done, total), then=doing
             ),
         )
 

@@ -82,10 +82,9 @@ def _telling(warnings: list[str], together: Together) -> Iterator[Callable[[int,
     for warning in warnings if together.is_main else ():
         console.warn(warning)
     countdown = console.Countdown()
+    countdown.begin()
     with console.progress(shown=together.is_main) as line:
-        yield lambda done, total: line.update(
-            done, total, f"{done}/{total} evaluations  {countdown.left(done, total)} left"
-        )
+        yield lambda done, total: line.update(done, total, countdown.words(f"{done}/{total} evaluations", done, total))
 
 
 def _facts(result: SampleResult) -> dict[str, object]:

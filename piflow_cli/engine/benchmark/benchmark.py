@@ -111,7 +111,7 @@ def benchmark(
         album: keeps the first pictures of every row, those that the main process draws.
         together: processes that measure together, as `joined` yields them, each drawing whole batches in turn; all of
             them return the result. None is this process alone.
-        on_progress: called after each batch.
+        on_progress: called when the first batch begins, and after each.
 
     Raises:
         DataError: a number out of range; prompts, a reference or a detector that are missing or do not fit.

@@ -63,7 +63,10 @@ def measure_all(gauge: Gauge, samplers: Sequence[Sampler], on_progress: Progress
     anchors: dict[str, Anchor] = {}
     rows: dict[Sampler, BenchmarkRow] = {}
     whole: dict[Key, Whole] = {}
-    for sampler in [*longest.values(), *(s for s in samplers if s not in longest.values())]:
+    in_turn = [*longest.values(), *(s for s in samplers if s not in longest.values())]
+    if on_progress is not None and in_turn:
+        on_progress(0, max(1, total), in_turn[0].title)
+    for sampler in in_turn:
 
         def advance(pictures: int, sampler: Sampler = sampler) -> None:
             nonlocal done
