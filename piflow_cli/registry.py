@@ -64,6 +64,7 @@ ENTRIES: dict[str, dict[str, str]] = {
         "pickscore": "piflow_cli.metrics.prompted.pickscore:METRIC",
         "hpsv2": "piflow_cli.metrics.prompted.hpsv2:METRIC",
         "hpsv3": "piflow_cli.metrics.prompted.hpsv3:METRIC",
+        "image-reward": "piflow_cli.metrics.prompted.image_reward:METRIC",
         "vqa-score": "piflow_cli.metrics.prompted.vqa_score:METRIC",
         "dino-diversity": "piflow_cli.metrics.variety.dino_diversity:METRIC",
     },

@@ -1,6 +1,7 @@
 """Models of random weights that judge pictures by prompts, of the published classes, in folders as the hub has them."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ from transformers.models.llava.processing_llava import LlavaProcessor
 SEED = 3
 SIZE_PX = 28
 TINY = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "red", "and", "dog", "under", "tree")
+"""BERT's special tokens, and words."""
 CHAT = (
     "{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>\n{% else %}"
     "{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
@@ -130,4 +133,55 @@ def save_hpsv3(folder: Path, base: Path) -> Path:
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(published, folder / "HPSv3.safetensors")
+    return folder
+
+
+def save_image_reward(folder: Path, *, width: int = 128, text_width: int = 64, side_px: int = 32) -> Path:
+    """ImageReward.pt by the names and shapes of its code, with heads of 64, and a vocabulary of a few words."""
+    generator = torch.Generator().manual_seed(SEED)
+    shapes: dict[str, tuple[int, ...]] = {
+        "visual_encoder.cls_token": (1, 1, width),
+        "visual_encoder.pos_embed": (1, 1 + (side_px // 16) ** 2, width),
+        "visual_encoder.patch_embed.proj.weight": (width, 3, 16, 16),
+        "visual_encoder.patch_embed.proj.bias": (width,),
+        "text_encoder.embeddings.word_embeddings.weight": (len(WORDS) + 2, text_width),
+        "text_encoder.embeddings.position_embeddings.weight": (40, text_width),
+        "vision_proj.weight": (8, width),
+    }
+
+    def linear(name: str, rows: int, columns: int) -> None:
+        shapes.update({f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)})
+
+    def norm(name: str, size: int) -> None:
+        shapes.update({f"{name}.weight": (size,), f"{name}.bias": (size,)})
+
+    norm("visual_encoder.norm", width)
+    norm("text_encoder.embeddings.LayerNorm", text_width)
+    for layer in (0, 1):
+        block = f"visual_encoder.blocks.{layer}"
+        norm(f"{block}.norm1", width)
+        norm(f"{block}.norm2", width)
+        linear(f"{block}.attn.qkv", 3 * width, width)
+        linear(f"{block}.attn.proj", width, width)
+        linear(f"{block}.mlp.fc1", 48, width)
+        linear(f"{block}.mlp.fc2", width, 48)
+        block = f"text_encoder.encoder.layer.{layer}"
+        for attention, seen in (("attention", text_width), ("crossattention", width)):
+            linear(f"{block}.{attention}.self.query", text_width, text_width)
+            linear(f"{block}.{attention}.self.key", text_width, seen)
+            linear(f"{block}.{attention}.self.value", text_width, seen)
+            linear(f"{block}.{attention}.output.dense", text_width, text_width)
+            norm(f"{block}.{attention}.output.LayerNorm", text_width)
+        linear(f"{block}.intermediate.dense", 40, text_width)
+        linear(f"{block}.output.dense", text_width, 40)
+        norm(f"{block}.output.LayerNorm", text_width)
+    shapes = {f"blip.{name}": shape for name, shape in shapes.items()}
+    sizes = (text_width, 24, 16, 8, 4, 1)
+    for number, (columns, rows) in zip((0, 2, 4, 6, 7), pairwise(sizes), strict=True):
+        linear(f"mlp.layers.{number}", rows, columns)
+    weights = {name: torch.randn(shape, generator=generator) * 0.2 for name, shape in shapes.items()}
+    weights["blip.text_encoder.embeddings.position_ids"] = torch.arange(40)[None]
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(weights, folder / "ImageReward.pt")
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     return folder
