@@ -57,7 +57,7 @@ def command(
         typer.Option(
             metavar="FILE",
             help="Prompts for text-to-image students: .txt, .jsonl (with `label` for accuracy), .csv, .parquet, a "
-            "folder, or a published set, NAME or NAME:PATH.",
+            "folder, OWNER/NAME on the hub, or a published set, NAME or NAME:PATH.",
             show_default=False,
         ),
     ] = None,

@@ -51,7 +51,7 @@ def read_asked(path: str, *, what: str = "--prompts") -> list[Asked]:
     elif suffix == ".jsonl" and user_path(path).is_file():
         found = list(_json_rows(user_path(path)))
     else:
-        texts = read_prompts(path, what=what)
+        texts = read_prompts(path, what=what, any_split=True)
         found = [Asked(texts[i]) for i in range(len(texts))]
     if not found:
         raise DataError(f"{what} {path} has no prompts: it is empty, or every line is blank. Give one with some.")

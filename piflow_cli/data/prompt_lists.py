@@ -65,7 +65,7 @@ def read_prompt_list(path: str | Path, *, name: str | None = None, what: str = "
             texts=PromptSet.pack(entry.prompt for entry in published.entries),
             origin=None if origin is None else origin.described,
         )
-    texts = read_prompts(str(path), what=what)
+    texts = read_prompts(str(path), what=what, any_split=True)
     return PromptList(name=name or str(path), texts=texts, labels=_labels(str(path)))
 
 

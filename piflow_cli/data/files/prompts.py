@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from piflow_cli.data.files.hub_sets import load_rows
 from piflow_cli.data.files.listing import training_split
 from piflow_cli.data.files.parquet import parquet_texts
 from piflow_cli.data.files.tables import read_csv_rows
-from piflow_cli.errors import DataError, MissingExtraError
+from piflow_cli.errors import DataError
 from piflow_cli.io.bounds import MAX_LINE_BYTES
 from piflow_cli.io.folders import is_visible, list_files
 from piflow_cli.io.regular import require_regular
@@ -76,7 +77,12 @@ class PromptSet:
 
 
 def read_prompts(
-    path: str, *, column: str | None = None, limit: int | None = None, what: str = "data.path"
+    path: str,
+    *,
+    column: str | None = None,
+    limit: int | None = None,
+    what: str = "data.path",
+    any_split: bool = False,
 ) -> PromptSet:
     """The prompts of a file, of a folder of shards sorted by name, or of a data set on the hub; blank ones are skipped.
 
@@ -86,12 +92,13 @@ def read_prompts(
         column: field that holds the prompt; None takes the first of `COLUMNS`.
         limit: the first N, or for a negative number the last N; None takes all.
         what: how error messages call the path.
+        any_split: whether the only split of a data set on the hub will do, whatever it is called.
 
     Raises:
         DataError: missing, empty, not UTF-8, broken, or without the column.
         MissingExtraError: a parquet or a data set of the hub without the packages that read it.
     """
-    texts = _texts(path, column, what)
+    texts = _texts(path, column, what, any_split=any_split)
     prompts = PromptSet.pack(itertools.islice(texts, limit) if limit is not None and limit > 0 else texts)
     if not len(prompts):
         raise DataError(f"{what} {path} has no prompts: it is empty, or every line is blank. Give a file with some.")
@@ -221,11 +228,11 @@ def read_parquet_column(path: Path, column: str | None) -> Iterator[str]:
 READERS = {".txt": _text_lines, ".jsonl": _json_texts, ".csv": _csv_texts, ".parquet": read_parquet_column}
 
 
-def _texts(path: str, column: str | None, what: str) -> Iterator[str]:
+def _texts(path: str, column: str | None, what: str, *, any_split: bool) -> Iterator[str]:
     """Texts that are not blank, in order."""
     root = user_path(path)
     if is_on_hub(path):
-        yield from _hub_texts(path, column, what)
+        yield from _hub_texts(path, column, what, any_split=any_split)
         return
     for shard in prompt_shards(root, what=what):
         yield from filter(None, READERS[shard.suffix.lower()](shard, column))
@@ -268,26 +275,9 @@ def find_prompt_shards(root: Path, *, what: str = "data.path") -> tuple[list[Pat
     return found, others
 
 
-def _hub_texts(name: str, column: str | None, what: str) -> Iterator[str]:
-    """Texts of the split `train` of a data set on the hub.
-
-    Raises:
-        DataError: it cannot be loaded, or has no such column.
-        MissingExtraError: `datasets` is not installed.
-    """
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise MissingExtraError(
-            f"there is no file or folder {name}; to read it as a data set of the hub: pip install 'piflow[data]'"
-        ) from None
-    try:
-        rows = load_dataset(name, split="train")
-    except Exception as error:  # the library raises errors of many classes
-        raise DataError(
-            f"there is no file or folder {name}, and no split 'train' of a data set of this name could be loaded: "
-            f"{error}. Correct {what}, or download the data set and name one of its files."
-        ) from None
+def _hub_texts(name: str, column: str | None, what: str, *, any_split: bool) -> Iterator[str]:
+    """Texts of a data set on the hub."""
+    rows = load_rows(name, what=what, any_split=any_split)
     found = pick_column(rows.column_names, column, where=f"the data set {name}")
     values = itertools.chain.from_iterable(b[found] for b in rows.select_columns([found]).iter(batch_size=HUB_BATCH))
     yield from filter(None, (clean_text(value, where=f"{name} row {row}") for row, value in enumerate(values)))

@@ -183,6 +183,26 @@ def test_a_data_set_of_the_hub_that_cannot_be_loaded() -> None:
         read_prompts("owner/name")
 
 
+@pytest.mark.parametrize(("splits", "found"), [(("train", "test"), "train"), (("test",), "test")])
+def test_a_data_set_of_the_hub_that_was_fetched_before(
+    splits: tuple[str, ...], found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lists to measure by may be a data set's only split, as those of pi-Flow's tables are; those to train on not."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "name").mkdir()
+    for split in splits:
+        parquet(tmp_path / "name" / f"{split}-00000-of-00001.parquet", [f"{text} of {split}" for text in TEXTS])
+    datasets.load_dataset(str(tmp_path / "name"))
+    (tmp_path / "cache" / "name").rename(tmp_path / "cache" / "owner___name")
+    assert listed(read_prompts("owner/name", any_split=True)) == [f"{text} of {found}" for text in TEXTS]
+    if found == "train":
+        assert listed(read_prompts("owner/name")) == [f"{text} of train" for text in TEXTS]
+    else:
+        with pytest.raises(DataError, match="data set owner/name has no split 'train'; it has test"):
+            read_prompts("owner/name")
+
+
 def test_a_data_set_of_the_hub_is_read_by_its_split_for_training(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     parquet(tmp_path / "data" / "train-00000-of-00002.parquet", TEXTS[:2])
