@@ -62,7 +62,7 @@ def decode(content: bytes) -> Image.Image:
             integers or floats, of which none is known to be white.
     """
     with _opened(content) as image:
-        return _plain(ImageOps.exif_transpose(image), bits=_bits(image, content))
+        return plain(ImageOps.exif_transpose(image), bits=_bits(image, content))
 
 
 def decode_to(content: bytes, *, size_px: tuple[int, int], channels: int) -> Image.Image:
@@ -72,7 +72,7 @@ def decode_to(content: bytes, *, size_px: tuple[int, int], channels: int) -> Ima
         PictureError: as `decode`.
     """
     with _opened(content) as image:
-        picture = _plain(ImageOps.exif_transpose(image), bits=_bits(image, content))
+        picture = plain(ImageOps.exif_transpose(image), bits=_bits(image, content))
         return cover(picture, size_px=size_px, channels=channels)
 
 
@@ -133,8 +133,15 @@ def _bits(image: Image.Image, content: bytes) -> int:
     return 8
 
 
-def _plain(image: Image.Image, *, bits: int) -> Image.Image:
-    """Mode L or RGB of a decoded picture."""
+def plain(image: Image.Image, *, bits: int) -> Image.Image:
+    """Mode L or RGB of a decoded picture, in sRGB and on white.
+
+    Args:
+        bits: a channel.
+
+    Raises:
+        PictureError: its pixels are 32-bit integers or floats.
+    """
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         image = _from_sixteen(image, bits=bits)

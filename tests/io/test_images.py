@@ -247,7 +247,7 @@ def test_large_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatc
         inside.pop()
         return picture
 
-    monkeypatch.setattr(images, "_plain", slow)
+    monkeypatch.setattr(images, "plain", slow)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(decode, [content] * 16))
     assert most == [1] * 16
