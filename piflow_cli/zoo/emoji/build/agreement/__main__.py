@@ -1,15 +1,17 @@
-"""Compare the order in which two feature networks put rows of pictures: the one that ships, and an ImageNet classifier.
+"""Compare the order in which feature networks put rows of pictures: the one that ships, and two ImageNet classifiers.
 
     python -m piflow_cli.zoo.emoji.build.agreement [--work DIR] [--json FILE]
 
 Draws rows of 1,500 pictures by students and teacher (in the work folder, once), makes some of the teacher's worse, and
-measures the Fréchet distance of each row to the real pictures in the features of both. The classifier comes from
-packages of PyPI that nothing else needs; without them nothing is drawn. Prints every row and Spearman's coefficient.
+measures the Fréchet distance of each row to the real pictures in the features of all. The classifiers come from
+packages of PyPI that nothing else needs; without them nothing is drawn. Prints every row, how many of the orders
+that are known without a judge each network has right, and Spearman's coefficient of every two networks.
 """
 
 import argparse
 import json
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -22,7 +24,7 @@ from piflow_cli.metrics.frechet.fid import fid
 from piflow_cli.zoo.emoji.build.__main__ import WORK
 from piflow_cli.zoo.emoji.build.agreement.networks import Looks, features_of, networks
 from piflow_cli.zoo.emoji.build.agreement.ranks import agreement
-from piflow_cli.zoo.emoji.build.agreement.rows import CHANGES, DRAWN, LONGEST, draw_rows, read_row
+from piflow_cli.zoo.emoji.build.agreement.rows import CHANGES, DRAWN, KNOWN, LONGEST, draw_rows, read_row
 from piflow_cli.zoo.emoji.build.data.pictures import load_data
 from piflow_cli.zoo.emoji.build.features import plain_pictures
 
@@ -44,16 +46,26 @@ def scores_of(network: Looks, real: Tensor, folder: Path) -> dict[str, float]:
 
 
 def table(scores: dict[str, dict[str, float]]) -> str:
-    """All rows by both networks, best first by the second, and their agreement over all and over the drawn ones."""
-    (first, ours), (second, others) = scores.items()
-    width = max(map(len, ours))
-    lines = [f"{'row':<{width}}  {first:>18}  {second:>18}"]
-    lines += [f"{name:<{width}}  {ours[name]:>18.4g}  {others[name]:>18.4g}" for name in sorted(others, key=others.get)]
+    """All rows by every network, best first by the last, and how far every two agree, over all and the drawn ones."""
+    *_, last = scores.values()
+    width = max(map(len, last))
+    lines = ["  ".join([f"{'row':<{width}}", *(f"{name:>18}" for name in scores)])]
+    for name in sorted(last, key=last.get):
+        lines.append("  ".join([f"{name:<{width}}", *(f"{found[name]:>18.4g}" for found in scores.values())]))
+    for network, found in scores.items():
+        wrong = [f"{better} above {worse}" for better, worse in KNOWN if not found[better] < found[worse]]
+        lines.append(f"{network}: {len(KNOWN) - len(wrong)} of {len(KNOWN)} known orders right" + _listed(wrong))
     drawn = [row.name for row in DRAWN]
-    for what, names in (("rows", list(ours)), ("rows that models drew", drawn)):
-        found = agreement([ours[name] for name in names], [others[name] for name in names])
-        lines.append(f"Spearman over {len(names)} {what}: {found.rho:.3f} ({found.low:.3f} to {found.high:.3f})")
+    for what, names in (("rows", list(last)), ("rows that models drew", drawn)):
+        for (first, ours), (second, others) in combinations(scores.items(), 2):
+            found = agreement([ours[name] for name in names], [others[name] for name in names])
+            span = f"{found.rho:.3f} ({found.low:.3f} to {found.high:.3f})"
+            lines.append(f"Spearman over {len(names)} {what}, {first} and {second}: {span}")
     return "\n".join(lines)
+
+
+def _listed(wrong: list[str]) -> str:
+    return f", not: {'; '.join(wrong)}" if wrong else ""
 
 
 def main(arguments: list[str] | None = None) -> int:

