@@ -19,6 +19,8 @@ class PixelSpace:
     latent_shape: tuple[int, int, int] = (3, 4, 8)
     factor: int = 2
     image_channels: int = 3
+    frames: int = 1
+    fps: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     noise: float = 0.01
     num_classes: int | None = None

@@ -1,6 +1,6 @@
-"""Text-to-image with pictures: captioned pictures that are encoded as they are drawn, or latents cached with prompts.
+"""Text-to-image with pictures, or videos: encoded as they are drawn, or latents cached with prompts.
 
-Shapes: B batch, N latents of a shard, C latent channels, H, W latent size.
+Shapes: B batch, N latents of a shard, C latent channels, S spatial dims (H, W or T, H, W).
 """
 
 import json
@@ -18,6 +18,7 @@ from piflow_cli.core.interfaces import DataSource, Draw, PromptFacts, Space
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.embeddings.cache import CacheReader
 from piflow_cli.data.embeddings.codec import Storage
+from piflow_cli.data.files.media import medium_of
 from piflow_cli.data.files.pictures import CaptionedPictures, open_pictures
 from piflow_cli.data.files.prompts import PromptSet
 from piflow_cli.data.files.references import REFERENCE_SIZE, REFERENCES, InstructionSet, RowsOfPrompts
@@ -34,7 +35,7 @@ from piflow_cli.io.texts.names import user_path
 
 @dataclass(frozen=True)
 class PictureSource(DataSource):
-    """Captioned pictures drawn with replacement; `space` encodes them.
+    """Captioned pictures, or videos, drawn with replacement; `space` encodes them.
 
     Args:
         reader: reads pictures, with their captions as texts or as cached embeddings.
@@ -52,9 +53,10 @@ class PictureSource(DataSource):
 
     @property
     def contents(self) -> str:
-        """How many pictures."""
+        """How many pictures or videos."""
+        what = medium_of(self.reader.frames).name
         about = " and reference pictures" if isinstance(self.prompts, InstructionSet) else ""
-        return f"{len(self.prompts):,} pictures with captions{about}"
+        return f"{len(self.prompts):,} {what} with captions{about}"
 
     @property
     def reads_files(self) -> bool:
@@ -81,7 +83,7 @@ class PictureSource(DataSource):
         return plan_pictures(len(self.prompts), batch_size, generator, size_px)
 
     def encode(self, batch: PictureBatch) -> tuple[Tensor, list[str] | TextCondition]:
-        """Latents (B, C, H, W) and B captions: texts, or their cached embeddings.
+        """Latents (B, C, *S) and B captions: texts, or their cached embeddings.
 
         Raises:
             DataError: more than half of the pictures do not decode.
@@ -141,7 +143,7 @@ class CaptionedLatents(DataSource):
         return draw_rows(len(self.prompts), batch_size, generator)
 
     def encode(self, batch: tuple[Tensor, list[str] | TextCondition]) -> tuple[Tensor, list[str] | TextCondition]:
-        """Latents (B, C, H, W) in float32 and B prompts, as they were read: texts, or their cached embeddings."""
+        """Latents (B, C, *S) in float32 and B prompts, as they were read: texts, or their cached embeddings."""
         return batch
 
     def draw_size(self, _generator: torch.Generator) -> None:
@@ -161,7 +163,7 @@ class CaptionedLatents(DataSource):
 
 
 def open_latents(paths: list[Path], latent_shape: tuple[int, ...], cache: str | None) -> CaptionedLatents:
-    """Shards with `latents` (N, C, H, W) and, in their metadata, `prompts`: a JSON list of N texts.
+    """Shards with `latents` (N, C, *S) and, in their metadata, `prompts`: a JSON list of N texts.
 
     Raises:
         DataError: a shard is damaged, of another shape, or without as many prompts as latents.
@@ -187,18 +189,20 @@ def open_latents(paths: list[Path], latent_shape: tuple[int, ...], cache: str | 
 
 
 class Captioned(Settings):
-    """Pictures with captions, or latents with prompts."""
+    """Pictures or videos with captions, or latents with prompts."""
 
     type: Literal["captioned"] = "captioned"
     has_images: ClassVar[bool] = True
     path: str = Field(
-        description="folder of pictures with captions or a metadata file, or of .tar, .parquet or .safetensors shards"
+        description="folder of pictures or videos, with captions or metadata, or of .tar, .parquet or .safetensors"
     )
     column: str | None = Field(None, description="field of the caption; None takes prompt, caption or text")
-    image_column: str = Field("image", description="parquet column with the pictures' bytes")
+    image_column: str = Field("image", description="parquet column with the bytes of pictures or videos")
     cache: str | None = Field(None, description="folder of cached embeddings of the captions")
     cache_storage: Storage = Field("fp8", description="of cached embeddings: fp8 with a scale a token, or bf16")
-    latents: str | None = Field(None, description="folder that pictures are encoded into, once; unset: in every step")
+    latents: str | None = Field(
+        None, description="folder that pictures or videos are encoded into, once; unset: every step"
+    )
     resolutions: tuple[Resolution, ...] = Field(
         (), description="width x height in pixels of each aspect bucket, such as 1360x768; none = the teacher's size"
     )
@@ -220,8 +224,8 @@ class Captioned(Settings):
         """Whether pictures are encoded as they are drawn; latents were encoded before."""
         return self.latents is None and not self._shards()
 
-    def prompt_facts(self) -> PromptFacts:
-        """Of the captions of pictures in a folder on this machine; of others nothing is known without reading them all.
+    def prompt_facts(self, *, frames: int = 1) -> PromptFacts:
+        """Of the captions in a folder on this machine; of others nothing is known without reading them all.
 
         Raises:
             DataError: they are here and cannot be read.
@@ -229,7 +233,7 @@ class Captioned(Settings):
         root = user_path(self.path)
         if not root.is_dir() or self._shards():
             return PromptFacts(None, None)
-        return facts_of(self._found().captions)
+        return facts_of(self._found(frames).captions)
 
     def _shards(self) -> list[Path]:
         """Shards of latents."""
@@ -243,7 +247,9 @@ class Captioned(Settings):
     def check_source(self) -> None:
         """Raise DataError where there is nothing at the path."""
         if not user_path(self.path).exists():
-            raise DataError(f"data.path {self.path} does not exist; name a folder or file of captioned pictures")
+            raise DataError(
+                f"data.path {self.path} does not exist; name a folder or file of captioned pictures or videos"
+            )
 
     def open(self, space: Space) -> PictureSource | CaptionedLatents:
         """The pictures or latents, with captions as embeddings where their cache is complete, else as texts.
@@ -271,14 +277,14 @@ class Captioned(Settings):
         found = self.pictures(space)
         return PictureSource(reader=found.reader, space=space, sizes=self.sizes_px, left_out=found.left_out)
 
-    def _found(self) -> CaptionedPictures:
-        """The pictures with their captions, as they lie there."""
+    def _found(self, frames: int) -> CaptionedPictures:
+        """The pictures, or videos for more than one of `frames`, with their captions, as they lie there."""
         keys = {"column": self.column, "image_column": self.image_column, "references": self.references}
-        return open_pictures(user_path(self.path), **keys)
+        return open_pictures(user_path(self.path), **keys, medium=medium_of(frames))
 
     def pictures(self, space: Space) -> PictureSet:
         """The pictures with their captions, as embeddings where their cache is complete; errors as `open`."""
-        root, found = user_path(self.path), self._found()
+        root, found = user_path(self.path), self._found(space.frames)
         texts: RowsOfPrompts = found.captions
         if found.references is not None:
             about = zip(found.captions, found.references, strict=True)
@@ -286,7 +292,7 @@ class Captioned(Settings):
         height, width = (side * space.factor for side in space.latent_shape[-2:])
         cache = None if self.latents is not None else self.cache  # of the pictures that are encoded, which may be fewer
         return PictureSet(
-            reader=PictureReader(found.pictures, open_texts(texts, cache), (width, height), space.image_channels),
+            reader=PictureReader.of_space(space, found.pictures, open_texts(texts, cache), (width, height)),
             root=root,
             texts=found.captions,
             left_out=LeftOut([*(f"{name} (no caption)" for name in found.without_caption), *found.unread]),

@@ -42,6 +42,11 @@ class LatentReader:
     ends: tuple[int, ...]
     rows: Rows
 
+    def __post_init__(self) -> None:
+        """Raise DataError where there are none to draw."""
+        if not self.ends or not self.ends[-1]:
+            raise DataError(f"{self.paths[0].parent} holds no latents: its shards are empty. Name another folder")
+
     def read(self, draw: Draw) -> tuple[Tensor, Condition]:
         """Latents (B, C, *S) in float32, and what belongs to them.
 

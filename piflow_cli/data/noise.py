@@ -59,7 +59,7 @@ class ClassData(Settings):
     sizes_px: ClassVar[tuple[tuple[int, int], ...]] = ()
     encodes_pictures: ClassVar[bool] = False
 
-    def prompt_facts(self) -> None:
+    def prompt_facts(self, *, frames: int = 1) -> None:
         """None: there are no prompts."""
 
 

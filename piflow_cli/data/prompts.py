@@ -231,7 +231,7 @@ class Prompts(Settings):
         """One a prompt, where there are any."""
         return () if self.references is None else (self.reference_size and parse_resolution(self.reference_size),)
 
-    def prompt_facts(self) -> PromptFacts:
+    def prompt_facts(self, *, frames: int = 1) -> PromptFacts:  # noqa: ARG002
         """Of the prompts where they are on this machine; else `limit` says how many at most.
 
         Raises:

@@ -1,6 +1,6 @@
-"""Drawn pictures: read by number, another one in the place of each that does not decode, and those counted and named.
+"""Drawn pictures or videos: read by number, another in the place of each that does not decode, those counted and named.
 
-Shapes: B batch, C channels (1 or 3), H, W size in pixels.
+Shapes: B batch, C channels (1 or 3), F frames, H, W size in pixels.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,16 @@ from torch.utils.data import get_worker_info
 from piflow_cli.core.interfaces import Condition, Draw, Space
 from piflow_cli.data.noise import draw_indices, draw_rows
 from piflow_cli.errors import DataError
-from piflow_cli.io.images import decode_to
+from piflow_cli.io.clips.containers import demuxer_of
+from piflow_cli.io.clips.frames import Clip
+from piflow_cli.io.clips.reading import decode_clip
+from piflow_cli.io.images import PictureError, decode_to
 
 DECODING_THREADS = 8
 PATIENCE = 16
 """Pictures that may fail before the share of failures counts."""
-REASON_LENGTH = 160
+REASON_LENGTH = 240
+PICTURE_DIMS = 4
 FEW_PICTURES = 64
 """So many are read in the training process: others would cost more than they save."""
 
@@ -64,7 +68,7 @@ class PictureBatch:
     """What reading a draw gave.
 
     Args:
-        pixels: (B, H, W, C) uint8.
+        pixels: (B, H, W, C) uint8, of videos (B, F, H, W, C).
         conditions: of the pictures in it.
         seed: of what encoding draws.
         num_read: pictures tried.
@@ -77,9 +81,10 @@ class PictureBatch:
     num_read: int
     failures: tuple[tuple[str, str], ...] = ()
 
-    def images(self) -> Tensor:
-        """(B, C, H, W) in [0, 1]."""
-        return self.pixels.permute(0, 3, 1, 2).float() / 255
+
+def as_images(pixels: Tensor) -> Tensor:
+    """Pictures (B, C, H, W), or videos (B, C, F, H, W), in [0, 1] of uint8 with the channels last."""
+    return pixels.movedim(-1, 1).float() / 255
 
 
 @dataclass(frozen=True)
@@ -89,12 +94,21 @@ class PictureReader:
     Args:
         size_px: width and height where a draw names none.
         channels: 1 or 3.
+        frames: of videos; 1 reads pictures.
+        fps: frames a second of videos.
     """
 
     pictures: Pictures
     rows: Rows
     size_px: tuple[int, int]
     channels: int
+    frames: int = 1
+    fps: int = 1
+
+    @classmethod
+    def of_space(cls, space: Space, pictures: Pictures, rows: Rows, size_px: tuple[int, int]) -> "PictureReader":
+        """What reads for a teacher: pictures, or videos of its number and rate of frames."""
+        return cls(pictures, rows, size_px, space.image_channels, space.frames, space.fps)
 
     def read(self, draw: Draw) -> PictureBatch:
         """The pictures of a draw; the replacements of those that do not decode depend on its seed alone.
@@ -123,19 +137,24 @@ class PictureReader:
         )
 
     def read_rows(self, index: Sequence[int]) -> list[np.ndarray | str]:
-        """Pictures (H, W, C) uint8 by number at the reader's size, or why there is none."""
+        """Pictures (H, W, C), or videos (F, H, W, C), in uint8 by number at the reader's size, or why there is none."""
         return self._read(list(index), self.size_px)
 
     def _read(self, index: list[int], size_px: tuple[int, int]) -> list[np.ndarray | str]:
-        """Pictures (H, W, C) uint8, or why there is none."""
-        if get_worker_info() is not None:  # one of several processes, which share the cores
+        """Pictures (H, W, C), or videos (F, H, W, C), in uint8, or why there is none; of videos one at a time."""
+        if self.frames > 1 or get_worker_info() is not None:  # one of several processes, which share the cores
             return [self._try(i, size_px) for i in index]
         with ThreadPoolExecutor(DECODING_THREADS) as pool:
             return list(pool.map(lambda i: self._try(i, size_px), index))
 
     def _try(self, index: int, size_px: tuple[int, int]) -> np.ndarray | str:
         try:
-            picture = decode_to(self.pictures.content(index), size_px=size_px, channels=self.channels)
+            content = self.pictures.content(index)
+            if self.frames > 1:
+                return decode_clip(content, Clip(self.frames, self.fps, size_px, self.channels))
+            if demuxer_of(content) is not None:
+                raise PictureError("it is a video, and the teacher draws pictures")
+            picture = decode_to(content, size_px=size_px, channels=self.channels)
         except OSError as error:
             return error.strerror or str(error)
         except DataError as error:
@@ -161,8 +180,8 @@ class Tally:
         if failures and self.num_failed > PATIENCE and self.num_failed > self.num_read / 2:
             name, reason = failures[-1]
             raise DataError(
-                f"{self.num_failed} of {self.num_read} pictures drawn do not decode, the last being {name}: {reason}. "
-                "Check data.path."
+                f"{self.num_failed} of {self.num_read} drawn do not decode or cannot be used, the last being {name}: "
+                f"{reason}. Check data.path."
             )
 
 
@@ -195,6 +214,11 @@ def plan_pictures(
 
 
 def encode_batch(batch: PictureBatch, space: Space) -> tuple[Tensor, Condition]:
-    """Latents (B, C, H, W) of a batch, and its conditions; an autoencoder's posterior is drawn by the batch's seed."""
+    """Latents (B, C, *S) of a batch, and its conditions; an autoencoder's posterior is drawn by the batch's seed.
+
+    Videos are encoded one at a time.
+    """
     posterior = torch.Generator(space.device).manual_seed(batch.seed)
-    return space.encode_images(batch.images(), generator=posterior), batch.conditions
+    parts = batch.pixels.split(1) if batch.pixels.ndim > PICTURE_DIMS else (batch.pixels,)
+    latents = [space.encode_images(as_images(part), generator=posterior) for part in parts]
+    return torch.cat(latents), batch.conditions

@@ -3,9 +3,10 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from piflow_cli.errors import DataError
+from piflow_cli.io.clips.reading import CLIP_SUFFIXES
 from piflow_cli.io.images import SUFFIXES
 
 SYSTEM_NAMES = frozenset(
@@ -53,7 +54,7 @@ def _gather(folder: Path, files: list[Path], left_out: list[str], *, above: tupl
             for entry in entries:
                 path = folder / entry.name
                 if not is_visible(entry.name):
-                    if is_picture(path) and not entry.name.startswith("._"):
+                    if (is_picture(path) or is_clip(path)) and not entry.name.startswith("._"):
                         left_out.append(f"{path} (hidden)")
                 elif entry.is_file():
                     files.append(path)
@@ -76,14 +77,24 @@ def is_visible(name: str) -> bool:
     return not name.startswith(".") and name.lower() not in SYSTEM_NAMES
 
 
-def is_picture(path: Path) -> bool:
+def suffix_of(path: PurePath) -> str:
+    """What a name ends in, in lower case."""
+    return path.suffix.lower()
+
+
+def is_picture(path: PurePath) -> bool:
     """Whether a name ends as those of pictures do."""
-    return path.suffix.lower() in SUFFIXES
+    return suffix_of(path) in SUFFIXES
 
 
-def is_companion(path: Path) -> bool:
+def is_clip(path: PurePath) -> bool:
+    """Whether a name ends as those of videos do; animations may be either."""
+    return suffix_of(path) in CLIP_SUFFIXES
+
+
+def is_companion(path: PurePath) -> bool:
     """Whether a name is of something that stands beside pictures and is not expected to be one."""
-    return path.suffix.lower() in COMPANIONS or path.stem.lower() in COMPANION_NAMES
+    return suffix_of(path) in COMPANIONS or path.stem.lower() in COMPANION_NAMES
 
 
 def unread(paths: Iterable[Path]) -> list[str]:

@@ -124,7 +124,9 @@ def test_damage_in_shards_is_replaced_and_named_too(tmp_path: Path, suffix: str)
 def test_mostly_broken_pictures_end_the_run(folder: Path) -> None:
     for i in range(COUNT):
         (folder / f"{i}.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"of \d+ pictures drawn do not decode, the last being .*png: .*data.path"):
+    with pytest.raises(
+        DataError, match=r"of \d+ drawn do not decode or cannot be used, the last being .*png: .*data.path"
+    ):
         opened(folder).draw(4, seeded())
 
 

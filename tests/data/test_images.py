@@ -100,7 +100,9 @@ def test_damaged_pictures_alone_end_the_run(tmp_path: Path) -> None:
     write_classes(tmp_path, ("a",))
     for path in tmp_path.rglob("*.[pP][nN][gG]"):
         path.write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"of \d+ pictures drawn do not decode, the last being .*: it is none of"):
+    with pytest.raises(
+        DataError, match=r"of \d+ drawn do not decode or cannot be used, the last being .*: it is none of"
+    ):
         opened(tmp_path).draw(2, seeded())
 
 

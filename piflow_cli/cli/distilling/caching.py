@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from piflow_cli.preset import Preset
 
 SHOWN = 5
-"""Pictures that were left out and are named."""
+"""Pictures, or videos, that were left out and are named."""
 
 
 def fill_caches(recipe: Preset, *, device: str, as_json: bool) -> None:
@@ -42,13 +42,17 @@ def fill_caches(recipe: Preset, *, device: str, as_json: bool) -> None:
         if recipe.data.latents:
             together.main_does(lambda: latents.check_encodable(recipe))
             open_pictures = partial(latents.open_picture_encoder, recipe, device=own_device)
-            found["latents"] = _fill(open_pictures, together, "pictures")
+            found["latents"] = _fill(open_pictures, together, _what(recipe))
         if recipe.data.cache:
             together.main_does(lambda: embeddings.check_cacheable(recipe))
             open_texts = partial(embeddings.open_encoder, recipe, device=own_device)
             found["embeddings"] = _fill(open_texts, together, "prompts")
     if together.is_main:
         _report(found, recipe, as_json=as_json)
+
+
+def _what(recipe: Preset) -> str:
+    return "videos" if recipe.teacher.num_frames > 1 else "pictures"
 
 
 def _fill(load: Callable[[], Any], together: Together, what: str) -> Any:
@@ -81,7 +85,7 @@ def _say_latents(report: Any, recipe: Preset) -> None:
     if report.left_out:
         more = f"; and {len(report.left_out) - SHOWN} more" if len(report.left_out) > SHOWN else ""
         console.warn(f"left out: {'; '.join(report.left_out[:SHOWN])}{more}")
-    typer.echo(f"{report.num_pictures} pictures in {recipe.data.latents}: {_shards(report)}")
+    typer.echo(f"{report.num_pictures} {_what(recipe)} in {recipe.data.latents}: {_shards(report)}")
 
 
 def _shards(report: Any) -> str:

@@ -93,10 +93,13 @@ class DataFamily(Protocol):
     encodes_pictures: bool
     """Whether the teacher's autoencoder is at work in every step."""
     latents: str | None
-    """Folder that pictures are encoded into before training; None where they are not, or are none."""
+    """Folder that pictures or videos are encoded into before training; None where they are not, or are none."""
 
-    def prompt_facts(self) -> PromptFacts | None:
+    def prompt_facts(self, *, frames: int = 1) -> PromptFacts | None:
         """What is known of the prompts without asking the hub; None for class labels.
+
+        Args:
+            frames: what the teacher draws; captions are of videos where they are more than 1.
 
         Raises:
             DataError: the prompts are on this machine and cannot be read.

@@ -1,4 +1,4 @@
-"""Captions beside pictures: which file belongs to which picture, in a folder as in a tar, and the text in it."""
+"""Captions beside pictures or videos: which file belongs to which, in a folder as in a tar, and the text in it."""
 
 import json
 from collections import Counter
@@ -22,15 +22,18 @@ class Pairs(NamedTuple):
     alone: list[str]
 
 
-def pair(names: Iterable[str]) -> Pairs:
-    """Which caption belongs to which picture, by their names.
+def pair(names: Iterable[str], suffixes: frozenset[str] = SUFFIXES) -> Pairs:
+    """Which caption belongs to which picture, or video, by their names.
 
     A name may have dots: what is cut off is the suffix that is known. The caption of `photo.v2.png` is in
     `photo.v2.txt` or `photo.v2.png.txt`. One picture of a sample as WebDataset names them, with the key before the
     first dot (`0001.image.png`), has the caption of its key (`0001.txt`).
+
+    Args:
+        suffixes: of what has captions.
     """
     names = list(names)
-    pictures = [name for name in names if _suffix(name) in SUFFIXES]
+    pictures = [name for name in names if _suffix(name) in suffixes]
     captions: dict[str, dict[str, str]] = {}
     for name in names:
         if (suffix := _suffix(name)) in CAPTION_SUFFIXES:

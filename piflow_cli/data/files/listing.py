@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from piflow_cli.io.folders import is_picture, is_visible
+from piflow_cli.io.folders import is_clip, is_picture, is_visible
 
 TRAINING = frozenset({"train", "training"})
 HELD_OUT = frozenset({"validation", "valid", "val", "dev", "test", "testing", "eval"})
@@ -30,7 +30,7 @@ def _split(path: Path) -> str | None:
     """The split that a path below the root names, in lower case."""
     *folders, name = path.parts
     found = next((part.lower() for part in folders if part.lower() in TRAINING | HELD_OUT), None)
-    if found or is_picture(path):
+    if found or is_picture(path) or is_clip(path):
         return found
     match = SHARD_SPLIT.match(name.lower())
     return match[1] if match else None

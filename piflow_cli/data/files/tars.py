@@ -1,4 +1,4 @@
-"""Pictures and captions in tar shards, as webdataset lays them out: each read by its place, in any order."""
+"""Pictures or videos and captions in tar shards, as webdataset lays them out: each read by its place, in any order."""
 
 import tarfile
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from piflow_cli.data.files.captions import caption_text, pair
+from piflow_cli.data.files.media import PICTURES, Medium
 from piflow_cli.errors import DataError
 from piflow_cli.io.bounds import MAX_CAPTION_BYTES, MAX_PICTURE_BYTES
-from piflow_cli.io.folders import is_companion, is_picture, is_visible
+from piflow_cli.io.folders import is_visible
 from piflow_cli.io.regular import require_regular
 
 LABEL_SUFFIXES = frozenset({".cls", ".id", ".index"})
@@ -66,32 +67,29 @@ class TarSamples(NamedTuple):
     unread: list[str]
 
 
-def read_tar(shard: Path, column: str | None) -> TarSamples:
-    """The pictures and captions of a tar.
+def read_tar(shard: Path, column: str | None, medium: Medium = PICTURES) -> TarSamples:
+    """The pictures, or videos, and captions of a tar.
 
     Args:
         shard: an uncompressed tar.
         column: field of the caption in JSON; None takes prompt, caption or text.
+        medium: which of its files are taken.
 
     Raises:
         DataError: it is damaged or compressed, or a caption cannot be read.
     """
     members, unread = _members(shard)
-    pairs = pair(members)
+    pairs = pair(members, medium.suffixes)
     captions = []
     for name in pairs.captions:
         where = f"{shard}:{name}"
         captions.append(caption_text(name, members[name].read(max_bytes=MAX_CAPTION_BYTES), column, where=where))
-    others = [
-        f"{shard}:{name} ({Path(name).suffix or 'no suffix'}: not read)"
-        for name in members
-        if not is_picture(Path(name)) and not is_companion(Path(name)) and Path(name).suffix not in LABEL_SUFFIXES
-    ]
+    others = medium.unread(name for name in members if Path(name).suffix not in LABEL_SUFFIXES)
     return TarSamples(
         pictures=[members[name] for name in pairs.pictures],
         captions=captions,
         alone=[f"{shard}:{name}" for name in pairs.alone],
-        unread=[*unread, *others],
+        unread=[*unread, *(f"{shard}:{name}" for name in others)],
     )
 
 

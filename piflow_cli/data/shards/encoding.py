@@ -1,6 +1,6 @@
-"""Encoding pictures to latents: processes share the work by locks, and a shard is written whole or not at all.
+"""Encoding pictures, or videos, to latents: processes share the work by locks; a shard is written whole or not at all.
 
-Shapes: B pictures of a batch, N of a shard, C latent channels, H, W latent size.
+Shapes: B pictures of a batch, N of a shard, C latent channels, S spatial dims (H, W or T, H, W).
 """
 
 import hashlib
@@ -17,11 +17,12 @@ from torch import Tensor
 
 from piflow_cli.core.interfaces import Space
 from piflow_cli.data.files.prompts import PromptSet
-from piflow_cli.data.reading import Labels, LeftOut, PictureReader
+from piflow_cli.data.reading import Labels, LeftOut, PictureReader, as_images
 from piflow_cli.data.shards.claims import build_together, claim, write_shard, writing
 from piflow_cli.data.shards.latents import (
     INDEX,
     SHARD_SIZE,
+    VIDEOS_A_SHARD,
     LatentCard,
     LatentIndex,
     check_same,
@@ -34,6 +35,7 @@ from piflow_cli.errors import DataError
 from piflow_cli.io.files import write_atomic
 
 BATCH_SIZE = 16
+"""Pictures that are encoded at a time; of videos one is."""
 STORAGE = torch.float16
 """Latents are near 1: it keeps three digits of them, in half of float32's room."""
 FOR = {"what": "latents", "key": "data.latents"}
@@ -121,18 +123,20 @@ def encode_shards(
         verify: compare the checksums of what is there; False compares sizes.
 
     Raises:
-        DataError: the folder holds other latents, a latent is not finite, or more than half of the pictures do not
-            decode.
+        DataError: the folder holds other latents, a latent is not finite, or more than half of the pictures, or all
+            of a few, do not decode.
         StorageError: the folder cannot be written, or its disk is full.
     """
     started = time.perf_counter()
+    videos = pictures.reader.frames > 1
     wanted = LatentIndex(
         encoder=encoder,
         pictures_digest=pictures.digest(),
         num_pictures=len(pictures.reader.pictures),
         shape=tuple(space.latent_shape),
-        shard_size=SHARD_SIZE,
+        shard_size=min(SHARD_SIZE, VIDEOS_A_SHARD) if videos else SHARD_SIZE,
         class_names=pictures.class_names,
+        fps=pictures.reader.fps if videos else None,
     )
     index = _prepare(folder, wanted)
     pending = missing_shards(folder, index, verify=verify)
@@ -140,6 +144,10 @@ def encode_shards(
     built = _Builder(folder, index, pictures, space, on_progress).build(pending, verify=verify)
     on_progress(index.num_pictures, index.num_pictures)
     cards = [read_card(folder, index, shard, verify=False) for shard in range(index.num_shards)]
+    if not any(card.kept for card in cards if card is not None):
+        raise DataError(
+            _none_usable(folder, [failure for card in cards if card is not None for failure in card.left_out])
+        )
     failed = [f"{name} ({reason})" for card in cards if card is not None for name, reason in card.left_out]
     return LatentReport(
         num_pictures=index.num_pictures,
@@ -150,6 +158,14 @@ def encode_shards(
         left_out=(*pictures.left_out.names, *failed),
         doubts=pictures.doubts,
         wall_s=time.perf_counter() - started,
+    )
+
+
+def _none_usable(folder: Path, failures: list[tuple[str, str]]) -> str:
+    shown = "; ".join(f"{name}: {reason}" for name, reason in failures[:4])
+    return (
+        f"none of the {len(failures)} files of data.path can be used: {shown}. Correct data.path, and remove {folder} "
+        "or name another folder in data.latents."
     )
 
 
@@ -202,8 +218,9 @@ class _Builder:
         """Read, encode, write, and then write the card."""
         rows, latents, failed = [], [], []
         tally, wanted = LeftOut().tally, list(self.index.rows(shard))
-        for start in range(0, len(wanted), BATCH_SIZE):
-            part = wanted[start : start + BATCH_SIZE]
+        batch_size = 1 if self.index.fps is not None else BATCH_SIZE
+        for start in range(0, len(wanted), batch_size):
+            part = wanted[start : start + batch_size]
             tried = self.pictures.reader.read_rows(part)
             good = [(row, found) for row, found in zip(part, tried, strict=True) if isinstance(found, np.ndarray)]
             bad = [(row, found) for row, found in zip(part, tried, strict=True) if isinstance(found, str)]
@@ -213,13 +230,13 @@ class _Builder:
                 latents.append(self._encode([found for _, found in good], first=part[0]))
                 rows += [row for row, _ in good]
                 self._check_finite(latents[-1], rows[-len(good) :])
-            self.on_progress(self.done + min(start + BATCH_SIZE, len(wanted)), self.index.num_pictures)
+            self.on_progress(self.done + min(start + batch_size, len(wanted)), self.index.num_pictures)
         self.done += len(wanted)
         self._write(shard, torch.cat(latents) if latents else torch.zeros((0, *self.index.shape)), rows, failed)
 
     def _encode(self, pictures: list[np.ndarray], *, first: int) -> Tensor:
-        """Latents (B, C, H, W) of pictures (H, W, C) in uint8; the number of the first one seeds the posterior."""
-        images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+        """Latents (B, C, *S) of pictures (H, W, C), or a video (F, H, W, C); the first one's number is the seed."""
+        images = as_images(torch.from_numpy(np.stack(pictures)))
         posterior = torch.Generator(self.space.device).manual_seed(first)
         return self.space.encode_images(images, generator=posterior).to("cpu", STORAGE)
 

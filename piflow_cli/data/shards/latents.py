@@ -1,9 +1,9 @@
 """Latents of a data set on disk: what they are of, which shards are whole, and whether all are there.
 
-`latents-NNNNN.safetensors` holds `latents` (N, C, H, W) with `labels` (N,) or, in its metadata, `prompts`; a card of
+`latents-NNNNN.safetensors` holds `latents` (N, C, *S) with `labels` (N,) or, in its metadata, `prompts`; a card of
 the same name says what it is of, and `index.json` what all are. Without these two files a folder is read all the same.
 
-Shapes: N latents of a shard, C latent channels, H, W latent size.
+Shapes: N latents of a shard, C latent channels, S spatial dims (H, W or T, H, W).
 """
 
 import hashlib
@@ -19,7 +19,8 @@ from piflow_cli.errors import DataError
 from piflow_cli.io.checksums import file_sha256
 from piflow_cli.io.tensors.digests import may_be_same
 
-SHARD_SIZE = 1024
+SHARD_SIZE, VIDEOS_A_SHARD = 1024, 32
+"""Pictures, or videos, whose latents are in memory at a time."""
 INDEX = "index.json"
 AGAIN = "Run `piflow distill ... --cache-only` again, or name another folder in data.latents."
 
@@ -31,9 +32,10 @@ class LatentIndex(Settings):
         encoder: fingerprint of what encodes.
         pictures_digest: of the names of all pictures in their order, with their labels or captions.
         num_pictures: how many.
-        shape: (C, H, W).
+        shape: (C, *S).
         shard_size: pictures a shard.
         class_names: what the data calls classes.
+        fps: frames a second of videos; None of pictures.
     """
 
     format: Literal["piflow-latents"] = "piflow-latents"
@@ -44,6 +46,7 @@ class LatentIndex(Settings):
     shape: tuple[int, ...]
     shard_size: int
     class_names: dict[int, str] = Field(default_factory=dict)
+    fps: int | None = None
 
     @property
     def num_shards(self) -> int:
@@ -58,6 +61,7 @@ class LatentIndex(Settings):
     def identity(self) -> str:
         """A digest of all that decides what the shards hold."""
         parts = [self.encoder, self.pictures_digest, self.num_pictures, self.shape, self.shard_size]
+        parts += [self.fps] if self.fps is not None else []
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -118,6 +122,7 @@ def check_same(folder: Path, index: LatentIndex, wanted: LatentIndex) -> None:
         "number of pictures": (index.num_pictures, wanted.num_pictures),
         "pictures, labels or captions": (index.pictures_digest[:12], wanted.pictures_digest[:12]),
         "shape": (index.shape, wanted.shape),
+        "frames a second": (index.fps, wanted.fps),
         "pictures a shard": (index.shard_size, wanted.shard_size),
     }
     different = [f"{name} {there} there, {here} wanted" for name, (there, here) in pairs.items() if there != here]

@@ -72,7 +72,7 @@ def estimate_cache(preset: Preset, facts: ModelFacts) -> CacheEstimate | None:
     Raises:
         DataError: the prompts are here and cannot be read.
     """
-    prompts = preset.data.prompt_facts()
+    prompts = preset.data.prompt_facts(frames=preset.teacher.num_frames)
     if prompts is None or not facts.condition.text_width:
         return None
     return cache_of(preset, facts, prompts=prompts.number, characters=prompts.mean_characters)

@@ -30,8 +30,8 @@ def draws_pictures(preset: Preset) -> bool:
 def check_sizes(preset: Preset) -> None:
     """Raise PresetError for a size, of the teacher or of an aspect bucket, that its autoencoder cannot do.
 
-    Data of the other kind of conditions, and pictures where the teacher draws videos, are refused too. It goes by the
-    autoencoder's config, and by the published one where the source is not on this machine.
+    Data of the other kind of conditions, and what is of pictures alone where the teacher draws videos, are refused
+    too. It goes by the autoencoder's config, and by the published one where the source is not on this machine.
     """
     _check_conditions(preset)
     _check_videos(preset)
@@ -60,12 +60,6 @@ def _check_conditions(preset: Preset) -> None:
 def _check_videos(preset: Preset) -> None:
     """Raise PresetError for what is made of pictures where the teacher draws videos."""
     frames = preset.teacher.num_frames
-    if frames > 1 and (preset.data.encodes_pictures or preset.data.latents is not None):
-        raise PresetError(
-            f"the data has pictures, and teacher.frames is {frames}: there is no data of videos. "
-            'Train data-free (data.type = "prompts"), from latents that you encoded yourself (data.path = a folder of '
-            ".safetensors), or of pictures with teacher.frames = 1."
-        )
     if frames > 1 and preset.validation.samples:
         raise PresetError(
             f"validation.samples {preset.validation.samples}: its metrics are of pictures, and teacher.frames is "

@@ -47,6 +47,15 @@ def read_container(content: bytes, clip: Clip) -> np.ndarray:
         MissingExtraError: PyAV is not installed.
     """
     require_reader("a video")
+    from av import FFmpegError
+
+    try:
+        return _read(content, clip)
+    except FFmpegError as error:
+        raise PictureError(f"it is damaged or cut short: {error.strerror}") from None
+
+
+def _read(content: bytes, clip: Clip) -> np.ndarray:
     times, second = _times(content)
     chosen = [times[number] for number in chosen_frames([time * second for time in times], clip)]
     wanted = frozenset(chosen)

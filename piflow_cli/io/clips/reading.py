@@ -27,6 +27,8 @@ def decode_clip(content: bytes, clip: Clip) -> np.ndarray:
         PictureError: it is none of the kinds, a picture, damaged, too large or too short.
         MissingExtraError: it takes PyAV, which is not installed.
     """
+    if not content:
+        raise PictureError("it is empty")
     try:
         return read_container(content, clip) if demuxer_of(content) else read_animation(content, clip)
     except (DataError, MissingExtraError):
@@ -37,4 +39,4 @@ def decode_clip(content: bytes, clip: Clip) -> np.ndarray:
     except Image.DecompressionBombError:
         raise PictureError("its frames have more pixels than are read. Scale it down") from None
     except Exception as error:  # decoders raise errors of many classes
-        raise PictureError(f"it is damaged: {str(error) or type(error).__name__}") from None
+        raise PictureError(f"it is damaged or cut short: {str(error) or type(error).__name__}") from None

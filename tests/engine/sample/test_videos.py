@@ -12,7 +12,6 @@ from tiny_models import gmflow
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.data.published.entry import read_published
 from piflow_cli.engine.benchmark import benchmark
-from piflow_cli.engine.distill.latents import cache_latents
 from piflow_cli.engine.plan.checks import check_sizes
 from piflow_cli.engine.sample import sample
 from piflow_cli.engine.sample.laid_out import LaidOut
@@ -133,18 +132,8 @@ def test_what_measures_pictures_takes_no_videos(student: LoadedStudent, tmp_path
         laid_out.expect(prepare(["a red cat"], model=student, num_images=4))
 
 
-def test_pictures_teach_no_videos(folder: Path, tmp_path: Path) -> None:
+def test_sizes_and_metrics_that_videos_have_not(folder: Path) -> None:
     source = [f"teacher.source={folder / 'base'}", "teacher.width=48", "teacher.height=64"]
-    data = f"data={{type='captioned', path='{tmp_path}'}}"
-    with pytest.raises(
-        PresetError, match=r"the data has pictures, and teacher.frames is 5: there is no data of videos"
-    ):
-        check_sizes(load_preset("wan-4nfe", [*source, "teacher.frames=5", data]))
-    kept = load_preset("wan-4nfe", [*source, "teacher.frames=5", data, f"data.latents={tmp_path / 'latents'}"])
-    with pytest.raises(PresetError, match="the data has pictures"):
-        cache_latents(kept, device="cpu")
-    assert not (tmp_path / "latents").exists()
-    check_sizes(load_preset("wan-4nfe", [*source, "teacher.frames=1", data]))
     with pytest.raises(PresetError, match=r"validation\.samples 8: its metrics are of pictures"):
         check_sizes(load_preset("wan-4nfe", [*source, "teacher.frames=5", "validation.samples=8"]))
     with pytest.raises(PresetError, match=r"teacher\.height, teacher\.frames 48x64: frames 6 is not"):

@@ -100,9 +100,14 @@ def test_damaged_containers_are_refused(kind: str) -> None:
 
 
 def test_lists_that_would_open_other_files_are_no_videos() -> None:
-    for content in (b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", b"ffconcat version 1.0\nfile /etc/passwd\n", b""):
+    for content in (b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", b"ffconcat version 1.0\nfile /etc/passwd\n"):
         with pytest.raises(PictureError, match="no video of a known kind"):
             decode_clip(content, FIVE)
+
+
+def test_an_empty_file_is_said_to_be_empty() -> None:
+    with pytest.raises(PictureError, match="it is empty"):
+        decode_clip(b"", FIVE)
 
 
 def test_without_pyav_containers_ask_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,8 @@ class Drawer:
         parts = self.together.gather(found)
         whole = torch.empty(count, *max(parts, key=len).shape[1:])
         for index, part in enumerate(parts):
-            whole[index :: self.together.num_processes] = part
+            if len(part):  # of fewer pictures than processes some have none
+                whole[index :: self.together.num_processes] = part
         return whole
 
     def _student(self, settings: SamplingSettings) -> Draw:
