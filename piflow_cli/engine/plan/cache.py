@@ -1,9 +1,10 @@
-"""How large a cache of embeddings will be: prompts x tokens x width x bytes x what coding leaves of them."""
+"""How large caches will be: embeddings (prompts x tokens x width x bytes x what coding leaves of them), and latents."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from piflow_cli.core.interfaces import PromptFacts
 from piflow_cli.data.embeddings.codec import BYTES
 from piflow_cli.engine.plan.model import ModelFacts
 from piflow_cli.preset import Preset
@@ -16,6 +17,8 @@ CHARACTERS_A_TOKEN = 4.5
 """English prose; other text has fewer."""
 TEMPLATE_TOKENS = 5
 """What a chat template adds to a prompt and leaves in its embedding."""
+LATENT_BYTES = 2
+"""Of a number in the latents of pictures or videos, as data.latents keeps them."""
 REFERENCE_BYTES = 2
 """Of a number in the latents of reference pictures, as caches keep them."""
 ASSUMED_TOKENS = 66
@@ -66,13 +69,54 @@ class CacheEstimate:
         return f"{self.tokens:.4g} tokens x {self.width:,} x {number} x {self.coded_share}{scales}{pooled}{about}"
 
 
-def estimate_cache(preset: Preset, facts: ModelFacts) -> CacheEstimate | None:
-    """The cache of a preset's prompts, None for teachers that take class labels.
+@dataclass(frozen=True)
+class LatentEstimate:
+    """Latents of a preset's pictures or videos.
 
-    Raises:
-        DataError: the prompts are here and cannot be read.
+    Args:
+        what: pictures or videos.
+        number: how many with captions; None where nothing says it.
+        channels, positions: of the latent of one.
+        used: whether the preset keeps them (data.latents).
     """
-    prompts = preset.data.prompt_facts(frames=preset.teacher.num_frames)
+
+    what: str
+    number: int | None
+    channels: int
+    positions: int
+    used: bool
+
+    @property
+    def item_bytes(self) -> int:
+        """Of one."""
+        return self.channels * self.positions * LATENT_BYTES
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Of all."""
+        return None if self.number is None else self.number * self.item_bytes
+
+    @property
+    def arithmetic(self) -> str:
+        """How the bytes of one come about."""
+        return f"{self.channels} channels x {self.positions:,} positions x {LATENT_BYTES} bytes"
+
+
+def estimate_latents(preset: Preset, facts: ModelFacts, prompts: PromptFacts | None) -> LatentEstimate | None:
+    """The latents of a preset's pictures or videos, None where it has none to encode, or of several sizes."""
+    if not (preset.data.encodes_pictures or preset.data.latents) or preset.data.sizes_px:
+        return None
+    return LatentEstimate(
+        what="videos" if preset.teacher.num_frames > 1 else "pictures",
+        number=prompts.number if prompts is not None else None,
+        channels=facts.channels,
+        positions=facts.image_tokens * facts.positions,
+        used=preset.data.latents is not None,
+    )
+
+
+def estimate_cache(preset: Preset, facts: ModelFacts, prompts: PromptFacts | None) -> CacheEstimate | None:
+    """The cache of a preset's prompts, None for teachers that take class labels."""
     if prompts is None or not facts.condition.text_width:
         return None
     return cache_of(preset, facts, prompts=prompts.number, characters=prompts.mean_characters)

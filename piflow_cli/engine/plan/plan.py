@@ -9,7 +9,7 @@ from typing import Any
 from piflow_cli.core.interfaces import Part, Strategy
 from piflow_cli.engine.plan.activations import FP32, Setup, teacher_passes
 from piflow_cli.engine.plan.batches import micro_batches
-from piflow_cli.engine.plan.cache import CacheEstimate, estimate_cache
+from piflow_cli.engine.plan.cache import CacheEstimate, LatentEstimate, estimate_cache, estimate_latents
 from piflow_cli.engine.plan.checks import check_sizes
 from piflow_cli.engine.plan.memory import SHARDED_OPTIMIZER_BYTES, Memory, estimate_memory
 from piflow_cli.engine.plan.model import ModelFacts, model_facts
@@ -46,6 +46,7 @@ class Plan:
     teacher_passes: int
     num_intermediates: int
     embedding_cache: CacheEstimate | None
+    latent_cache: LatentEstimate | None
     checkpoint_bytes: int
     checkpoints: int
     published: tuple[Comparison, ...]
@@ -82,7 +83,7 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """All estimates by name."""
         facts, encoders = self.facts, sum(part.parameters for part in self.parts if part.is_encoder)
-        cache = self.embedding_cache
+        cache, latents = self.embedding_cache, self.latent_cache
         return {
             "preset": self.preset,
             "teacher_parameters": facts.frozen,
@@ -103,6 +104,8 @@ class Plan:
             "memory": [asdict(memory) | {"total_bytes": memory.total_bytes} for memory in self.memory],
             "embedding_cache": cache
             and {**asdict(cache), "prompt_bytes": cache.prompt_bytes, "total_bytes": cache.total_bytes},
+            "latent_cache": latents
+            and {**asdict(latents), "item_bytes": latents.item_bytes, "total_bytes": latents.total_bytes},
             "checkpoint_bytes": self.checkpoint_bytes,
             "student_bytes": self.student_bytes,
             "disk_bytes": self.disk_bytes,
@@ -128,6 +131,7 @@ def plan(preset: Preset, *, gpus: Sequence[int] = ()) -> Plan:
     if gpus and all(share.problem for share in shares):
         raise DataError(shares[0].problem)
     facts, parts = model_facts(preset), preset.teacher.pipeline_parts()
+    prompts = preset.data.prompt_facts(frames=preset.teacher.num_frames)
     return Plan(
         preset=preset.name,
         facts=facts,
@@ -140,7 +144,8 @@ def plan(preset: Preset, *, gpus: Sequence[int] = ()) -> Plan:
         segments_a_sample=_segments(preset),
         teacher_passes=teacher_passes(preset, facts),
         num_intermediates=preset.objective.num_intermediates,
-        embedding_cache=estimate_cache(preset, facts),
+        embedding_cache=estimate_cache(preset, facts, prompts),
+        latent_cache=estimate_latents(preset, facts, prompts),
         checkpoint_bytes=_checkpoint_bytes(facts),
         checkpoints=settings.checkpoints_kept + 1,
         published=tuple(comparisons(preset, facts, parts)),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from piflow_cli.engine.plan.activations import Item
-from piflow_cli.engine.plan.cache import CODED_WORDS
+from piflow_cli.engine.plan.cache import CODED_WORDS, LatentEstimate
 from piflow_cli.engine.plan.memory import Memory
 from piflow_cli.engine.plan.plan import Plan
 
@@ -29,6 +29,8 @@ def report(plan: Plan) -> list[Section]:
     sections = [_parameters(plan), *_memory(plan), _batches(plan), _work(plan), _disk(plan)]
     if plan.embedding_cache is not None:
         sections.append(_cache(plan))
+    if plan.latent_cache is not None:
+        sections.append(_latents(plan.latent_cache))
     if plan.published:
         sections.append(_published(plan))
     return sections
@@ -150,6 +152,16 @@ def _cache(plan: Plan) -> Section:
     else:
         rows.append(("in all", "not known: data.path is not here, and nothing else says how many prompts it has"))
     return Section("Embedding cache" if cache.used else "Embedding cache, if data.cache named one", rows)
+
+
+def _latents(latents: LatentEstimate) -> Section:
+    rows = [(f"one of the {latents.what}", f"{size(latents.item_bytes):>8} = {latents.arithmetic}")]
+    if latents.total_bytes is not None:
+        rows.append(("in all", f"{size(latents.total_bytes):>8} = {latents.number:,} {latents.what}"))
+    else:
+        rows.append(("in all", f"not known: nothing here says how many {latents.what} there are"))
+    title = f"Latents of {latents.what}"
+    return Section(title if latents.used else f"{title}, if data.latents kept them", rows)
 
 
 def _published(plan: Plan) -> Section:

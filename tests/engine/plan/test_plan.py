@@ -200,6 +200,26 @@ def test_the_data_free_recipes_say_the_published_cache() -> None:
     assert plan(load_preset("digits-1nfe"), gpus=(1,)).embedding_cache is None
 
 
+def test_latents_are_counted(tmp_path: Path) -> None:
+    """In float16: Wan's videos of 81 frames at 832x480 are 16 channels of 21 x 60 x 104 positions."""
+    for i in range(3):
+        (tmp_path / f"{i}.gif").write_bytes(b"GIF89a")
+        (tmp_path / f"{i}.png").write_bytes(b"beside")
+        (tmp_path / f"{i}.txt").write_text("a cat")
+    wan = plan(load_preset("wan-4nfe", [f"data.path={tmp_path}"]), gpus=(8,))
+    assert (wan.latent_cache.what, wan.latent_cache.used) == ("videos", True)
+    assert wan.latent_cache.total_bytes == 3 * 16 * 21 * 60 * 104 * 2
+    assert wan.embedding_cache.prompts == 3
+    assert wan.to_dict()["latent_cache"]["item_bytes"] == 4_193_280
+    assert plan(load_preset("wan22-5b-4nfe"), gpus=(8,)).latent_cache.item_bytes == 48 * 31 * 44 * 80 * 2
+    assert ("in all", "12.6 MB = 3 videos") in [
+        tuple(cell.strip() for cell in row) for section in report(wan) for row in section.rows if len(row) == 2
+    ]
+    qwen = plan(load_preset("qwen-4nfe"), gpus=(8,)).latent_cache
+    assert (qwen.what, qwen.used, qwen.total_bytes, qwen.item_bytes) == ("pictures", False, None, 16 * 128 * 128 * 2)
+    assert plan(load_preset("wan-4nfe-datafree"), gpus=(8,)).latent_cache is None
+
+
 def test_prompts_that_are_here_are_measured(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("a" * 45 + "\n" + "b" * 135 + "\n", encoding="utf-8")
