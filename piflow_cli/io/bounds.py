@@ -34,6 +34,12 @@ MAX_PICTURE_PIXELS = 2**27
 """Of a picture, by its header before anything is decoded: 134 million, half a GB in memory."""
 LARGE_PICTURE_PIXELS = 2**25
 """Of larger pictures one is decoded at a time."""
+MAX_FRAME_PIXELS = 2**25
+"""Of a frame of a video, 33.5 million: 8K."""
+MAX_FRAMES = 2**20
+"""Of a video."""
+MAX_ANIMATION_PIXELS = 2**34
+"""Of all frames of an animated GIF or WebP, which are decoded from the first one on: 8,000 of 1080 lines."""
 MAX_STATISTICS_BYTES = 2**30
 """Of an array in a file of reference statistics: the covariance of 11,585 features."""
 MAX_EMBEDDING_BYTES = 2**28

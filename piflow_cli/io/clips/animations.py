@@ -8,7 +8,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from piflow_cli.io.clips.frames import MAX_ANIMATION_PIXELS, Clip, check_count, check_frame, chosen_frames
+from piflow_cli.io.bounds import MAX_ANIMATION_PIXELS
+from piflow_cli.io.clips.frames import Clip, check_count, check_frame, chosen_frames
 from piflow_cli.io.images import FORMATS, PictureError, cover, plain
 
 KINDS = ("GIF", "WEBP")

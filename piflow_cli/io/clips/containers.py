@@ -40,7 +40,7 @@ def require_reader(name: object) -> None:
 
 
 def read_container(content: bytes, clip: Clip) -> np.ndarray:
-    """Frames (F, H, W, C) uint8 of the first stream of pictures, turned upright, the middle of each.
+    """Frames (F, H, W, C) uint8 of the stream of pictures that players show, turned upright, the middle of each.
 
     Raises:
         PictureError: it is damaged, cut short, without pictures, too large or too short.
@@ -76,9 +76,9 @@ def _open(content: bytes) -> "InputContainer":
 def _times(content: bytes) -> tuple[list[int], float]:
     """When frames begin, ascending, in units of the stream, and a unit in seconds; nothing is decoded."""
     with _open(content) as file:
-        if not file.streams.video:
+        stream = file.streams.best("video")  # and no picture of a cover
+        if stream is None:
             raise PictureError("it has sound and no pictures")
-        stream = file.streams.video[0]
         check_frame(stream.codec_context.width, stream.codec_context.height)
         times, count = set(), 0
         for packet in file.demux(stream):
@@ -114,7 +114,7 @@ def _taken(content: bytes, wanted: frozenset[int], clip: Clip, *, start: int | N
 
 
 def _frames(file: "InputContainer", start: int | None) -> Iterator["VideoFrame"]:
-    stream = file.streams.video[0]
+    stream = file.streams.best("video")
     if start is not None:
         file.seek(start, stream=stream)
     return file.decode(stream)

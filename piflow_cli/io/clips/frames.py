@@ -1,4 +1,4 @@
-"""Which frames of a person's video are taken, by the moments at which they are shown; and the bounds of reading one.
+"""Which frames of a person's video are taken, by the moments at which they are shown.
 
 Shapes: N frames of the file, F frames that are taken.
 """
@@ -8,16 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from piflow_cli.io.bounds import MAX_FRAME_PIXELS, MAX_FRAMES
 from piflow_cli.io.images import PictureError
 
 SLACK = 0.05
 """How much shorter than wanted a video may be; it is then taken as a whole. GIF counts hundredths of a second."""
-MAX_FRAME_PIXELS = 2**25
-"""Of a frame, 33.5 million: 8K."""
-MAX_FRAMES = 2**20
-"""Of a file."""
-MAX_ANIMATION_PIXELS = 2**34
-"""Of all frames of an animated GIF or WebP, which are decoded from the first one on: 8,000 of 1080 lines."""
 
 
 @dataclass(frozen=True)

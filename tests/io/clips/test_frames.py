@@ -2,7 +2,8 @@
 
 import pytest
 
-from piflow_cli.io.clips.frames import MAX_FRAME_PIXELS, MAX_FRAMES, Clip, check_count, check_frame, chosen_frames
+from piflow_cli.io.bounds import MAX_FRAME_PIXELS, MAX_FRAMES
+from piflow_cli.io.clips.frames import Clip, check_count, check_frame, chosen_frames
 from piflow_cli.io.images import PictureError
 
 
