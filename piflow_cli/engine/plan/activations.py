@@ -38,6 +38,8 @@ POLICY_COPIES = 4
 """Of the network's output in float32: itself, the policy made of it, its gradient, and what a rollout works on."""
 PIXEL_BYTES = 1024
 """A pixel in the autoencoder's encoder: four tensors of 128 channels in bfloat16 at full size."""
+FRAME_PIXEL_BYTES = 2600
+"""A pixel of the frames that Wan encodes at a time, in bfloat16: half of what 2.1's autoencoder took in float32."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +147,22 @@ def encoding(preset: Preset, facts: ModelFacts, parts: tuple[Part, ...], setup: 
         words = f"{encoders:,} x {size} bytes of encoders that visit the GPU; none with data.cache"
         items.append(Item("encoding prompts", encoders * size, words))
     if preset.data.encodes_pictures and parts:
-        pixels = setup.micro_batch_size * facts.image_tokens * facts.positions * facts.pixels
+        pixels, each, what = _encoded(preset, facts, setup)
         visitor = others if visiting else 0
-        words = f"{visitor:,} x {size} + {pixels:,} pixels x {PIXEL_BYTES} bytes"
-        items.append(Item("encoding pictures", visitor * size + pixels * PIXEL_BYTES, words))
+        words = f"{visitor:,} x {size} + {pixels:,} pixels x {each} bytes"
+        items.append(Item(f"encoding {what}", visitor * size + pixels * each, words))
     return items
+
+
+def _encoded(preset: Preset, facts: ModelFacts, setup: Setup) -> tuple[int, int, str]:
+    """Pixels that are encoded at a time, bytes of one, and of what: of one video the frames of a latent one."""
+    frames = preset.teacher.num_frames
+    if frames == 1:
+        pixels = setup.micro_batch_size * facts.image_tokens * facts.positions * facts.pixels
+        return pixels, PIXEL_BYTES, "pictures"
+    sizes = preset.data.sizes_px or (preset.teacher.size_px,)
+    largest = max(width * height for width, height in sizes)
+    return largest * min(frames, preset.teacher.frame_factor), FRAME_PIXEL_BYTES, "videos"
 
 
 def _dequantised(preset: Preset, facts: ModelFacts) -> tuple[int, int]:

@@ -220,6 +220,13 @@ def test_latents_are_counted(tmp_path: Path) -> None:
     assert plan(load_preset("wan-4nfe-datafree"), gpus=(8,)).latent_cache is None
 
 
+def test_of_a_video_the_frames_of_a_latent_one_are_encoded_at_a_time() -> None:
+    kept = plan(load_preset("wan-4nfe"), gpus=(1,)).memory[0]
+    each = plan(load_preset("wan-4nfe", ["data.latents=", "teacher.offload_encoders=false"]), gpus=(1,)).memory[0]
+    assert not any(item.name.startswith("encoding videos") for item in kept.items)
+    assert [item.bytes for item in each.moments if item.name == "encoding videos"] == [4 * 832 * 480 * 2600]
+
+
 def test_prompts_that_are_here_are_measured(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("a" * 45 + "\n" + "b" * 135 + "\n", encoding="utf-8")
