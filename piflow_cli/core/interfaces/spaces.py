@@ -148,6 +148,10 @@ class PromptSpace(Space, Protocol):
         """The reference pictures of each prompt, encoded; None where there are none."""
         ...
 
+    def check_reference(self, picture: Any) -> None:
+        """Raise DataError where a reference picture (of PIL) is not taken, saying why."""
+        ...
+
     def size_about(self, pictures: Sequence[Any]) -> tuple[int, int]:
         """Width and height of what the base's own pipeline makes of reference pictures where nobody says it."""
         ...

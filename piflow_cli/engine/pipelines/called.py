@@ -18,14 +18,14 @@ from diffusers import DiffusionPipeline
 from PIL.Image import Image
 from torch import Tensor
 
-from piflow_cli.core.conditions import TextCondition
+from piflow_cli.core.conditions import Instruction, TextCondition
 from piflow_cli.core.interfaces import PromptSpace
 from piflow_cli.engine.pipelines.loop import OnStepEnd
 from piflow_cli.engine.pipelines.prompts import as_list, matched
 from piflow_cli.engine.pipelines.student import Callback
 from piflow_cli.engine.pipelines.text import Draw, TextPipeline
 from piflow_cli.teachers.text.family import TextFamily
-from piflow_cli.teachers.text.pictures import check_number
+from piflow_cli.teachers.text.pictures import check_number, check_taken
 
 NEGATIVE = "negative_"
 PICTURES = "image"
@@ -167,6 +167,7 @@ class CalledAsBase(TextPipeline):
         width, height, pictures = given.get("width"), given.get("height"), self._pictures(given)
         if not pictures:
             return width, height
+        check_taken([Instruction("", pictures)], self._space.check_reference)
         usual = self._space.size_about(pictures)
         return width or usual[0], height or usual[1]
 

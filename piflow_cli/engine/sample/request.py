@@ -17,6 +17,7 @@ from piflow_cli.core.interfaces import Condition, Policy, Space
 from piflow_cli.core.student import make_policy
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.errors import DataError, PolicyError
+from piflow_cli.teachers.text.pictures import check_taken
 
 NEGATIVE_SCALE = 1.5
 """Guidance against a negative prompt where none is asked for: the student's own guidance is in it already."""
@@ -140,6 +141,7 @@ class TextRequest:
         pictures = [prompt.pictures for prompt in prompts if isinstance(prompt, Instruction)]
         if not pictures or (self._given("width") and self._given("height")):
             return self
+        check_taken(prompts, space.check_reference)
         sizes = dict.fromkeys(map(space.size_about, pictures))
         if len(sizes) > 1:
             shown = ", ".join(f"{width}x{height}" for width, height in list(sizes)[:4])

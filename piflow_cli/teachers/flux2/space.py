@@ -104,10 +104,14 @@ class Flux2Space(TextSpace):
         try:
             processor.check_image_input(picture)
         except ValueError as error:
-            raise DataError(f"a reference picture is not taken: {error}") from None
+            raise DataError(str(error)) from None
         picture = processor._resize_if_exceeds_area(picture, LARGEST_REFERENCE_PX)
         step = self.factor * PATCH
         return picture, (picture.width // step * step, picture.height // step * step)
+
+    def check_reference(self, picture: Image) -> None:
+        """Raise DataError where a picture is smaller than the pipelines take, or too long."""
+        self._as_taken(picture)
 
     def reference_latents(self, picture: Image) -> Tensor:
         """Normalised latents (1, C, H, W): the mode of the posterior, as the pipelines take it."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from piflow_cli.core.conditions import Embeddings, Instruction, TextCondition, join_conditions
+from piflow_cli.errors import DataError
 from piflow_cli.teachers.qwen_image import QwenImageSpace
 from piflow_cli.teachers.text.pictures import check_number
 from piflow_cli.teachers.text.prompts import PREVIEW_PROMPTS
@@ -26,6 +27,8 @@ NUM_PICTURES = (1, 8)
 """Reference pictures that are taken; the published models were shown up to three."""
 TARGET_PX = 1024 * 1024
 """Pixels of what is made of reference pictures where nobody says it, as the pipelines have it."""
+LONGEST = 200
+"""Times the shorter side that the longer one of a picture may be, as its text encoder has it."""
 GREY = (127, 127, 127)
 
 
@@ -77,6 +80,15 @@ class QwenImageEditSpace(QwenImageSpace):
         image = seen[0] if self._is_single else seen
         embeds, _ = self.pipeline.encode_prompt([prompt], image=image, device=self.device)
         return TextCondition(embeds=embeds)
+
+    def check_reference(self, picture: Image) -> None:
+        """Raise DataError where a picture is longer than the text encoder sees."""
+        shorter, longer = sorted(picture.size)
+        if longer > LONGEST * shorter:
+            raise DataError(
+                f"it has {picture.width}x{picture.height} pixels; the longer side may be at most {LONGEST} times the "
+                "shorter one"
+            )
 
     def reference_latents(self, picture: Image) -> Tensor:
         """Normalised latents (1, C, H, W): the mode of the posterior, as the pipelines take it."""

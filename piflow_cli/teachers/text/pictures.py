@@ -33,6 +33,24 @@ def check_number(allowed: tuple[int, int], pictures: Sequence[Sequence[Image]], 
             raise DataError(f"{name} takes {wanted} of a prompt, and one has {len(found)}")
 
 
+def check_taken(prompts: Sequence[Prompt], check: Callable[[Image], object]) -> None:
+    """Raise DataError where a reference picture of a prompt is not taken, naming it and the prompt.
+
+    Args:
+        check: raises DataError of a picture, saying why.
+    """
+    for prompt, pictures in zip(prompts, pictures_of(prompts), strict=True):
+        names = prompt.names if isinstance(prompt, Instruction) else ()
+        for number, picture in enumerate(pictures, 1):
+            try:
+                check(picture)
+            except DataError as error:
+                named = names[number - 1] if len(names) == len(pictures) else f"number {number}"
+                raise DataError(
+                    f"the reference picture {named} of the prompt {str(prompt)[:40]!r} is not taken: {error}"
+                ) from None
+
+
 def references_of(
     pictures: Sequence[Sequence[Image]], *, encode: Callable[[Image], Tensor], backbone: TextBackbone
 ) -> References | None:

@@ -20,7 +20,7 @@ from piflow_cli.core.conditions import Prompt, TextCondition
 from piflow_cli.core.schedule import Shift
 from piflow_cli.errors import ModelError
 from piflow_cli.teachers.text.calls import BaseCalls
-from piflow_cli.teachers.text.pictures import check_number, pictures_of, references_of
+from piflow_cli.teachers.text.pictures import check_number, check_taken, pictures_of, references_of
 from piflow_cli.teachers.text.placing import placed
 from piflow_cli.teachers.text.prompts import PREVIEW_PROMPTS
 from piflow_cli.teachers.text.tokens import TextBackbone, check_no_video, check_sides
@@ -137,6 +137,7 @@ class TextSpace(BaseCalls):
                 f"the text encoders of {self.settings.source} are not loaded, and the prompts are in no cache. Cache "
                 "them (piflow distill --cache-only), or leave data.cache out."
             )
+        check_taken(prompts, self.check_reference)
         pictures = pictures_of(prompts)
         with self._on_device([*self.encoders(), *([self.pipeline.vae] if any(pictures) else ())]):
             texts, length = list(map(str, prompts)), self.settings.max_sequence_length
@@ -159,6 +160,9 @@ class TextSpace(BaseCalls):
     def references(self, pictures: Sequence[Sequence[Image]]) -> References | None:
         """The reference pictures of each prompt, encoded; None without any. Errors as `reference_latents`."""
         return references_of(pictures, encode=self.reference_latents, backbone=self.backbone)
+
+    def check_reference(self, picture: Image) -> None:
+        """Raise DataError where a reference picture is too small or too long for the base's own pipeline."""
 
     def reference_latents(self, picture: Image) -> Tensor:
         """Latents (1, C, H, W) of a reference picture, of the size at which the base's own pipeline takes it.

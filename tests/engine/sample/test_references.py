@@ -121,7 +121,7 @@ def test_a_teacher_edits(folder: Path) -> None:
 
 def test_what_cannot_be_edited_is_refused_in_a_sentence(folder: Path, tmp_path: Path) -> None:
     cases = {
-        "small": r"a reference picture is not taken: Image too small: 40×64",
+        "small": f"the reference picture small.png of the prompt {PROMPT!r} is not taken: Image too small: 40×64",
         "missing": "cannot be read",
     }
     for name, message in cases.items():
@@ -157,6 +157,10 @@ def test_qwen_image_edits_pictures_that_its_encoder_sees(folder: Path, tmp_path:
     assert differ(pipe(image, PROMPT, negative_prompt="the house", **guided).images, given)
     with pytest.raises(DataError, match="takes 1 to 8 reference pictures of a prompt, and one has 0"):
         pipe(prompt=PROMPT)
+    with pytest.raises(
+        DataError, match="reference picture number 1 of the prompt .* 1x300 pixels; .* at most 200 times"
+    ):
+        pipe(Image.new("RGB", (1, 300)), PROMPT)
     done = run("sample", PROMPT, "--model", tmp_path / "student", cwd=tmp_path)
     assert done.returncode == 1
     assert "takes 1 to 8 reference pictures of a prompt, and none is given: pass --image FILE" in " ".join(
