@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from piflow_cli.data.files.prompts import clean_text, pick_column, read_json_lines, read_prompts, text_of
-from piflow_cli.data.files.references import NAMES, names_of
+from piflow_cli.data.files.references import named_pictures
 from piflow_cli.data.files.tables import read_csv_rows
 from piflow_cli.data.published.entry import read_published
 from piflow_cli.errors import DataError
@@ -72,20 +72,14 @@ def _stdin_lines() -> Iterator[str]:
 def _json_rows(path: Path) -> Iterator[Asked]:
     for where, row in read_json_lines(path):
         if text := text_of(row, None, where=where):
-            yield Asked(text, _seed(row.get(SEED), where=where), _references(row, path, where=where))
+            yield Asked(text, _seed(row.get(SEED), where=where), named_pictures(row, path.parent, where=where))
 
 
 def _csv_rows(path: Path) -> Iterator[Asked]:
     for where, row in read_csv_rows(path):
         column = pick_column(row, None, where=f"the first line of {path}")
         if text := clean_text(row[column], where=where):
-            yield Asked(text, _seed(row.get(SEED), where=where), _references(row, path, where=where))
-
-
-def _references(row: dict[str, object], path: Path, *, where: str) -> tuple[Path, ...]:
-    """Files of the pictures that a row names."""
-    names = next((names_of(row[name], where=f"{where}, {name},") for name in NAMES if name in row), ())
-    return tuple(path.parent / name for name in names)
+            yield Asked(text, _seed(row.get(SEED), where=where), named_pictures(row, path.parent, where=where))
 
 
 def _seed(value: object, *, where: str) -> int | None:

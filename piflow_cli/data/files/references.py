@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,16 @@ def names_of(value: object, *, where: str) -> tuple[str, ...]:
             f"{where} holds {str(value)[:60]!r}; it has to be the name of a picture file, or a list of such"
         )
     return tuple(name for name in found if name.strip())
+
+
+def named_pictures(row: Mapping[str, object], folder: Path, *, where: str) -> tuple[Path, ...]:
+    """Files of the pictures that a row of a person's own prompts names, by their names from `folder` on.
+
+    Raises:
+        DataError: the field holds no names.
+    """
+    names = next((names_of(row[name], where=f"{where}, {name},") for name in NAMES if name in row), ())
+    return tuple(folder / name for name in names)
 
 
 def read_instructions(

@@ -35,6 +35,7 @@ from piflow_cli.engine.benchmark.samplers import (
 from piflow_cli.engine.benchmark.showing.album import Album
 from piflow_cli.engine.benchmark.yardsticks import (
     check_prompts,
+    check_taken_pictures,
     choose_detector,
     choose_references,
     choose_subjects,
@@ -90,7 +91,8 @@ def benchmark(
         h: stochasticity between segments to sample every student with; None is what each was trained for.
         samples: pictures a row; picture i shows class i % num_classes, or prompt i % the number of prompts.
         prompts: of text-to-image students: a .txt, .jsonl (with a whole number `label`, for accuracy), .csv, .parquet,
-            a folder of these or a data set of the hub; None is the embedded list for students of the embedded teacher.
+            a folder of these or a data set of the hub; rows of .jsonl and .csv may name `references`, pictures that
+            the prompt is about. None is the embedded list for students of the embedded teacher.
         reference: digits, emoji, an .npz or .safetensors with statistics, a folder of pictures, or teacher, the row of
             its most steps; None is the embedded one for students of an embedded teacher, else the teacher.
         detector: digits-cnn, emoji-cnn, pixels, a folder or hub id of a vision model of transformers, or a TorchScript
@@ -140,6 +142,7 @@ def benchmark(
         patched, told = _on_patches(asked, students, with_grid=bool(quantize))
         subjects = choose_subjects(listed, students)
         check_prompts(patched, subjects)
+        check_taken_pictures(subjects, students[0].space, samples)
         samplers, warnings = _student_samplers(students, nfe, h, seed=seed, whole_teacher=bool(quantize))
         own = Panel.of(patched, choose_detector(detector, students, patched, device=target), device=target)
         return students, patched, subjects, own, samplers, [*told, *warnings]

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
-from piflow_cli.core.conditions import TextCondition, join_conditions
+from piflow_cli.core.conditions import Instruction, TextCondition, join_conditions
 from piflow_cli.core.interfaces import Condition, Space
 from piflow_cli.data.prompt_lists import PromptList
 from piflow_cli.metrics.metric import Groups
@@ -41,6 +42,10 @@ class Subjects(Protocol):
 
     def texts(self, numbers: Tensor) -> list[str] | None:
         """The prompts of some of them (B,), None where there are none."""
+        ...
+
+    def pictures(self, numbers: Tensor) -> list[tuple[Image, ...]]:
+        """The reference pictures of some of them (B,)."""
         ...
 
     def first_distinct(self, count: int) -> list[int]:
@@ -92,6 +97,10 @@ class Questions:
         """What pictures start to stop - 1 are asked by, None where these are no prompts."""
         return self.subjects.texts(self.numbers[start:stop])
 
+    def pictures(self, start: int, stop: int) -> list[tuple[Image, ...]]:
+        """The reference pictures that what pictures start to stop - 1 are asked by is about."""
+        return self.subjects.pictures(self.numbers[start:stop])
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -119,6 +128,10 @@ class Classes:
 
     def texts(self, numbers: Tensor) -> None:
         """None: a class is no prompt."""
+
+    def pictures(self, numbers: Tensor) -> list[tuple[Image, ...]]:
+        """None: a class is about no pictures."""
+        return [()] * len(numbers)
 
     def first_distinct(self, count: int) -> list[int]:
         """The first classes."""
@@ -176,14 +189,24 @@ class Prompts:
         """As the list has them."""
         return [self.listed.texts[number] for number in numbers.tolist()]
 
+    def pictures(self, numbers: Tensor) -> list[tuple[Image, ...]]:
+        """As the list names them, read now.
+
+        Raises:
+            PictureError: one cannot be read or used.
+        """
+        asked = [self.listed.asked(number) for number in numbers.tolist()]
+        return [prompt.pictures if isinstance(prompt, Instruction) else () for prompt in asked]
+
     def first_distinct(self, count: int) -> list[int]:
         """As the list."""
         return self.listed.first_distinct(count)
 
     def digest(self, count: int) -> str:
-        """By texts and labels."""
-        texts, labels = self.listed.texts.between(0, count).digest(), (self.listed.labels or ())[:count]
-        return f"{count} prompts {hashlib.sha256(f'{texts} {labels}'.encode()).hexdigest()[:12]}"
+        """By texts, pictures and labels."""
+        rows, labels = self.listed.digest(count), (self.listed.labels or ())[:count]
+        about = "" if self.listed.about is None else " about pictures"
+        return f"{count} prompts{about} {hashlib.sha256(f'{rows} {labels}'.encode()).hexdigest()[:12]}"
 
     def _row(self, number: int) -> TextCondition:
         """One prompt's condition (1, T, D), on the CPU."""
@@ -193,8 +216,8 @@ class Prompts:
 
     def _encode(self, start: int) -> None:
         """Encode the group of prompts that begins at `start`, and keep it; where there is no room, until the next."""
-        texts = [self.listed.texts[i] for i in range(start, min(start + ENCODED_AT_ONCE, len(self.listed)))]
-        rows = dict(enumerate(self.encoder.encode_prompts(texts).to("cpu").rows(), start))
+        asked = [self.listed.asked(i) for i in range(start, min(start + ENCODED_AT_ONCE, len(self.listed)))]
+        rows = dict(enumerate(self.encoder.encode_prompts(asked).to("cpu").rows(), start))
         room = KEPT_BYTES - sum(map(_num_bytes, self._kept.values()))
         keeps = room >= sum(map(_num_bytes, rows.values()))
         self._kept.update(rows if keeps else {})

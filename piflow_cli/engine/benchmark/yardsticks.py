@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import torch
 
 from piflow_cli import registry
+from piflow_cli.core.interfaces import Space
 from piflow_cli.data.files.prompts import READERS
 from piflow_cli.data.prompt_lists import PromptList, read_prompt_list
 from piflow_cli.data.published.entry import KIND
 from piflow_cli.engine.benchmark.gauge import TEACHER
 from piflow_cli.engine.benchmark.questions import Classes, Prompts, Subjects
+from piflow_cli.engine.sample.check import check_pictures
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.engine.students.yardstick import EMBEDDED_TEACHERS, Yardstick
 from piflow_cli.errors import DataError
@@ -21,6 +23,9 @@ from piflow_cli.metrics.detectors.pixels import PIXELS_NAME
 from piflow_cli.metrics.detectors.reference import load_reference
 from piflow_cli.metrics.metric import WHOLE, Features, Judgement, Metric
 from piflow_cli.metrics.panel import Panel, Seat, require_classifier, seats_of
+from piflow_cli.teachers.text.pictures import check_taken
+
+PICTURES_GIVEN = "`references` in the rows of --prompts"
 
 
 def embedded(students: Sequence[LoadedStudent]) -> Yardstick | None:
@@ -37,7 +42,8 @@ def choose_subjects(listed: PromptList | None, students: Sequence[LoadedStudent]
         students: at least one; all share classes, or text encoders.
 
     Raises:
-        DataError: prompts for class models, or none for text-to-image students whose teacher has none of its own.
+        DataError: prompts for class models, none for text-to-image students whose teacher has none of its own, or more
+            or fewer reference pictures than one takes.
     """
     first = students[0]
     if first.space.num_classes is not None:
@@ -54,7 +60,21 @@ def choose_subjects(listed: PromptList | None, students: Sequence[LoadedStudent]
                 f"folder of these, or a published set ({', '.join(registry.names(KIND))})"
             )
         listed = read_prompt_list(yardstick.prompts, name=yardstick.reference)
+    counts = [listed.num_pictures(number) for number in range(len(listed))]
+    for student in students:
+        check_pictures(counts, student.space.num_pictures, name=student.name, how=PICTURES_GIVEN)
     return Prompts(listed, first.space)
+
+
+def check_taken_pictures(subjects: Subjects, space: Space, count: int) -> None:
+    """Read the reference pictures of the first `count` subjects, as far as there are, before anything is drawn.
+
+    Raises:
+        DataError: one cannot be read, or is not taken; its file is named.
+    """
+    if isinstance(subjects, Prompts) and subjects.listed.about is not None:
+        for number in range(min(count, len(subjects))):
+            check_taken([subjects.listed.asked(number)], space.check_reference)
 
 
 def choose_detector(

@@ -39,24 +39,25 @@ def check_request(
         raise DataError(f"{number:,} pictures are asked for; one command draws at most {MAX_PICTURES:,}")
 
 
-def check_pictures(counts: Sequence[int], allowed: tuple[int, int], *, name: str) -> None:
+def check_pictures(counts: Sequence[int], allowed: tuple[int, int], *, name: str, how: str = "--image FILE") -> None:
     """Raise DataError where prompts have more or fewer reference pictures than a model takes.
 
     Args:
         counts: reference pictures of each prompt.
         allowed: the fewest and the most.
         name: of the model.
+        how: they are given.
     """
     fewest, most = allowed
     if most == 0 and any(counts):
         raise DataError(
-            f"{name} draws from prompts alone and takes no reference pictures (--image): leave them out, or take a "
-            "model that edits, such as one of FLUX.2"
+            f"{name} draws from prompts alone and takes no reference pictures ({how}): leave them out, or "
+            "take a model that edits, such as one of FLUX.2"
         )
     for count in counts:
         if not fewest <= count <= most:
             wanted = f"{fewest} to {most} reference pictures" if fewest < most else f"{most} reference picture"
-            had = f"{count} are given" if count else "none is given: pass --image FILE"
+            had = f"{count} are given" if count else f"none is given: pass {how}"
             raise DataError(f"{name} takes {wanted} of a prompt, and {had}")
 
 

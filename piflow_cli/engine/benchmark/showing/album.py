@@ -8,6 +8,7 @@ from torch import Tensor
 
 from piflow_cli.engine.benchmark.questions import Questions
 from piflow_cli.engine.benchmark.samplers import Sampler
+from piflow_cli.io.images import cover
 from piflow_cli.io.pictures import to_pictures
 from piflow_cli.io.sheets.comparison import Row, comparison_sheet
 
@@ -22,6 +23,7 @@ class Album:
     def __init__(self, count: int = 8) -> None:
         self.count = count
         self._labels: list[str] = []
+        self._about: list[Image.Image | None] = []
         self._rows: dict[Sampler, list[Image.Image]] = {}
 
     def take(self, sampler: Sampler, pictures: Tensor, *, start: int, questions: Questions) -> None:
@@ -37,14 +39,25 @@ class Album:
         wanted = pictures[: self.count - len(kept)]
         if len(wanted) and len(self._labels) == len(kept):  # the first row that comes so far
             self._labels += _labels(sampler, questions, start, start + len(wanted))
+            self._about += [next(iter(row), None) for row in questions.pictures(start, start + len(wanted))]
         kept += to_pictures(wanted.cpu())
 
     def sheet(self) -> Image.Image | None:
-        """A row of pictures for each row of the table: students, then teachers by their evaluations; None of none."""
+        """A row of pictures for each row of the table: students, then teachers by their evaluations; None of none.
+
+        Above them are the first reference pictures, where prompts are about some.
+        """
         rows = sorted(self._rows.items(), key=lambda item: (item[0].kind != "student", _effort(item[0])))
         if not self._labels:
             return None
-        return comparison_sheet(self._labels, [Row(_names(sampler), pictures) for sampler, pictures in rows])
+        drawn = [Row(_names(sampler), pictures) for sampler, pictures in rows]
+        size_px = drawn[0].pictures[0].size
+        about = [
+            Image.new("RGB", size_px, "white") if picture is None else cover(picture, size_px=size_px, channels=3)
+            for picture in self._about
+        ]
+        given = any(picture is not None for picture in self._about)
+        return comparison_sheet(self._labels, [Row(("reference",), about), *drawn] if given else drawn)
 
 
 def _effort(sampler: Sampler) -> int:
