@@ -31,6 +31,8 @@ class Conditioning:
         text_width, pooled_width: of an embedded prompt; 0 where there is none.
         padded: whether every prompt is padded to `text_tokens`, and the padding attended to.
         embeds_guidance: whether the network takes the guidance scale as an input.
+        picture_tokens: of a reference picture that the text encoder sees, in a prompt's embedding and in that of the
+            negative prompt, which is then kept beside every prompt; 0 where it sees none.
     """
 
     text_tokens: int = 0
@@ -38,6 +40,7 @@ class Conditioning:
     pooled_width: int = 0
     padded: bool = False
     embeds_guidance: bool = False
+    picture_tokens: int = 0
 
 
 @dataclass(frozen=True)

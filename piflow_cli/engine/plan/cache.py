@@ -21,6 +21,8 @@ LATENT_BYTES = 2
 """Of a number in the latents of pictures or videos, as data.latents keeps them."""
 REFERENCE_BYTES = 2
 """Of a number in the latents of reference pictures, as caches keep them."""
+NEGATIVE_TOKENS = TEMPLATE_TOKENS + 1
+"""Of a negative prompt of a word or a blank, with its template."""
 ASSUMED_TOKENS = 66
 """A captioning model's prompt with its template, where the prompts are not here to be measured."""
 
@@ -142,6 +144,12 @@ def cache_of(
             f"the file's mean of {characters:.0f} characters at {CHARACTERS_A_TOKEN} a token, and {TEMPLATE_TOKENS} "
             "of the template"
         )
+    if seen := facts.references * facts.condition.picture_tokens:
+        words = (
+            f"{words}; {seen} of its pictures; and {NEGATIVE_TOKENS + seen} of the negative prompt with these, by a "
+            "prompt of few words"
+        )
+        tokens += seen + NEGATIVE_TOKENS + seen
     return CacheEstimate(
         prompts=prompts,
         tokens=tokens,

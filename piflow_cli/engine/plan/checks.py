@@ -80,6 +80,11 @@ def check_references(preset: Preset) -> None:
             f"{preset.teacher.source} edits pictures: name the field of the rows that says which in data.references, "
             'with data.type = "prompts" or "captioned"'
         )
+    if preset.validation.prompts and fewest > 0:
+        raise PresetError(
+            f"validation.prompts: {preset.teacher.source} makes nothing of a prompt without a picture, and these name "
+            "none; leave the key out: the data's first prompts are validated, with their pictures"
+        )
 
 
 def check_trackers(preset: Preset) -> None:

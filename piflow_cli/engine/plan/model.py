@@ -38,7 +38,7 @@ class ModelFacts:
         blocks, block_parameters, outside: blocks, parameters of the largest one and of what is in none.
         positions, channels, policy_channels: latent positions a token holds, and channels of a position.
         image_tokens: of the largest picture or video that is trained on.
-        reference_tokens: of the reference pictures of a prompt.
+        references, reference_tokens: reference pictures of a prompt, and their tokens.
         pixels: that a latent position stands for.
         condition: what the network takes beside the latents.
     """
@@ -60,6 +60,7 @@ class ModelFacts:
     channels: int
     policy_channels: int
     image_tokens: int
+    references: int
     reference_tokens: int
     pixels: int
     condition: Conditioning
@@ -145,11 +146,18 @@ def _facts(
         channels=backbone.latent_channels,
         policy_channels=policy.output_channels(backbone.latent_channels),
         image_tokens=max(map(math.prod, pictures)) // backbone.layout.positions,
-        reference_tokens=sum(math.prod(teacher.latent_size(module, size)) for size in references_px)
-        // backbone.layout.positions,
+        references=len(references_px),
+        reference_tokens=_reference_tokens(teacher, module, references_px),
         pixels=teacher.latent_factor() ** 2,
         condition=teacher.conditioning(module),
     )
+
+
+def _reference_tokens(teacher: Any, module: nn.Module, references_px: tuple[tuple[int, int] | None, ...]) -> int:
+    """Of the reference pictures of a prompt."""
+    if not references_px:
+        return 0
+    return teacher.dummy_condition(module, 1, references_px=references_px).references.tokens.shape[1]
 
 
 def _hidden(block: nn.Module) -> int:

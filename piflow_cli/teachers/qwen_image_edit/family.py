@@ -5,7 +5,9 @@ Shapes: B batch, N image tokens, R tokens of reference pictures, T text tokens, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,13 +15,20 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.core.interfaces import BaseWalk, CacheCase, MemoryCase
+from piflow_cli.core.interfaces import BaseWalk, CacheCase, Conditioning, MemoryCase
 from piflow_cli.teachers.qwen_image import PATCH, QwenImage, QwenImageBackbone
-from piflow_cli.teachers.qwen_image_edit.space import NUM_PICTURES, PLUS, SINGLE, QwenImageEditSpace
+from piflow_cli.teachers.qwen_image_edit.space import NUM_PICTURES, PLUS, SINGLE, TARGET_PX, QwenImageEditSpace
 from piflow_cli.teachers.text.reference import base_walk, beside
 from piflow_cli.teachers.text.space import TextSpace
 from piflow_cli.teachers.text.teacher import TextTeacher
 from piflow_cli.teachers.text.tokens import BackboneClass, in_groups, pack, unpack
+
+SEEN_SIDE_PX, CELL_PX = 384, 28
+"""Of a square picture as the text encoder sees it, and of what makes a token there."""
+PICTURE_WORDS = 7
+"""Tokens of "Picture 1: " and of the marks around a picture."""
+STEP_PX = 32
+"""Of which the pipelines make the sides of pictures multiples."""
 
 
 class QwenImageEditBackbone(QwenImageBackbone):
@@ -68,6 +77,16 @@ class QwenImageEdit(QwenImage):
         "Qwen-Image-Edit-2511": {"zero_cond_t": True},
     }
     measured_cases: ClassVar[dict[str, tuple[MemoryCase | CacheCase, ...]]] = {}
+
+    def conditioning(self, module: nn.Module) -> Conditioning:
+        """Embeddings as long as their prompt and what the encoder sees of pictures, in cells of 28 pixels."""
+        return replace(super().conditioning(module), picture_tokens=round(SEEN_SIDE_PX / CELL_PX) ** 2 + PICTURE_WORDS)
+
+    def reference_size(self, module: nn.Module, size_px: tuple[int, int] | None) -> tuple[int, ...]:
+        """Latent positions of a reference picture: of a million pixels in its proportions, whatever its own size."""
+        width, height = size_px or self.size_px
+        side = math.sqrt(TARGET_PX / (width * height))
+        return self.latent_size(module, tuple(round(length * side / STEP_PX) * STEP_PX for length in (width, height)))
 
     def base_walk(
         self,

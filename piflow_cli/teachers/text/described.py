@@ -129,6 +129,10 @@ class DescribedText(TextSettings, ABC):
         width, height = size_px or self.size_px
         return height // self.latent_factor(), width // self.latent_factor()
 
+    def reference_size(self, module: nn.Module, size_px: tuple[int, int] | None) -> tuple[int, ...]:
+        """S of a reference picture of `size_px` as it is encoded; None is the size of the settings."""
+        return self.latent_size(module, size_px)
+
     def check_size(self, width: int, height: int, frames: int | None = None) -> None:
         """Raise DataError for a size that latents and patches cannot make up, by the autoencoder's config."""
         check_no_video(frames)
@@ -182,8 +186,8 @@ class DescribedText(TextSettings, ABC):
         """Reference pictures of some sizes."""
         layout, backbone = self.backbone_class.layout, self.backbone(dict(module.config))
         down, across = layout.sides
-        latents = [self.latent_size(module, size) for size in sizes_px]  # width and height each
-        sizes = tuple((height // down, width // across) for width, height in latents)
+        latents = [self.reference_size(module, size) for size in sizes_px]
+        sizes = tuple((height // down, width // across) for height, width in latents)
         tokens, values = sum(rows * columns for rows, columns in sizes), backbone.latent_channels * layout.positions
         place = {"device": module.device, "dtype": module.dtype}
         return References(torch.zeros(batch_size, tokens, values, **place), (sizes,) * batch_size)

@@ -138,6 +138,9 @@ def test_what_does_not_go_with_pictures_is_refused_at_once(tmp_path: Path) -> No
         PresetError, match=r"edits pictures: name the field of the rows that says which in data\.references"
     ):
         check_at_once(recipe("qwen-edit", tmp_path).model_copy(update={"data": bare}))
+    with pytest.raises(PresetError, match=r"validation\.prompts: .* makes nothing of a prompt without a picture"):
+        check_at_once(recipe("qwen-edit", tmp_path, "validation.prompts=['a cat']"))
+    check_at_once(recipe("flux2", tmp_path, "validation.prompts=['a cat']"))
     (tmp_path / "edits" / "cat.png").unlink()
     with pytest.raises(DataError, match=r"the reference picture .*cat\.png of the prompt 'a red cat' is not there"):
         check_at_once(preset)

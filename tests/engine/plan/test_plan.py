@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tiny_models import PARITY
+from transformers import Qwen2VLImageProcessorPil
 
 from piflow_cli.engine.distill.build import build_student
 from piflow_cli.engine.plan.plan import Plan, plan, run_bytes
@@ -198,6 +200,23 @@ def test_the_data_free_recipes_say_the_published_cache() -> None:
     qwen = plan(load_preset("qwen-4nfe-datafree"), gpus=(8,)).embedding_cache
     assert qwen.total_bytes == 2_304_128 * (66 * 3584 * 3 // 4 + 66 * 4)
     assert plan(load_preset("digits-1nfe"), gpus=(1,)).embedding_cache is None
+
+
+def test_what_an_encoder_sees_of_pictures_is_cached_twice() -> None:
+    """In a prompt's embedding and in that of the negative one; the autoencoder's latents of a million pixels beside."""
+    seen = Qwen2VLImageProcessorPil(patch_size=14, merge_size=2)(Image.new("RGB", (384, 384)), return_tensors="pt")
+    picture = int(seen.image_grid_thw.prod()) // 2**2 + len(["Picture", " ", "1", ":", " ", "start", "end"])
+    cache = plan(load_preset("qwen-edit-4nfe-datafree"), gpus=(8,)).embedding_cache
+    assert cache.tokens == 66 + picture + 6 + picture
+    assert cache.reference_bytes == 16 * 128 * 128 * 2
+    small = plan(load_preset("qwen-edit-4nfe-datafree", ["data.reference_size=512x512"]), gpus=(8,))
+    assert small.embedding_cache.reference_bytes == cache.reference_bytes, "they are scaled up again, as by the base"
+    wide = plan(load_preset("qwen-edit-4nfe-datafree", ["data.reference_size=512x1024"]), gpus=(8,))
+    assert wide.facts.reference_tokens == (1440 // 16) * (736 // 16)
+    klein = ["data.references=references", "data.reference_size=512x1024"]
+    flux2 = plan(load_preset("flux2-klein-4nfe-datafree", klein), gpus=(8,))
+    assert flux2.facts.reference_tokens == 32 * 64
+    assert flux2.embedding_cache.tokens == 512, "whose encoder sees none"
 
 
 def test_latents_are_counted(tmp_path: Path) -> None:
