@@ -84,6 +84,9 @@ def test_distil_resume_sample_convert_and_reload(tmp_path: Path, kind: str, imag
     for target in ("native", "merged"):
         convert(whole, tmp_path / target, to=target)
         torch.testing.assert_close(draw(tmp_path / target), drawn, rtol=1e-4, atol=1e-4)
+    convert(whole, tmp_path / "released", to="lakonlab")
+    convert(tmp_path / "released", tmp_path / "back", to="native", base=preset.teacher.source)
+    torch.testing.assert_close(draw(tmp_path / "back"), drawn, rtol=1e-4, atol=1e-4)
 
 
 def test_cached_pictures_are_those_that_are_encoded(tmp_path: Path, kind: str) -> None:
