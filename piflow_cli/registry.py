@@ -67,6 +67,7 @@ ENTRIES: dict[str, dict[str, str]] = {
         "image-reward": "piflow_cli.metrics.prompted.image_reward:METRIC",
         "vqa-score": "piflow_cli.metrics.prompted.vqa_score:METRIC",
         "dino-diversity": "piflow_cli.metrics.variety.dino_diversity:METRIC",
+        "temporal-diversity": "piflow_cli.metrics.moving.temporal_diversity:METRIC",
     },
 }
 

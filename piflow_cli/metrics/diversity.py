@@ -45,5 +45,11 @@ def compute(
 
 
 METRIC = Metric(
-    name="diversity", columns=("diversity",), better="higher", compute=compute, needs_labels=True, groups=GROUPS
+    name="diversity",
+    columns=("diversity",),
+    better="higher",
+    compute=compute,
+    needs_labels=True,
+    groups=GROUPS,
+    takes="both",
 )

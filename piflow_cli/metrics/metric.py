@@ -72,10 +72,13 @@ class Features:
     Args:
         model: folder or hub id of the vision model that gives them; None is the run's detector.
         view: of a detector, the one that sees of each picture what the metric is about; None is all of it.
+        frames: of a video, features of stills side by side, their mean, or those of the video itself, (B, C, F, H, W),
+            by a view that takes it whole.
     """
 
     model: str | None = None
     view: Callable[[Detector], Detector] | None = None
+    frames: Literal["joined", "mean", "all"] = "joined"
 
 
 WHOLE = Features()
@@ -106,6 +109,8 @@ class Metric:
         without: a way to the scores that have parts of the pictures left out, for intervals; None computes each anew.
         of_patches: what it reads of pictures that networks draw in patches of (height, width) pixels; None where
             patches are nothing to it.
+        of_pixels: whether no network is read.
+        takes: what its samples may be. A metric that says nothing is of pictures, and refused for videos.
     """
 
     name: str
@@ -121,6 +126,8 @@ class Metric:
     groups: Groups | None = None
     without: ComputeWithout | None = None
     of_patches: Callable[[tuple[int, int]], Features] | None = None
+    of_pixels: bool = False
+    takes: Literal["pictures", "videos", "both"] = "pictures"
 
     def on_patches(self, patch_px: tuple[int, int]) -> "Metric":
         """The metric of pictures drawn in patches of (height, width) pixels; itself where that is nothing to it."""
@@ -138,7 +145,7 @@ def metric_of(spec: str) -> Metric:
     metric: Metric = registry.resolve("metric", name)
     if equals and not model:
         raise DataError(f"{spec!r} names no model after the sign: write {name}=FOLDER, or {name}=OWNER/NAME of the hub")
-    if model and metric.of_patches is not None:
+    if model and metric.of_pixels:
         raise DataError(f"{name} reads pixels and no network: write --metric {name} without ={model[:60]}")
     if model:
         return replace(metric, reads=replace(metric.reads, model=model))

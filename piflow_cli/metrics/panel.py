@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from piflow_cli.metrics.detectors.pixels import PixelDetector
 from piflow_cli.metrics.detectors.torchscript import INCEPTION_URL
 from piflow_cli.metrics.detectors.vision import VisionDetector
 from piflow_cli.metrics.metric import WHOLE, Features, Judge, Judgement, Metric
+from piflow_cli.metrics.moving.stills import look_at_stills
 
 T = TypeVar("T")
 SEEN_AT_ONCE = 32
@@ -96,7 +98,7 @@ class Panel:
         """What each seat says of a batch.
 
         Args:
-            images: (B, C, H, W) in [0, 1], on the CPU.
+            images: (B, C, H, W), or videos (B, C, F, H, W), in [0, 1], on the CPU.
             prompts: B, where any seat is a judge's.
             seats: whose word is wanted.
 
@@ -106,6 +108,9 @@ class Panel:
         return {seat: self._look(images, prompts, seat) for seat in seats}
 
     def _look(self, images: Tensor, prompts: Sequence[str] | None, seat: Seat) -> FeatureSet:
+        way = "mean" if isinstance(seat, Judgement) else seat.frames
+        if images.ndim == 5 and way != "all":
+            return look_at_stills(images, prompts, partial(self._look, seat=seat), mean=way == "mean")
         if isinstance(seat, Features) and seat.model is None:
             return self.detector_of(seat)(images)
         parts = []

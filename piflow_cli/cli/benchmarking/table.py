@@ -38,7 +38,8 @@ def notes_of(result: BenchmarkResult) -> list[str]:
             "h: fresh noise between evaluations; above 0 pictures leave those of the teacher from the same noise"
         )
     if result.teacher_rows:
-        lines.append(f"ratio: to the score of {', '.join(result.teacher_rows)}; to teacher: FID to its pictures")
+        distance = "; to teacher: FID to its pictures" if result.frames == 1 else ""
+        lines.append(f"ratio: to the score of {', '.join(result.teacher_rows)}{distance}")
     if any(row.paired_error is not None for row in result.rows):
         lines.append(
             "paired: distance to its picture from the same noise; 0 is the same, 1 as far as another of its own"
@@ -53,7 +54,8 @@ def notes_of(result: BenchmarkResult) -> list[str]:
         lines.append("gap closed: 0% is the teacher's FID at as many Euler steps, 100% that of its row of most steps")
     asked = f" of {result.num_prompts} prompts ({result.prompts})" if result.prompts is not None else ""
     known = f" ({result.reference_samples})" if result.reference_samples else ""
-    measured = f"{result.samples} pictures a row{asked}, detector {result.detector}"
+    drawn = "pictures" if result.frames == 1 else f"videos of {result.frames} frames"
+    measured = f"{result.samples} {drawn} a row{asked}, detector {result.detector}"
     by = f", {result.num_processes} processes" if result.num_processes > 1 else ""
     lines.append(f"{measured}, reference {result.reference}{known}, {_seeds(result)}{by}")
     lines += [f"{metric}: reference {reference}" for metric, reference in result.references.items()]
@@ -62,6 +64,8 @@ def notes_of(result: BenchmarkResult) -> list[str]:
         count = sum(row.drawn_on is not None for row in result.rows)
         when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
         lines.append(f"cached: {count} of the teacher's rows, with times of {when}; --no-cache draws them anew")
+    if result.frames > 1 and any(key != "temporal-diversity" for key in result.titles):
+        lines.append(f"networks of pictures see {result.protocol['frames'].partition(' see ')[2]}")
     if result.intervals is not None:
         meant = "what other seeds of as many give" if result.seeds else "for other noise and as many pictures"
         lines.append(f"intervals: {result.intervals}, {meant}; ratios share their noise")
@@ -130,7 +134,7 @@ def columns_of(result: BenchmarkResult) -> list[tuple[str, list[str]]]:
         columns += _megabytes(rows)
     totals = [row.network_s + row.policy_s for row in rows]
     shares = [row.policy_s / max(total, 1e-12) for row, total in zip(rows, totals, strict=True)]
-    columns.append(("ms/pic", [f"{1000 * total:.3g}" for total in totals]))
+    columns.append(("ms/pic" if result.frames == 1 else "ms/video", [f"{1000 * total:.3g}" for total in totals]))
     columns.append(("policy", [f"{share:.0%}" for share in shares]))
     return columns
 

@@ -36,6 +36,7 @@ from piflow_cli.engine.benchmark.showing.album import Album
 from piflow_cli.engine.benchmark.yardsticks import (
     check_prompts,
     check_taken_pictures,
+    check_takes,
     choose_detector,
     choose_references,
     choose_subjects,
@@ -138,7 +139,7 @@ def benchmark(
     def load() -> tuple[list[LoadedStudent], list[Metric], Subjects, Panel, list[Sampler], list[str]]:
         students = open_each(sources, ways, device=device, dtype=dtype, bases=bases)
         _check_comparable(students)
-        _check_pictures(students)
+        check_takes(asked, students)
         patched, told = _on_patches(asked, students, with_grid=bool(quantize))
         subjects = choose_subjects(listed, students)
         check_prompts(patched, subjects)
@@ -216,16 +217,6 @@ def _check_comparable(students: Sequence[LoadedStudent]) -> None:
             raise DataError(
                 f"{first.name} has {what} {here}, {student.name} has {other} {there}: they cannot share noise and "
                 "labels. Benchmark them one by one."
-            )
-
-
-def _check_pictures(students: Sequence[LoadedStudent]) -> None:
-    """Refuse students of videos: detectors and metrics are of pictures."""
-    for student in students:
-        if student.space.frames > 1:
-            raise DataError(
-                f"{student.name} draws videos of {student.space.frames} frames, and all metrics are of pictures. Draw "
-                "them with piflow sample; a student that was trained with teacher.frames = 1 is measured."
             )
 
 

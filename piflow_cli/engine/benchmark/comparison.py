@@ -29,17 +29,29 @@ RATIOS = ("fid", "diversity")
 
 @dataclass(frozen=True)
 class Anchor:
-    """The teacher's longest row (of most steps), its pictures as what others are compared to, and parts of them."""
+    """The teacher's longest row (of most steps), its pictures as what others are compared to, and parts of them.
+
+    Of videos the features are of stills side by side: pairs have a distance, and there is no FID.
+    """
 
     row: BenchmarkRow
     pictures: Reference
     parts: Parts | None = None
+    of_videos: bool = False
 
     @classmethod
-    def of(cls, row: BenchmarkRow, features: FeatureSet, *, detector: str, parts: Parts | None = None) -> Anchor:
+    def of(
+        cls,
+        row: BenchmarkRow,
+        features: FeatureSet,
+        *,
+        detector: str,
+        parts: Parts | None = None,
+        of_videos: bool = False,
+    ) -> Anchor:
         """The anchor of a measured row."""
         name = f"{row.model} {row.method} {row.steps} steps"
-        return cls(row, Reference.of(features, name=name, detector=detector), parts)
+        return cls(row, Reference.of(features, name=name, detector=detector), parts, of_videos)
 
     def compare(self, row: BenchmarkRow, features: FeatureSet, *, reference: Reference | None = None) -> BenchmarkRow:
         """A row with its distances and its ratios to the anchor.
@@ -51,11 +63,12 @@ class Anchor:
         """
         same = reference is not None and reference.features is self.pictures.features
         known = same and "fid" in row.scores
+        to_teacher = None
+        if not self.of_videos:
+            to_teacher = row.scores["fid"] if known else fid(features.features, self.pictures.mean, self.pictures.cov)
         return replace(
             row,
-            fid_to_teacher=(
-                row.scores["fid"] if known else fid(features.features, self.pictures.mean, self.pictures.cov)
-            ),
+            fid_to_teacher=to_teacher,
             paired_error=paired_error(features.features, self.pictures.features),
             **{f"{name}_ratio": self._ratio(row, name) for name in RATIOS},
             without=row.without | self._without(row, features.features, known=known),
@@ -68,6 +81,8 @@ class Anchor:
         if self.parts is None:
             return ratios
         errors = paired_errors_without(features, self.pictures.features, self.parts)
+        if self.of_videos:
+            return ratios | {"paired_error": errors}
         distances = (
             own.get("fid", ())
             if known

@@ -55,6 +55,7 @@ class BenchmarkResult:
         recipe: the paper's protocol that was asked for, None without one.
         published: rows of that paper.
         departures: what is not as in the paper, or not known to be.
+        frames: of a sample where those are videos, else 1.
     """
 
     rows: tuple[BenchmarkRow, ...]
@@ -82,6 +83,7 @@ class BenchmarkResult:
     published: tuple[Published, ...] = ()
     departures: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
+    frames: int = 1
 
     def to_json(self) -> str:
         """Everything, for programs."""
@@ -133,6 +135,7 @@ def result_of(
         fingerprint=short_hash(protocol),
         intervals=_method(gauge, measured, several),
         seeds=several,
+        frames=students[0].space.frames,
     )
 
 

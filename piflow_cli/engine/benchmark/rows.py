@@ -80,7 +80,13 @@ def measure_all(gauge: Gauge, samplers: Sequence[Sampler], on_progress: Progress
         row, seen = measured
         parts = gauge.intervals.parts_of(gauge.questions)
         if sampler in longest.values():
-            anchor = Anchor.of(row, seen[WHOLE], detector=gauge.panel.detector.name, parts=parts)
+            anchor = Anchor.of(
+                row,
+                seen[WHOLE],
+                detector=gauge.panel.detector.name,
+                parts=parts,
+                of_videos=sampler.space.frames > 1,
+            )
             anchors[sampler.teacher] = anchor
             gauge = gauge.compared_to(seen, name=anchor.pictures.name)
         elif sampler.teacher in anchors:

@@ -110,6 +110,25 @@ def check_prompts(metrics: Sequence[Metric], subjects: Subjects) -> None:
         )
 
 
+def check_takes(metrics: Sequence[Metric], students: Sequence[LoadedStudent]) -> None:
+    """Refuse metrics of pictures for students of videos, and those of videos for students of pictures.
+
+    Raises:
+        DataError: one that does not take what a student draws.
+    """
+    for student in students:
+        frames = student.space.frames
+        kind, other = ("videos", "pictures") if frames > 1 else ("pictures", "videos")
+        refused = [metric.name for metric in metrics if metric.takes == other]
+        if refused:
+            known = [name for name in registry.names("metric") if registry.resolve("metric", name).takes != other]
+            drawn = f"videos of {frames} frames" if frames > 1 else "pictures"
+            raise DataError(
+                f"{', '.join(refused)} {'is' if len(refused) == 1 else 'are'} of {other}, and {student.name} draws "
+                f"{drawn}. Metrics that take {kind}: {', '.join(known)}"
+            )
+
+
 def choose_references(
     reference: str | None,
     students: Sequence[LoadedStudent],

@@ -75,7 +75,8 @@ def score_charts(result: BenchmarkResult) -> list[Chart]:
     columns += [
         item for item in (PAIRED, WHOLE, DISTANCE) if any(_value(row, item[0]) is not None for row in result.rows)
     ]
-    across = [("evaluations", 2, _evaluations), ("ms a picture", 10, _milliseconds)]
+    each = "picture" if result.frames == 1 else "video"
+    across = [("evaluations", 2, _evaluations), (f"ms a {each}", 10, _milliseconds)]
     return [
         chart_of(title, f"over {label}; {note}", _lines(result.rows, key, place), x_label=label, log_x=base)
         for key, title, note in columns

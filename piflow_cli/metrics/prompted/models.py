@@ -71,7 +71,7 @@ def mean_score(generated: FeatureSet) -> float:
 
 
 def judged_metric(name: str, judgement: Judgement, *, least: float | None = None) -> Metric:
-    """The metric that fills column `name` with the mean of what a judge says.
+    """The metric that fills column `name` with the mean of what a judge says, which of a video is that of its stills.
 
     Args:
         name: of the metric and its column; more is better.
@@ -89,4 +89,4 @@ def judged_metric(name: str, judgement: Judgement, *, least: float | None = None
         said = generated if least is None else FeatureSet(generated.features.clamp(min=least))
         return {name: mean_score(said)}
 
-    return Metric(name=name, columns=(name,), better="higher", compute=compute, reads=judgement)
+    return Metric(name=name, columns=(name,), better="higher", compute=compute, reads=judgement, takes="both")

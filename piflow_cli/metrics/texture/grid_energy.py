@@ -159,5 +159,7 @@ METRIC = Metric(
     columns=("grid-energy",),
     better="lower",
     compute=compute,
-    of_patches=lambda period_px: Features(view=GridView(period_px)),
+    of_patches=lambda period_px: Features(view=GridView(period_px), frames="mean"),
+    of_pixels=True,
+    takes="both",
 )

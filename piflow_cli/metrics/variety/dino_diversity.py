@@ -59,4 +59,5 @@ METRIC = Metric(
     reads=Features(model=DINO),
     needs_labels=True,
     groups=GROUPS,
+    takes="both",
 )

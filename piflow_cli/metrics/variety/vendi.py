@@ -45,4 +45,4 @@ def compute(
     return {"vendi": vendi(generated.features)}
 
 
-METRIC = Metric(name="vendi", columns=("vendi",), better="higher", compute=compute)
+METRIC = Metric(name="vendi", columns=("vendi",), better="higher", compute=compute, takes="both")

@@ -11,7 +11,6 @@ from tiny_models import gmflow
 
 from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.data.published.entry import read_published
-from piflow_cli.engine.benchmark import benchmark
 from piflow_cli.engine.plan.checks import check_sizes
 from piflow_cli.engine.sample import sample
 from piflow_cli.engine.sample.laid_out import LaidOut
@@ -123,9 +122,7 @@ def test_the_card_of_a_student_says_how_its_videos_are_written(student: LoadedSt
     assert "pipeline_tag: text-to-image" in model_card(one, place="me/mine")
 
 
-def test_what_measures_pictures_takes_no_videos(student: LoadedStudent, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="draws videos of 5 frames, and all metrics are of pictures"):
-        benchmark(metrics=["fid"], models=[student], samples=2)
+def test_what_scorers_of_pictures_take_is_no_video(student: LoadedStudent, tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").write_text('{"tag": "x", "prompt": "a red cat"}\n')
     laid_out = LaidOut(tmp_path / "out", *read_published(f"geneval:{tmp_path / 'prompts.jsonl'}")[:2])
     with pytest.raises(DataError, match="takes pictures, and videos of 5 frames are asked for: pass --frames 1"):

@@ -134,7 +134,7 @@ class RowCache:
             who, asks = panel.judges[seat], seat.load.__module__
         else:
             who = panel.detector_of(seat)
-            asks = str(who.with_logits)
+            asks = f"{who.with_logits} {seat.frames}"
         if id(who) not in self._lookers:
             self._lookers[id(who)] = [who.name, who.described(), asks]
         return _sha256(json.dumps([row, self._lookers[id(who)]], sort_keys=True))[:32]

@@ -17,6 +17,7 @@ from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.engine.students.versions import versions_of
 from piflow_cli.io.checksums import tensors_sha256
 from piflow_cli.metrics.detectors.features import Reference
+from piflow_cli.metrics.moving.stills import SEEN
 from piflow_cli.metrics.panel import Seat
 from piflow_cli.teachers.text.loading.quantization import library_of
 
@@ -46,6 +47,7 @@ def protocol_of(
         if metric.needs_reference and (known := references.get(metric.reads)) is not None
     }
     what, values = students[0].space.identity()
+    frames = students[0].space.frames
     return {
         "samples": gauge.samples,
         "seed": gauge.seed,
@@ -53,6 +55,7 @@ def protocol_of(
         **({} if gauge.subjects.origin is None else {"prompts": gauge.subjects.origin}),
         what: [str(value) for value in values],
         "pictures": "256 levels, as in a saved file",
+        **({"frames": f"{frames}; networks of pictures see {SEEN}"} if frames > 1 else {}),
         "guidance": _distinct(_guidance(student) for student in students),
         "dtype": _distinct(str(student.dtype).removeprefix("torch.") for student in students),
         "detectors": gauge.panel.described(gauge.metrics),

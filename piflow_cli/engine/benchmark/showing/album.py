@@ -1,5 +1,5 @@
 """The first pictures of every row of a benchmark, kept to be looked at side by side."""
-# B batch, C channels, H, W size in pixels.
+# B batch, C channels, F frames, H, W size in pixels.
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from piflow_cli.engine.benchmark.samplers import Sampler
 from piflow_cli.io.images import cover
 from piflow_cli.io.pictures import to_pictures
 from piflow_cli.io.sheets.comparison import Row, comparison_sheet
+from piflow_cli.io.sheets.videos import strip_frames
+
+VIDEO_SHARE = 2
+"""Pictures in whose place a video is kept."""
 
 
 class Album:
     """Pictures of rows, each row's of the same noise, and of the same classes or prompts.
 
     Args:
-        count: pictures kept of each row.
+        count: pictures kept of each row; of videos half as many, each as a few stills.
     """
 
     def __init__(self, count: int = 8) -> None:
@@ -31,15 +35,22 @@ class Album:
 
         Args:
             sampler: whose row it is.
-            pictures: (B, C, H, W) in [0, 1].
+            pictures: (B, C, H, W), or videos (B, C, F, H, W), in [0, 1].
             start: number of the first of them.
             questions: what the row was asked.
         """
         kept = self._rows.setdefault(sampler, [])
-        wanted = pictures[: self.count - len(kept)]
+        frames = pictures.shape[2] if pictures.ndim == 5 else 1
+        shown = strip_frames(frames)
+        count = self.count if frames == 1 else max(1, self.count // VIDEO_SHARE)
+        wanted = pictures[: count - len(kept) // len(shown)]
         if len(wanted) and len(self._labels) == len(kept):  # the first row that comes so far
-            self._labels += _labels(sampler, questions, start, start + len(wanted))
-            self._about += [next(iter(row), None) for row in questions.pictures(start, start + len(wanted))]
+            about = [next(iter(row), None) for row in questions.pictures(start, start + len(wanted))]
+            self._about += [picture for picture in about for _ in shown]
+            said = _labels(sampler, questions, start, start + len(wanted))
+            self._labels += said if frames == 1 else [f"{n + 1}/{frames} {label}" for label in said for n in shown]
+        if frames > 1:
+            wanted = wanted[:, :, shown].transpose(1, 2).flatten(0, 1)  # a column a still
         kept += to_pictures(wanted.cpu())
 
     def sheet(self) -> Image.Image | None:
