@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from piflow_cli.core.interfaces import Teacher
 from piflow_cli.core.student import Student
 from piflow_cli.engine.processes.sharded import fill
 from piflow_cli.engine.processes.sharding import materialise, precision_policy, real_parameters, repeated_blocks, shard
+from piflow_cli.io.tensors.exact import rounded_dtype, stays_float32
 from piflow_cli.io.tensors.slices import SlicedWeights
 from piflow_cli.preset import Preset
 
@@ -52,7 +54,8 @@ def build_sharded(
         generator: of the initial weights; every process draws the same.
     """
     adapted, projection = preset.adapter is not None, teacher.backbone.projection_name
-    policy, dtype = precision_policy(mixed_precision), next(teacher.module.parameters()).dtype
+    policy, dtype = precision_policy(mixed_precision), rounded_dtype(teacher.module)
+    exact = partial(stays_float32, teacher.module)
     read_projection(teacher.module, projection, files)
     module = teacher.module if adapted else copy.deepcopy(teacher.module).float()
     student = Student.from_teacher(
@@ -66,14 +69,14 @@ def build_sharded(
         return None if name.startswith(head) else base_name(name)
 
     made = dict(real_parameters(student))
-    shard(student, blocks=repeated_blocks(student.module), mesh=mesh, policy=policy)
-    materialise(student, files, source_of, dtype=dtype, device=device, made=made)
+    shard(student, blocks=repeated_blocks(student.module), mesh=mesh, policy=policy, exact=exact)
+    materialise(student, files, source_of, dtype=dtype, device=device, made=made, exact=exact)
     if adapted:
         student.init_lora(generator, write=fill)
         return student
     whole = dict(real_parameters(teacher.module))
     shard(teacher.module, blocks=repeated_blocks(teacher.module), mesh=mesh, policy=precision_policy("no"))
-    materialise(teacher.module, files, str, dtype=dtype, device=device, made=whole)
+    materialise(teacher.module, files, str, dtype=dtype, device=device, made=whole, exact=exact)
     return student
 
 

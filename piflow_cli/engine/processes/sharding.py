@@ -21,6 +21,13 @@ from piflow_cli.io.tensors.slices import SlicedWeights
 
 SourceOf = Callable[[str], str | None]
 """A parameter's name -> its name in the weight files, None for what has no place there."""
+Exact = Callable[[str], bool]
+"""A parameter's name -> whether it stays float32 where others are rounded."""
+
+
+def nothing(name: str) -> bool:  # noqa: ARG001
+    """No parameter is kept in float32."""
+    return False
 
 
 def precision_policy(mixed_precision: str) -> MixedPrecisionPolicy:
@@ -34,23 +41,40 @@ def precision_policy(mixed_precision: str) -> MixedPrecisionPolicy:
     return MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=reduced, cast_forward_inputs=False)
 
 
-def shard(network: nn.Module, *, blocks: Iterable[nn.Module], mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
+def shard(
+    network: nn.Module,
+    *,
+    blocks: Iterable[nn.Module],
+    mesh: DeviceMesh,
+    policy: MixedPrecisionPolicy,
+    exact: Exact = nothing,
+) -> None:
     """Shard a network in place: each block by itself, and what is left as a whole.
 
-    A module that several blocks share is sharded by itself and stays gathered from its first use to its last.
+    A module that several blocks share is sharded by itself and stays gathered from its first use to its last. What is
+    gathered together has one policy: a block with parameters that stay float32 is gathered as it is held, its
+    frozen weights in the precision of their files, and the passes round what they would round of a copy.
 
     Args:
         network: its parameters may be on the meta device.
         blocks: the repeated blocks, each gathered while it runs.
         mesh: one dimension of processes.
         policy: the precision of what is gathered and reduced.
+        exact: which parameters stay float32 in what is gathered too.
     """
-    blocks = list(blocks)
-    for part in shared_modules(blocks):
-        fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    blocks, held = list(blocks), precision_policy("no")
+    kept = {id(parameter) for name, parameter in network.named_parameters() if exact(name)}
+    parts = shared_modules(blocks)
+    policies = {}
+    for part in (*parts, *blocks, network):  # before any is sharded, which puts others in the places of parameters
+        own = {id(parameter) for parameter in part.parameters()} & kept
+        policies[id(part)] = held if own else policy
+        kept -= own
+    for part in parts:
+        fully_shard(part, mesh=mesh, mp_policy=policies[id(part)], reshard_after_forward=False)
     for block in blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(network, mesh=mesh, mp_policy=policy)
+        fully_shard(block, mesh=mesh, mp_policy=policies[id(block)])
+    fully_shard(network, mesh=mesh, mp_policy=policies[id(network)])
 
 
 def shared_modules(blocks: list[nn.Module]) -> list[nn.Module]:
@@ -70,28 +94,33 @@ def materialise(
     dtype: torch.dtype,
     device: torch.device,
     made: dict[str, Tensor],
+    exact: Exact = nothing,
 ) -> None:
     """Give a sharded network on the meta device its memory and its weights, each process its shards alone.
 
     Args:
-        network: sharded; its buffers are real already.
+        network: sharded; its buffers are real already, and read again where the files have them.
         files: the weights of its base.
         source_of: where a parameter is in the files.
         dtype: of the base: what is read is rounded to it, also for copies that train in float32.
         device: where the shards live.
         made: values of parameters that are in no file, whole, by name.
+        exact: which parameters are not rounded to `dtype`.
     """
     buffers = {name: buffer for name, buffer in network.named_buffers() if not buffer.is_meta}
     network.to_empty(device=device)
     for name, buffer in buffers.items():
         owner, _, last = name.rpartition(".")
+        source = source_of(name)
+        if source is not None and source in files:
+            buffer = files.read(source).to(torch.float32 if exact(name) else dtype).to(buffer.dtype)
         setattr(network.get_submodule(owner), last, buffer.to(device))
     for name, parameter in network.named_parameters():
         source = source_of(name)
         if name in made:
             fill(parameter, made[name])
         elif source is not None:
-            _read_shard(parameter, files, source, dtype)
+            _read_shard(parameter, files, source, torch.float32 if exact(name) else dtype)
 
 
 def _read_shard(parameter: Tensor, files: SlicedWeights, source: str, dtype: torch.dtype) -> None:

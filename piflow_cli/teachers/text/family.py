@@ -15,6 +15,7 @@ from piflow_cli.core.interfaces import Backbone, BaseWalk
 from piflow_cli.errors import ModelError
 from piflow_cli.io.hub import local_path
 from piflow_cli.io.tensors.digests import digest_models, fingerprint
+from piflow_cli.io.tensors.exact import stays_float32
 from piflow_cli.io.tensors.slices import SlicedWeights
 from piflow_cli.io.weights import read_json
 from piflow_cli.teachers.text.described import DescribedText
@@ -101,8 +102,8 @@ class TextFamily(DescribedText, ABC):
         pipeline = load_pipeline_parts(self, device=device, dtype=dtype, transformer=False, encoders=encoders)
         config = self.base_config(plain_config(read_index(self)[1]))
         module = self.build(config)
-        for parameter in module.parameters():
-            parameter.data = parameter.data.to(dtype)
+        for name, tensor in module.state_dict(keep_vars=True).items():  # buffers too where they are in files
+            tensor.data = tensor.data.to(torch.float32 if stays_float32(module, name) else dtype)
         teacher = TextTeacher(
             name=self.source,
             module=module.requires_grad_(False).eval(),

@@ -1,0 +1,25 @@
+"""Weights that a network holds in float32 whatever the rest is in, as its diffusers class names them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def stays_float32(module: nn.Module, name: str) -> bool:
+    """Whether a parameter is kept in float32 where the others are rounded.
+
+    By diffusers' own rule in loading: a component of the name is among `_keep_in_fp32_modules` of the class.
+
+    Args:
+        module: of a diffusers class, or one that names nothing.
+        name: of the parameter, by components; ones of what wraps the module may be around it.
+    """
+    kept = getattr(module, "_keep_in_fp32_modules", None) or ()
+    return not set(name.split(".")).isdisjoint(kept)
+
+
+def rounded_dtype(module: nn.Module) -> torch.dtype:
+    """What the weights are in that are not kept in float32: of the first one, float32 where all are kept."""
+    named = (p.dtype for name, p in module.named_parameters() if not stays_float32(module, name))
+    return next(named, torch.float32)
