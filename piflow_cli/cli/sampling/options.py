@@ -42,19 +42,18 @@ def check_teacher(
 
 def parse_shift(text: str | None) -> float | str | None:
     """A number, own, or None where nothing is given."""
-    if text is None or text == "own":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither a number nor own", param_hint="--shift") from None
+    return _number_or("own", text, option="--shift")
 
 
 def parse_temperature(text: str | None) -> float | str | None:
     """A number, auto, or None where nothing is given."""
-    if text is None or text == "auto":
+    return _number_or("auto", text, option="--temperature")
+
+
+def _number_or(word: str, text: str | None, *, option: str) -> float | str | None:
+    if text is None or text == word:
         return text
     try:
         return float(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither a number nor auto", param_hint="--temperature") from None
+        raise typer.BadParameter(f"{text!r} is neither a number nor {word}", param_hint=option) from None
