@@ -111,6 +111,8 @@ def _guided(rows: Sequence[BenchmarkRow]) -> list[str]:
 
 def columns_of(result: BenchmarkResult) -> list[tuple[str, list[str]]]:
     """Heading and cells of every column; what no row has is left out."""
+    from piflow_cli.engine.benchmark.comparison import RATIOS
+
     rows = result.rows
     columns = [("model", [row.model for row in rows]), ("method", [row.method for row in rows])]
     columns.append(("NFE", [str(row.nfe) for row in rows]))
@@ -124,7 +126,7 @@ def columns_of(result: BenchmarkResult) -> list[tuple[str, list[str]]]:
         arrow = arrow if console.can_write(arrow) else f"({result.better[key]})"
         scores = [number(row.scores[key], row.intervals.get(key), "{:.4g}") for row in rows]
         columns.append((f"{name}{'*' if title != name else ''} {arrow}", scores))
-        columns += _optional("ratio", rows, f"{key}_ratio")
+        columns += _optional("ratio", rows, RATIOS.get(key, ""))
         columns += _changes(rows, key)
     columns += _optional("to whole", rows, "whole_error")
     columns += _optional("paired", rows, "paired_error")

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 GAP_SOLVER = "euler"
 """The solver of the teacher's short row that a student of as many evaluations is to beat."""
-RATIOS = ("fid", "diversity")
-"""Scores that are divided by those of the teacher's longest row."""
+RATIOS = {"fid": "fid_ratio", "diversity": "diversity_ratio", "temporal-diversity": "temporal_ratio"}
+"""Scores that are divided by those of the teacher's longest row, and what rows call that."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ class Anchor:
             row,
             fid_to_teacher=to_teacher,
             paired_error=paired_error(features.features, self.pictures.features),
-            **{f"{name}_ratio": self._ratio(row, name) for name in RATIOS},
+            **{name: self._ratio(row, column) for column, name in RATIOS.items()},
             without=row.without | self._without(row, features.features, known=known),
         )
 
     def _without(self, row: BenchmarkRow, features: Tensor, *, known: bool) -> dict[str, tuple[float, ...]]:
         """Distances and ratios without each part of the pictures, which both sides lose."""
         own, other = row.without, self.row.without
-        ratios = {f"{name}_ratio": combine(_quotient, own.get(name, ()), other.get(name, ())) for name in RATIOS}
+        ratios = {n: combine(_quotient, own.get(of, ()), other.get(of, ())) for of, n in RATIOS.items()}
         if self.parts is None:
             return ratios
         errors = paired_errors_without(features, self.pictures.features, self.parts)
@@ -138,7 +138,7 @@ def _gap_or_nan(*fids: float) -> float:
 
 def with_intervals(row: BenchmarkRow) -> BenchmarkRow:
     """A finished row with the intervals of all that it says, and without what they cannot be made of."""
-    names = ("fid_to_teacher", "paired_error", *(f"{name}_ratio" for name in RATIOS), "gap_closed", "whole_error")
+    names = ("fid_to_teacher", "paired_error", *RATIOS.values(), "gap_closed", "whole_error")
     said = row.scores | {name: getattr(row, name) for name in names} | changes_of(row)
     intervals = intervals_of(said, row.without)
     return replace(row, intervals=intervals, without={name: row.without[name] for name in intervals})

@@ -56,7 +56,8 @@ class BenchmarkRow:
         fid_to_teacher: FID to the pictures of the teacher's row of most steps; None for that row, and without one.
         paired_error: distance to that row's pictures of the same noise, see `metrics.paired`; None likewise.
         fid_ratio: FID divided by the FID of that row, None likewise.
-        diversity_ratio: diversity divided by that of that row, None likewise, and where it was not measured.
+        diversity_ratio, temporal_ratio: (temporal) diversity divided by that of that row, None likewise, and where it
+            was not measured.
         gap_closed: of students, where FID was measured, the part of the way from the teacher's Euler row of as many
             steps to its row of most steps; None where those rows are missing or the latter is no better.
         h: stochasticity between a student's segments; 0 is the ODE.
@@ -84,6 +85,7 @@ class BenchmarkRow:
     paired_error: float | None = None
     fid_ratio: float | None = None
     diversity_ratio: float | None = None
+    temporal_ratio: float | None = None
     gap_closed: float | None = None
     h: float = 0.0
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)

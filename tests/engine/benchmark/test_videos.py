@@ -59,6 +59,10 @@ def test_videos_are_scored_beside_the_teachers_and_keep_their_protocol(folder: P
         assert sum(without) / 6 == pytest.approx(row.scores["temporal-diversity"], rel=1e-6)
         assert row.fid_to_teacher is None
     student, short, longest = result.rows
+    measured = student.scores["temporal-diversity"] / longest.scores["temporal-diversity"]
+    assert student.temporal_ratio == pytest.approx(measured)
+    assert student.intervals["temporal_ratio"][0] < measured < student.intervals["temporal_ratio"][1]
+    assert longest.temporal_ratio is None
     assert 0 < short.paired_error < student.paired_error
     assert longest.paired_error is None
     sheet = album.sheet()
@@ -73,7 +77,7 @@ def test_a_frozen_student_shows_beside_its_moving_teacher(folder: Path, monkeypa
     monkeypatch.setattr(student.space, "decode", lambda x: decode(x)[:, :, :1].expand(-1, -1, 5, -1, -1))
     frozen, teacher = measure(folder, student, metrics=["temporal-diversity"], teacher_steps=[4]).rows
     moving = measure(folder, metrics=["temporal-diversity"]).rows[0]
-    assert frozen.scores["temporal-diversity"] == 0
+    assert frozen.scores["temporal-diversity"] == frozen.temporal_ratio == 0
     assert teacher.scores["temporal-diversity"] > 0.01
     assert moving.scores["temporal-diversity"] > 0.01
 
@@ -115,6 +119,7 @@ def test_the_command_says_videos_writes_them_and_compares(folder: Path, tmp_path
     assert compared.returncode == 0, compared.stderr
     assert "protocol: the same" in compared.stdout
     assert "temporal-diversity" in compared.stdout
+    assert "temporal ratio" in compared.stdout
     other = json.loads((tmp_path / "b.json").read_text())
     other["protocol"]["frames"] = other["protocol"]["frames"].replace("5;", "9;")
     (tmp_path / "c.json").write_text(json.dumps(other))

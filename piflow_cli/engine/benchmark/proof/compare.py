@@ -22,6 +22,7 @@ Verdict = Literal["better", "worse", "within noise", "no interval", "does not co
 DERIVED = {
     "fid_ratio": "lower",
     "diversity_ratio": "higher",
+    "temporal_ratio": "higher",
     "fid_to_teacher": "lower",
     "paired_error": "lower",
     "gap_closed": "higher",
@@ -50,6 +51,7 @@ class Row(BaseModel):
     scores: dict[str, float | None]
     fid_ratio: float | None = None
     diversity_ratio: float | None = None
+    temporal_ratio: float | None = None
     fid_to_teacher: float | None = None
     paired_error: float | None = None
     gap_closed: float | None = None

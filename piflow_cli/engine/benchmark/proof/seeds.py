@@ -14,6 +14,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from piflow_cli.core.settings import MAX_SEED
+from piflow_cli.engine.benchmark.comparison import RATIOS
 from piflow_cli.engine.benchmark.quantized.changes import changes_of
 from piflow_cli.engine.sample.check import shown
 from piflow_cli.errors import DataError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from piflow_cli.engine.benchmark.gauge import BenchmarkRow
 
 MAX_SEEDS = 100
-NUMBERS = ("fid_to_teacher", "paired_error", "fid_ratio", "diversity_ratio", "gap_closed", "whole_error")
+NUMBERS = ("fid_to_teacher", "paired_error", *RATIOS.values(), "gap_closed", "whole_error")
 """What rows say besides scores and changes."""
 COSTS = ("network_calls", "network_s", "policy_s")
 FEW_FREEDOM = {1: 12.7062, 2: 4.3027, 3: 3.1824}
