@@ -61,6 +61,9 @@ class Asked:
     def prompts(self, start: int, stop: int) -> list[str]:
         return self.asked[start:stop]
 
+    def pictures(self, start: int, stop: int) -> list[tuple]:
+        return [()] * (stop - start)
+
 
 def test_plots_have_a_line_a_sampler_and_bars_where_intervals_are_known() -> None:
     over_nfe, over_time, *others = score_charts(RESULT)
