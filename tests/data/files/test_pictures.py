@@ -1,82 +1,26 @@
-"""Captioned pictures come out of every layout with their own captions, and faults of a layout are named."""
+"""Captioned pictures come out of every layout with their own captions, and what is left out is named."""
 
-import csv
-import io
-import json
-import os
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
-from PIL import Image
-
-from piflow_cli.data.files.pictures import CaptionedPictures, decode_picture, open_pictures
-from piflow_cli.errors import DataError
-
-COUNT = 5
-CAPTIONS = [f"a picture of grey {i} é" for i in range(COUNT)]
-
-
-def picture(grey: int, *, kind: str = "PNG", size: tuple[int, int] = (12, 8)) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", size, (grey * 40,) * 3).save(file, kind)
-    return file.getvalue()
-
-
-def in_metadata(root: Path) -> None:
-    (root / "images").mkdir(parents=True)
-    rows = [{"file_name": f"images/{i}.png", "text": text} for i, text in enumerate(CAPTIONS)]
-    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    for i in range(COUNT):
-        (root / "images" / f"{i}.png").write_bytes(picture(i))
-
-
-def in_folder(root: Path) -> None:
-    (root / "sub").mkdir(parents=True)
-    for i, text in enumerate(CAPTIONS):
-        folder = root if i < 3 else root / "sub"
-        (folder / f"{i}.PNG").write_bytes(picture(i))
-        (folder / f"{i}.txt").write_text(text + "\n", encoding="utf-8")
-
-
-def write_tar(path: Path, files: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-
-
-def in_tars(root: Path, *, as_json: bool = False) -> None:
-    root.mkdir()
-    for shard, numbers in (("b", (3, 4)), ("a", (0, 1, 2))):
-        files = {}
-        for i in numbers:
-            content = json.dumps({"caption": CAPTIONS[i], "id": i}) if as_json else CAPTIONS[i]
-            files[f"d/{i}.{'json' if as_json else 'txt'}"] = content.encode()
-            files[f"d/{i}.png"] = picture(i)
-        write_tar(root / f"{shard}.tar", files)
-
-
-def in_json_tars(root: Path) -> None:
-    in_tars(root, as_json=True)
-
-
-def in_parquet(root: Path) -> None:
-    root.mkdir()
-    for name, numbers in (("b", (3, 4)), ("a", (0, 1, 2))):
-        images = [{"bytes": picture(i), "path": None} for i in numbers]
-        table = pa.table({"image": images, "caption": [CAPTIONS[i] for i in numbers]})
-        pq.write_table(table, root / f"{name}.parquet", row_group_size=2)
-
-
-def opened(root: Path, *, column: str | None = None) -> CaptionedPictures:
-    return open_pictures(root, column=column, image_column="image")
+from captioned_sets import (
+    CAPTIONS,
+    COUNT,
+    by_caption,
+    in_folder,
+    in_json_tars,
+    in_metadata,
+    in_parquet,
+    in_tars,
+    opened,
+    picture,
+    write_files,
+    write_table,
+    write_tar,
+)
 
 
 @pytest.mark.parametrize("write", [in_metadata, in_folder, in_tars, in_json_tars, in_parquet])
@@ -123,16 +67,6 @@ DOTTED = {
     "e.tif": b"5",
     "e.tif.json": b'{"text": "after the whole name"}',
 }
-
-
-def write_files(root: Path, files: dict[str, bytes]) -> None:
-    for name, content in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(content)
-
-
-def by_caption(found: CaptionedPictures) -> dict[str, bytes]:
-    return {text: found.pictures.content(row) for row, text in enumerate(found.captions)}
 
 
 @pytest.mark.parametrize("in_tar", [False, True])
@@ -192,17 +126,6 @@ def test_blank_captions_are_left_out_by_name(tmp_path: Path) -> None:
     )
 
 
-def write_table(path: Path, rows: list[tuple[str, str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".jsonl":
-        path.write_text("\n".join(json.dumps({"file_name": name, "text": text}) for name, text in rows))
-    elif path.suffix == ".csv":
-        with path.open("w", newline="", encoding="utf-8-sig") as file:
-            csv.writer(file).writerows([("file_name", "text"), *rows])
-    else:
-        pq.write_table(pa.table({"file_name": [n for n, _ in rows], "text": [t for _, t in rows]}), path)
-
-
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_an_image_folder_of_the_hub_is_read_by_its_split_for_training(tmp_path: Path, suffix: str) -> None:
     write_files(tmp_path, {"train/x/1.png": b"1", "train/2.png": b"2", "train/3.png": b"3", "test/1.png": b"t"})
@@ -242,148 +165,3 @@ def test_what_lies_beside_shards_is_named(tmp_path: Path) -> None:
     found = opened(tmp_path)
     assert by_caption(found) == {"one": b"1"}
     assert found.unread == (f"{tmp_path}/other.parquet (beside tar shards)", f"{tmp_path}/z.png (beside tar shards)")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("file_name,text\na.png,one, two\n", "metadata.csv:2 has another number of cells"),
-        ("file_name,text\na.png\n", "metadata.csv:2 has another number of cells"),
-        ("file_name,text\n,one\n", "metadata.csv:2 has no text in 'file_name'"),
-        ("name,text\na.png,one\n", "metadata.csv:2 has no text in 'file_name'; it has 'name', 'text'"),
-        ('file_name,text\na.png,"one\n', r"metadata.csv:\d cannot be read as CSV"),
-    ],
-)
-def test_bad_tables_are_named(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "metadata.csv").write_text(content)
-    with pytest.raises(DataError, match=message):
-        opened(tmp_path)
-
-
-def test_devices_and_pipes_are_never_opened(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.png")
-    write_table(tmp_path / "metadata.jsonl", [("/dev/zero", "a device"), ("pipe.png", "a pipe"), (".", "a folder")])
-    found = opened(tmp_path)
-    for row, kind in enumerate(("a device", "a pipe", "a folder")):
-        with pytest.raises(DataError, match=f"is no regular file but {kind}"):
-            found.pictures.content(row)
-    assert found.unread == (f"{tmp_path}/pipe.png (no regular file)",)
-
-
-def test_a_caption_of_any_size_is_not_read(tmp_path: Path) -> None:
-    write_files(tmp_path, {"a.png": b"1"})
-    with (tmp_path / "a.txt").open("wb") as file:
-        file.truncate(2**40)
-    with pytest.raises(DataError, match=r"a.txt has 1048576 MB; up to 1 MB are read"):
-        opened(tmp_path)
-
-
-def test_links_are_followed_and_a_loop_ends(tmp_path: Path) -> None:
-    write_files(tmp_path / "elsewhere", {"a.png": b"1", "a.txt": b"one"})
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "more").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "again").symlink_to(tmp_path / "set")
-    (tmp_path / "set" / "gone.png").symlink_to(tmp_path / "nowhere")
-    (tmp_path / "set" / "zero.png").symlink_to("/dev/zero")
-    found = opened(tmp_path / "set")
-    assert by_caption(found) == {"one": b"1"}
-    assert found.unread == (
-        f"{tmp_path}/set/gone.png (a link to nothing)",
-        f"{tmp_path}/set/zero.png (no regular file)",
-    )
-
-
-def test_hard_links_in_a_tar_are_pictures_and_other_links_are_named(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "one.tar", "w") as tar:
-        for name, content in {"./a.png": b"1", "./a.txt": b"one", "./b.txt": b"two", "./c.txt": b"three"}.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-        for name, kind in (("./b.png", tarfile.LNKTYPE), ("./c.png", tarfile.SYMTYPE)):
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind, "./a.png"
-            tar.addfile(info)
-    found = opened(tmp_path / "one.tar")
-    assert by_caption(found) == {"one": b"1", "two": b"1"}
-    assert found.unread == (f"{tmp_path}/one.tar:c.png (no plain file of the tar)",)
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({}, "set has no pictures with captions"),
-        ({"a.png": b""}, "set has no pictures with captions"),
-        ({"a.png": b"", "a.txt": b"\xff"}, r"caption of .*a.txt is not UTF-8"),
-        ({"metadata.jsonl": b'{"text": "a"}'}, r"metadata.jsonl:1 has no text in 'file_name'; it has 'text'"),
-        ({"metadata.jsonl": b'{"file_name": "a.png", "title": "a"}'}, r"metadata.jsonl:1 has no column 'prompt'"),
-        ({"metadata.jsonl": b""}, "set has no pictures with captions"),
-        ({"a.tar": b"not a tar at all"}, r"a.tar cannot be read as a tar"),
-        ({"a.parquet": b"PAR1"}, r"a.parquet cannot be read as parquet"),
-    ],
-)
-def test_bad_layouts_are_named(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
-    (tmp_path / "set").mkdir()
-    for name, content in files.items():
-        (tmp_path / "set" / name).write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        opened(tmp_path / "set")
-
-
-def test_a_compressed_or_truncated_tar_is_refused(tmp_path: Path) -> None:
-    in_tars(tmp_path / "set")
-    path = tmp_path / "set" / "a.tar"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:2000])
-    with pytest.raises(DataError, match=r"a.tar cannot be read as a tar.*has to be whole"):
-        opened(path)
-    with tarfile.open(path, "w:gz") as tar:
-        tar.add(tmp_path / "set" / "b.tar", "x.png")
-    with pytest.raises(DataError, match="not compressed"):
-        opened(path)
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({"k.png": b"", "k.json": b"{"}, r"one.tar:k.json is not JSON"),
-        ({"k.png": b"", "k.json": b'{"title": "a"}'}, r"one.tar:k.json has no column 'prompt'.*it has 'title'"),
-        ({"k.png": b"", "k.txt": b"\xff"}, r"caption of .*one.tar:k.txt is not UTF-8"),
-    ],
-)
-def test_bad_captions_in_a_tar_are_named(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
-    write_tar(tmp_path / "one.tar", files)
-    with pytest.raises(DataError, match=message):
-        opened(tmp_path / "one.tar")
-
-
-def test_a_picture_is_scaled_to_cover_and_cropped_at_its_centre() -> None:
-    pixels = np.zeros((20, 60, 3), dtype=np.uint8)
-    pixels[:, 20:40] = 255  # the centre third
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    centre = decode_picture(file.getvalue(), size_px=(10, 10), channels=3)
-    assert centre.shape == (3, 10, 10)
-    assert (centre == 1).all()
-    whole = decode_picture(file.getvalue(), size_px=(30, 10), channels=1)
-    assert whole.shape == (1, 10, 30)
-    assert whole[0, 5].tolist() == [0.0] * 10 + [1.0] * 10 + [0.0] * 10
-
-
-@pytest.mark.parametrize("size_px", [(8, 4), (4, 8), (30, 7), (7, 30), (1, 1)])
-def test_any_size_comes_out_exactly(size_px: tuple[int, int]) -> None:
-    picture_of = decode_picture(picture(3, size=(13, 9)), size_px=size_px, channels=3)
-    assert picture_of.shape == (3, size_px[1], size_px[0])
-    torch.testing.assert_close(picture_of, torch.full_like(picture_of, 120 / 255))
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
-def test_usual_formats_decode(kind: str) -> None:
-    assert decode_picture(picture(2, kind=kind), size_px=(8, 8), channels=3).shape == (3, 8, 8)
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"no picture", picture(1)[:40], picture(1)[:-30], picture(1, kind="JPEG")[:100]]
-)
-def test_what_does_not_decode_is_an_error(content: bytes) -> None:
-    with pytest.raises(ValueError, match=r"."):
-        decode_picture(content, size_px=(8, 8), channels=3)
