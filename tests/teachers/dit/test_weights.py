@@ -1,4 +1,4 @@
-"""Opening a DiT from every place it can be in, and refusing what is damaged, unsafe or something else."""
+"""Opening a DiT from every place it can be in, and refusing weights that are damaged, unsafe or something else."""
 
 import json
 import pickle
@@ -13,13 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import (
     CONFIG,
-    DIGIT_NAMES,
     released_weights,
     save_released,
     save_stock_teacher,
     save_teacher,
     tiny_module,
-    tiny_vae,
 )
 from torch import Tensor
 
@@ -36,11 +34,6 @@ def velocity(source: object, **settings: object) -> Tensor:
     teacher = DiT(source=str(source), **settings).load()
     x = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     return teacher.velocity(x, torch.tensor([0.3, 0.8]), torch.tensor([1, 9]))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return save_teacher(tmp_path / "teacher", labels=DIGIT_NAMES)
 
 
 def test_the_embedded_teacher_loads() -> None:
@@ -227,47 +220,6 @@ def test_heads_that_do_not_divide_the_width_are_refused(tmp_path: Path) -> None:
         velocity(file, **RELEASED | {"num_attention_heads": 3})
 
 
-def test_a_folder_of_another_family_is_refused(folder: Path) -> None:
-    config = folder / "transformer" / "config.json"
-    config.write_text(json.dumps({"_class_name": "FluxTransformer2DModel"}))
-    with pytest.raises(ModelError, match=r"holds a FluxTransformer2DModel, not a DiTTransformer2DModel"):
-        DiT(source=str(folder)).check_source()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"), [("{", "cannot be read as JSON"), ("[1]", "holds list, not a JSON object")]
-)
-def test_a_damaged_config_is_refused(folder: Path, content: str, message: str) -> None:
-    (folder / "transformer" / "config.json").write_text(content)
-    with pytest.raises(ModelError, match=message):
-        DiT(source=str(folder)).check_source()
-
-
-def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"has no config\.json; is it a model folder"):
-        DiT(source=str(tmp_path)).check_source()
-
-
-@pytest.mark.parametrize("source", ["nowhere", "./missing/folder", "missing/teacher.pth", "owner/name/part"])
-def test_a_missing_source_says_what_can_be_passed(source: str) -> None:
-    with pytest.raises(ModelError, match="Pass a diffusers folder"):
-        DiT(source=source).check_source()
-
-
-def test_an_unknown_embedded_teacher_names_the_known_ones() -> None:
-    with pytest.raises(ModelError, match="Embedded: zoo:digits"):
-        DiT(source="zoo:letters").check_source()
-
-
-def test_a_hub_id_without_network_says_what_to_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ModelError, match=r"hf download nobody/no-such-teacher --local-dir FOLDER"):
-        DiT(source="nobody/no-such-teacher").check_source()
-    with pytest.raises(ModelError, match=r"hf download nobody/no-such-vae"):
-        DiT(source=str(save_teacher(tmp_path / "t")), vae="nobody/no-such-vae").load()
-
-
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 def test_a_hub_id_is_downloaded_by_parts_and_is_then_a_folder(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
@@ -298,16 +250,3 @@ def test_a_hub_id_is_downloaded_by_parts_and_is_then_a_folder(
     assert not list((tmp_path / "cache").rglob(f"*{suffix}"))
     assert torch.equal(velocity("owner/teacher", revision="v2"), expected)
     assert set(asked) == {("owner/teacher", "v2")}
-
-
-def test_a_damaged_autoencoder_is_refused(tmp_path: Path) -> None:
-    folder = save_teacher(tmp_path / "teacher", vae=True)
-    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ModelError, match="holds no autoencoder that can be read"):
-        DiT(source=str(folder)).load()
-    tiny_vae().save_pretrained(tmp_path / "vae")
-    config = tmp_path / "vae" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": "AutoencoderDC"}))
-    with pytest.raises(ModelError, match="holds AutoencoderDC, not AutoencoderKL"):
-        DiT(source=str(save_teacher(tmp_path / "other")), vae=str(tmp_path / "vae")).load()
