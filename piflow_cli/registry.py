@@ -68,6 +68,7 @@ ENTRIES: dict[str, dict[str, str]] = {
         "vqa-score": "piflow_cli.metrics.prompted.vqa_score:METRIC",
         "dino-diversity": "piflow_cli.metrics.variety.dino_diversity:METRIC",
         "temporal-diversity": "piflow_cli.metrics.moving.temporal_diversity:METRIC",
+        "frame-consistency": "piflow_cli.metrics.moving.frame_consistency:METRIC",
     },
 }
 
