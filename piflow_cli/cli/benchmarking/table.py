@@ -64,8 +64,9 @@ def notes_of(result: BenchmarkResult) -> list[str]:
         count = sum(row.drawn_on is not None for row in result.rows)
         when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
         lines.append(f"cached: {count} of the teacher's rows, with times of {when}; --no-cache draws them anew")
-    if result.frames > 1 and any(key != "temporal-diversity" for key in result.titles):
-        lines.append(f"networks of pictures see {result.protocol['frames'].partition(' see ')[2]}")
+    if result.frames > 1:
+        seen = result.protocol["frames"].partition(" see ")[2]
+        lines.append(f"networks of pictures, and paired distances, see of videos {seen}")
     if result.intervals is not None:
         meant = "what other seeds of as many give" if result.seeds else "for other noise and as many pictures"
         lines.append(f"intervals: {result.intervals}, {meant}; ratios share their noise")

@@ -9,7 +9,7 @@ from torch import Tensor
 from piflow_cli.io.sheets.videos import STRIP_FRAMES, strip_frames
 from piflow_cli.metrics.detectors.features import FeatureSet
 
-SEEN = f"up to {STRIP_FRAMES} stills of each: the first frame, the last one, and others evenly between"
+SEEN = f"up to {STRIP_FRAMES} stills: the first frame, the last one, and others evenly between"
 """What metrics of pictures see of videos, in words."""
 
 

@@ -85,7 +85,9 @@ def test_a_frozen_student_shows_beside_its_moving_teacher(folder: Path, monkeypa
 def test_what_was_seen_of_the_teachers_videos_is_kept(folder: Path, tmp_path: Path) -> None:
     options = {"teacher_steps": [2], "metrics": ["temporal-diversity", "diversity"]}
     first = measure(folder, **options, cache=RowCache(Kept(tmp_path, 10_000_000)))
-    again = measure(folder, **options, cache=RowCache(Kept(tmp_path, 10_000_000)))
+    album = Album()
+    again = measure(folder, **options, cache=RowCache(Kept(tmp_path, 10_000_000)), album=album)
+    assert {len(stills) for stills in album._rows.values()} == {4 * 4}
     assert again.rows[1].drawn_on is not None
     assert again.rows[1].scores == first.rows[1].scores
     assert again.rows[0].paired_error == pytest.approx(first.rows[0].paired_error)
@@ -108,7 +110,11 @@ def test_the_command_says_videos_writes_them_and_compares(folder: Path, tmp_path
     metrics = ("--metric", "temporal-diversity", "--metric", "vendi")
     done = run(*line, *metrics, "--json", "a.json", "--report", "a.html", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for said in ("10 videos of 5 frames a row of 3 prompts", "ms/video", "networks of pictures see up to 4 stills"):
+    for said in (
+        "10 videos of 5 frames a row of 3 prompts",
+        "ms/video",
+        "see of videos up to 4 stills: the first frame",
+    ):
         assert said in done.stdout
     assert "FID" not in done.stdout
     page = (tmp_path / "a.html").read_text()

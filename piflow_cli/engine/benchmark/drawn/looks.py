@@ -82,7 +82,8 @@ class Viewing:
 
     def show(self, sampler: Sampler, album: Album) -> None:
         """Draw the first pictures alone, for an album, where the rest is known."""
-        first = Questions(self.questions.subjects, self.questions.numbers[: album.count])
+        count = album.count_of(sampler.space.frames)
+        first = Questions(self.questions.subjects, self.questions.numbers[:count])
         options = {"batch_size": self.batch_size, "seed": self.seed, "device": self.device, "meter": Meter()}
         start = 0
         for batch in sampler.pictures(first, **options):

@@ -30,6 +30,10 @@ class Album:
         self._about: list[Image.Image | None] = []
         self._rows: dict[Sampler, list[Image.Image]] = {}
 
+    def count_of(self, frames: int) -> int:
+        """How many pictures of each row are kept, or videos of so many frames."""
+        return self.count if frames == 1 else max(1, self.count // VIDEO_SHARE)
+
     def take(self, sampler: Sampler, pictures: Tensor, *, start: int, questions: Questions) -> None:
         """Keep what is still wanted of a row's batch.
 
@@ -42,8 +46,7 @@ class Album:
         kept = self._rows.setdefault(sampler, [])
         frames = pictures.shape[2] if pictures.ndim == 5 else 1
         shown = strip_frames(frames)
-        count = self.count if frames == 1 else max(1, self.count // VIDEO_SHARE)
-        wanted = pictures[: count - len(kept) // len(shown)]
+        wanted = pictures[: self.count_of(frames) - len(kept) // len(shown)]
         if len(wanted) and len(self._labels) == len(kept):  # the first row that comes so far
             about = [next(iter(row), None) for row in questions.pictures(start, start + len(wanted))]
             self._about += [picture for picture in about for _ in shown]
