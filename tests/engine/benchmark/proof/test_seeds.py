@@ -5,7 +5,6 @@ from statistics import fmean
 
 import pytest
 import torch
-from tiny_models import DIGIT_NAMES, save_teacher, student_of
 
 from piflow_cli.engine.benchmark.benchmark import benchmark
 from piflow_cli.engine.benchmark.proof.compare import Table, compare
@@ -14,16 +13,8 @@ from piflow_cli.engine.benchmark.result import BenchmarkResult
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.errors import DataError
 from piflow_cli.metrics.intervals.jackknife import combine
-from piflow_cli.teachers.dit.family import DiT
 
 SEEDS = [3, 7, 4]
-
-
-@pytest.fixture(scope="module")
-def student(tmp_path_factory: pytest.TempPathFactory) -> LoadedStudent:
-    folder = tmp_path_factory.mktemp("teacher") / "teacher"
-    teacher = save_teacher(folder, labels=DIGIT_NAMES, in_channels=1, out_channels=1)
-    return student_of(DiT(source=str(teacher)))
 
 
 def measure(student: LoadedStudent, **changes: object) -> BenchmarkResult:
