@@ -16,6 +16,12 @@ from browser import CHROMIUM, WITHOUT, Tab, browser
 from cli_runner import run
 from made_runs import make_run
 from PIL import Image
+from text_students import text_student
+from tiny_bases import tiny_flux2
+from tiny_models import gmflow
+
+from piflow_cli.core.settings import SamplingSettings
+from piflow_cli.engine.students.save import save_student
 
 pytestmark = [
     pytest.mark.slow,
@@ -172,10 +178,10 @@ def test_runs_and_benchmarks_are_read(tab: Tab, address: str, folder: Path, widt
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     tab.value("[...document.querySelectorAll('button[role=tab]')].find(b => b.innerText === 'Benchmark').click()")
     read = "document.querySelector('#benchmark').innerText"
-    upload(tab, tmp_path / "bad.json")
+    upload(tab, "#benchmark-file", tmp_path / "bad.json")
     tab.wait_for(f"{read}.includes('bad.json is no benchmark')")
     tab.click("#benchmark-file button[aria-label='Clear'], #benchmark-file button[aria-label='Remove']")
-    upload(tab, tmp_path / "good.json")
+    upload(tab, "#benchmark-file", tmp_path / "good.json")
     tab.wait_for(f"{read}.includes('gmflow')")
     cells = tab.value("[...document.querySelectorAll('#benchmark td')].map(cell => cell.innerText)")
     assert cells == ["<b>m</b>", "gmflow", "4", "0", "2.00±0.10", "5"]
@@ -183,9 +189,30 @@ def test_runs_and_benchmarks_are_read(tab: Tab, address: str, folder: Path, widt
     in_peace(tab, address, width)
 
 
-def upload(tab: Tab, path: Path) -> None:
-    """Hand a file to the tab of benchmarks."""
-    tab.wait_for("!!document.querySelector('#benchmark-file input[type=file]')")
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_student_that_edits_takes_a_picture(tab: Tab, address: str, width: int, tmp_path: Path) -> None:
+    sampling = SamplingSettings(nfe=2, total_substeps=8)
+    save_student(text_student(tiny_flux2(tmp_path / "base"), gmflow(), sampling=sampling), tmp_path / "student")
+    Image.new("RGB", (96, 64), "red").save(tmp_path / "cat.png")
+    show(tab, address, width)
+    tab.click("#about button")
+    upload(tab, "#references", tmp_path / "cat.png")
+    tab.wait_for("document.querySelector('#references').innerText.includes('cat')")
+    draw(tab, "a cat", "takes no reference pictures")
+    choose(tab, "#model", str(tmp_path / "student"))
+    draw(tab, "a red cat", f"1 picture by {tmp_path / 'student'} at 2 NFE: network")
+    words = shlex.split(tab.value(COMMANDS))
+    picture = Path(words[words.index("--image") + 1])
+    assert (picture.name, picture.read_bytes()) == ("cat.png", (tmp_path / "cat.png").read_bytes())
+    process = run(*words[1:], cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    in_peace(tab, address, width)
+
+
+def upload(tab: Tab, field: str, path: Path) -> None:
+    """Hand a file to a field for files."""
+    selector = f"{field} input[type=file]"
+    tab.wait_for(f"!!document.querySelector({json.dumps(selector)})")
     root = tab.ask("DOM.getDocument")["root"]["nodeId"]
-    found = tab.ask("DOM.querySelector", nodeId=root, selector="#benchmark-file input[type=file]")["nodeId"]
+    found = tab.ask("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
     tab.ask("DOM.setFileInputFiles", nodeId=found, files=[str(path)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import gradio as gr
@@ -32,6 +33,7 @@ class Form(NamedTuple):
     h: str | None
     batch_size: str | None
     loras: str | None
+    references: list[str] | None
 
     def wanted(self) -> Wanted:
         """The request.
@@ -60,12 +62,14 @@ class Form(NamedTuple):
             frames=_number(self.frames, "frames", int),
             batch_size=_number(self.batch_size, "pictures a pass", int),
             others=tuple(other for name in self.beside or () for other in parse_beside(name)),
+            references=tuple(map(Path, self.references or ())),
         )
 
 
 def fields(model: str) -> tuple[list[gr.components.Component], gr.Button]:
     """The fields, in the order of `Form`, and the button."""
     from piflow_cli.engine.students.find import embedded_students
+    from piflow_cli.io.images import SUFFIXES
 
     names = list(embedded_students())
     prompts = gr.Textbox(
@@ -93,6 +97,14 @@ def fields(model: str) -> tuple[list[gr.components.Component], gr.Button]:
         info="From the same noise: students, teacher, teacher@STEPS.",
         elem_id="beside",
     )
+    with gr.Accordion("Reference pictures", open=False, elem_id="about"):
+        references = gr.File(
+            label="What all prompts are about, in this order; of models that edit.",
+            file_count="multiple",
+            file_types=sorted(SUFFIXES),
+            elem_id="references",
+            height=120,
+        )
     button = gr.Button("Draw", variant="primary", elem_id="draw")
     with gr.Accordion("More", open=False, elem_id="more"):
         with gr.Row():
@@ -107,7 +119,7 @@ def fields(model: str) -> tuple[list[gr.components.Component], gr.Button]:
             lines=1,
             elem_id="loras",
         )
-    return [prompts, model_, *numbers, beside, *sizes, *policy, batch, loras], button
+    return [prompts, model_, *numbers, beside, *sizes, *policy, batch, loras, references], button
 
 
 def _field(label: str, name: str, placeholder: str) -> gr.Textbox:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,19 +16,24 @@ from piflow_cli.engine.sample.check import check_request
 from piflow_cli.engine.sample.early import EarlyCheck
 from piflow_cli.engine.sample.open import OpenTeacher, check_choices, check_loras, open_student, open_teacher
 from piflow_cli.engine.sample.request import TextRequest
-from piflow_cli.engine.sample.sample import prepare
+from piflow_cli.engine.sample.sample import about, prepare
 from piflow_cli.engine.sample.save import Gallery
 from piflow_cli.engine.students.device import resolve_device
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.engine.students.shared import Bases
 from piflow_cli.engine.studio.wanted import Opening, Wanted
 from piflow_cli.errors import DataError
+from piflow_cli.io.bounds import MAX_PICTURE_BYTES
+from piflow_cli.io.files import writable_folder, write_atomic
+from piflow_cli.io.regular import read_regular
 
 if TYPE_CHECKING:
     from piflow_cli.engine.sample.job import SampleJob, SampleResult
 
 MAX_ON_PAGE = 64
 """Pictures of one drawing, of all who draw: as many as a page shows well."""
+REFERENCES = "references"
+"""The folder, among the files that are drawn, of the pictures that they are about."""
 Key = tuple[str, bool, tuple[tuple[str, float], ...]]
 """Source, whether its teacher is meant, and style LoRAs."""
 
@@ -81,12 +87,13 @@ class Studio:
         """Draw a request and write its files; on_progress is as `Lineup.run`.
 
         Raises:
-            DataError: a prompt, class, number or size that cannot be drawn, or too many pictures for a page.
+            DataError: a prompt, class, number or size that cannot be drawn, too many pictures for a page, or a
+                reference picture that cannot be read or that a model does not take.
             PolicyError, SamplingError, ModelError, DeviceError, MissingExtraError: as `sample` and `open_student`.
             StorageError: a file cannot be written.
         """
         counts = {"num_images": wanted.num_images, "seed": wanted.seed, "seeds": None}
-        asked = [Asked(prompt) for prompt in wanted.prompts]
+        asked = about(wanted.prompts, wanted.references)
         check_request(asked, **counts, batch_size=wanted.batch_size)
         number = len(asked) * wanted.num_images * (1 + len(wanted.others))
         if number > MAX_ON_PAGE:
@@ -97,6 +104,7 @@ class Studio:
         check_loras(wanted.loras)
         with self._lock:
             lineup = Lineup(self._jobs(wanted, asked, counts))
+            wanted = replace(wanted, references=tuple(map(self._kept, wanted.references)))
             results = lineup.run(on_progress=on_progress)
         commands = [wanted.own_command(self.opening)]
         commands += [wanted.command_of(other, self.opening) for other in wanted.others]
@@ -109,6 +117,15 @@ class Studio:
             sheet_command=wanted.sheet_command(self.opening),
             warnings=lineup.warnings if several else lineup.jobs[0].warnings,
         )
+
+    def _kept(self, reference: Path) -> Path:
+        """A copy of a reference picture beside what is drawn, by its content: an upload is gone when the page ends."""
+        content = read_regular(reference, max_bytes=MAX_PICTURE_BYTES)
+        folder = self.out.resolve() / REFERENCES / hashlib.sha256(content).hexdigest()[:12]
+        copy = writable_folder(folder) / reference.name
+        if not copy.exists():
+            write_atomic(copy, content)
+        return copy
 
     def _write(self, job: SampleJob, result: SampleResult) -> list[Path]:
         gallery = Gallery(self.out, grid=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from piflow_cli.engine.sample.beside import TEACHER_NAME, Other
@@ -46,6 +47,7 @@ class Wanted:
         nfe, temperature, h, loras: of the model.
         width, height, frames, batch_size: of all who draw.
         others: who draws beside it, from the same noise, as they were trained.
+        references: files of the pictures that every prompt is about, for models that edit.
     """
 
     prompts: tuple[str, ...]
@@ -61,6 +63,7 @@ class Wanted:
     frames: int | None = None
     batch_size: int | None = None
     others: tuple[Other, ...] = ()
+    references: tuple[Path, ...] = ()
 
     def own_command(self, opening: Opening) -> str:
         """The command that draws the model's pictures into files of their own."""
@@ -96,6 +99,8 @@ class Wanted:
         yield "--seed", str(self.seed)
         if self.num_images != 1:
             yield "--num-images", str(self.num_images)
+        for path in self.references:
+            yield "--image", str(path)
         sizes = (("--width", self.width), ("--height", self.height), ("--frames", self.frames))
         for name, value in (*sizes, ("--batch-size", self.batch_size)):
             if value is not None:
