@@ -66,7 +66,7 @@ def notes_of(result: BenchmarkResult) -> list[str]:
         lines.append(f"cached: {count} of the teacher's rows, with times of {when}; --no-cache draws them anew")
     if result.frames > 1:
         seen = result.protocol["frames"].partition(" see ")[2]
-        lines.append(f"networks of pictures, and paired distances, see of videos {seen}")
+        lines.append(f"metrics of pictures, and paired distances, see of videos {seen}")
     if result.intervals is not None:
         meant = "what other seeds of as many give" if result.seeds else "for other noise and as many pictures"
         lines.append(f"intervals: {result.intervals}, {meant}; ratios share their noise")

@@ -48,7 +48,7 @@ def test_videos_are_scored_beside_the_teachers_and_keep_their_protocol(folder: P
     album = Album()
     result = measure(folder, teacher_steps=[2, 4], album=album)
     assert result.frames == 5
-    assert result.protocol["frames"].startswith("5; networks of pictures see up to 4 stills")
+    assert result.protocol["frames"].startswith("5; metrics of pictures see up to 4 stills")
     for row in result.rows:
         assert tuple(row.scores) == METRICS
         assert 0 < row.scores["temporal-diversity"] < 1

@@ -55,7 +55,7 @@ def protocol_of(
         **({} if gauge.subjects.origin is None else {"prompts": gauge.subjects.origin}),
         what: [str(value) for value in values],
         "pictures": "256 levels, as in a saved file",
-        **({"frames": f"{frames}; networks of pictures see {SEEN}"} if frames > 1 else {}),
+        **({"frames": f"{frames}; metrics of pictures see {SEEN}"} if frames > 1 else {}),
         "guidance": _distinct(_guidance(student) for student in students),
         "dtype": _distinct(str(student.dtype).removeprefix("torch.") for student in students),
         "detectors": gauge.panel.described(gauge.metrics),
