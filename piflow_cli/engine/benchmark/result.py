@@ -9,6 +9,7 @@ from typing import Any
 from piflow_cli import __version__
 from piflow_cli.engine.benchmark.doubts import doubts, heading
 from piflow_cli.engine.benchmark.gauge import BenchmarkRow, Gauge
+from piflow_cli.engine.benchmark.proof.intervals import method_of
 from piflow_cli.engine.benchmark.proof.protocol import protocol_of, short_hash
 from piflow_cli.engine.benchmark.proof.seeds import method
 from piflow_cli.engine.benchmark.rows import Measured
@@ -133,14 +134,16 @@ def result_of(
         num_processes=gauge.together.num_processes,
         protocol=protocol,
         fingerprint=short_hash(protocol),
-        intervals=_method(gauge, measured, several),
+        intervals=_method(measured, several),
         seeds=several,
         frames=students[0].space.frames,
     )
 
 
-def _method(gauge: Gauge, measured: Measured, seeds: Sequence[int]) -> str | None:
+def _method(measured: Measured, seeds: Sequence[int]) -> str | None:
     """How intervals were made, None where there are none."""
     if not any(row.intervals for row in measured.rows):
         return None
-    return method(len(seeds)) if seeds else gauge.intervals.method
+    if seeds:
+        return method(len(seeds))
+    return method_of({len(scores) for row in measured.rows for scores in row.without.values()})

@@ -6,7 +6,7 @@ so that a ratio of two rows loses the same pictures on both sides, and what they
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -31,11 +31,6 @@ class Intervals:
     count: int
     seed: int
 
-    @property
-    def method(self) -> str:
-        """In words."""
-        return f"{LEVEL:.0%}, by a jackknife of {self.count} parts"
-
     def parts_of(self, questions: Questions) -> Parts | None:
         """Of a row's own pictures; None where there are none or too few."""
         count = min(self.count, len(questions) // 2)
@@ -47,6 +42,12 @@ class Intervals:
         """Of pictures that several of a prompt belong together, by the number of the prompt (N,)."""
         parts, count = parts_of_groups(groups, self.count, seed=self.seed) if self.count else (groups, 0)
         return Parts(parts, count) if count >= MIN_PARTS else None
+
+
+def method_of(counts: Collection[int]) -> str:
+    """How intervals were made, in words, by how many parts were left out in turn: one count, or several of a table."""
+    least, most = min(counts), max(counts)
+    return f"{LEVEL:.0%}, by a jackknife of {least if least == most else f'{least} to {most}'} parts"
 
 
 def check_intervals(count: int) -> None:

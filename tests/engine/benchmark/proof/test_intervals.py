@@ -46,6 +46,22 @@ def test_everything_that_a_row_says_has_an_interval(student: LoadedStudent) -> N
     assert len(table["without"]["fid"]) == 20
 
 
+@pytest.mark.parametrize(("samples", "asked", "parts"), [(12, 20, 6), (30, 1000, 15), (30, 10, 10)])
+def test_the_parts_that_are_said_are_those_that_were_made(
+    student: LoadedStudent, samples: int, asked: int, parts: int
+) -> None:
+    result = measure(student, metrics=["fid"], samples=samples, intervals=asked, teacher_steps=[1])
+    assert all(len(row.without["fid"]) == parts for row in result.rows)
+    assert result.intervals == f"95%, by a jackknife of {parts} parts"
+
+
+def test_parts_of_another_number_are_said_too(student: LoadedStudent) -> None:
+    """Twelve pictures make 6 parts, and the ten classes of diversity 10."""
+    result = measure(student, metrics=["fid", "diversity"], samples=12, teacher_steps=[1])
+    assert {len(without) for row in result.rows for without in row.without.values()} == {6, 10}
+    assert result.intervals == "95%, by a jackknife of 6 to 10 parts"
+
+
 def test_what_rows_share_does_not_widen_what_compares_them(teacher: DiT) -> None:
     """A student that is its teacher's single step: its FID is unsure, its ratio to that step is not."""
     student = student_of(teacher, dx(), total_substeps=1)
