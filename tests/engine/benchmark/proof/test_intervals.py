@@ -39,7 +39,7 @@ def test_everything_that_a_row_says_has_an_interval(student: LoadedStudent) -> N
             value = row.scores.get(name, getattr(row, name, None))
             assert low <= value <= high
             assert low + high == pytest.approx(2 * value)
-    assert result.intervals == "95%, by a jackknife of 20 parts"
+    assert result.intervals == "95%, by a jackknife of 10 to 20 parts"
     table = json.loads(result.to_json())["rows"][0]
     assert table["scores"] == own.scores
     assert table["intervals"]["fid"] == list(own.intervals["fid"])
