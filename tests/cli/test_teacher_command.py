@@ -41,6 +41,7 @@ def test_a_predicted_noise_walks_as_ddim_does(tmp_path: Path) -> None:
 def test_the_family_is_that_of_the_pipeline(tmp_path: Path) -> None:
     settings = teacher_settings(str(PARITY / "e2e_flux" / "pipeline"), settings=["guidance_scale=2.0"])
     assert (settings.type, settings.guidance_scale) == ("flux", 2.0)
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"has no model_index\.json, which would say whose it is; name its family"):
         teacher_settings(str(tmp_path))
     (tmp_path / "model_index.json").write_text('{"_class_name": "KolorsPipeline"}')
@@ -48,3 +49,22 @@ def test_the_family_is_that_of_the_pipeline(tmp_path: Path) -> None:
         teacher_settings(str(tmp_path))
     with pytest.raises(PresetError, match=r"teacher\.guidance: unknown key"):
         teacher_settings(str(tmp_path), family="flux", settings=["guidance=2"])
+
+
+def test_what_is_no_teacher_is_told_apart(tmp_path: Path) -> None:
+    """An empty folder, a run's folder and its student's, and a lone weight file, with and without its family."""
+    with pytest.raises(ModelError, match="is an empty folder; was its download cut off"):
+        teacher_settings(str(tmp_path), family="sd3")
+    student = tmp_path / "run" / "student"
+    student.mkdir(parents=True)
+    (student / "student.json").write_text('{"teacher": {"type": "sd3", "source": "models/sd35"}}')
+    for folder in (student, student.parent):
+        for family in (None, "sd3"):
+            with pytest.raises(ModelError, match=r"is a student, .*: piflow teacher check models/sd35$"):
+                teacher_settings(str(folder), family=family)
+    file = tmp_path / "flux.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(ModelError, match=r"is one file, .*--set transformer=FILE"):
+        teacher_settings(str(file))
+    with pytest.raises(ModelError, match=r"the folder or hub id of a FluxPipeline, .*--set transformer=FILE"):
+        teacher_settings(str(file), family="flux").load()

@@ -49,6 +49,8 @@ def check(
     The network is loaded in float32 and held against the base's own diffusers pipeline: its arguments, time, sign,
     guidance, and a whole walk from the same noise; then pictures, untrained students, gradients and files. Exits with 1
     where something is wrong, and says what it probably is.
+
+    Both read the same files: a base whose weights or configs were changed is right where the pipeline does the same.
     """
     from piflow_cli.engine.check.check import check_teacher
     from piflow_cli.engine.check.find import teacher_settings

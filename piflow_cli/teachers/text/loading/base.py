@@ -92,7 +92,10 @@ def base_file(settings: TextSettings, name: str) -> Path:
     if isinstance(source, str):
         return fetch_file(source, name, revision=settings.revision, local_only=settings.local_files_only)
     if source.is_file():
-        raise ModelError(f"{settings.source} is a file; pass the pipeline's folder, and the file as transformer")
+        raise ModelError(
+            f"{settings.source} is one file, and the rest of a pipeline is needed too: pass the folder or hub id of a "
+            f"{settings.pipelines}, and the file as teacher.transformer (teacher check: --set transformer=FILE)"
+        )
     return source / name
 
 
