@@ -1,6 +1,8 @@
 """Students that edit: from rows that name pictures to a student that is sampled, converted and loaded as a pipeline."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from safetensors.torch import load_file
 from tiny_bases import tiny_flux2
 from tiny_models import tiny_flux
 from tiny_qwen_edit import tiny_qwen_edit
-from tiny_runs import SMALL_TEXT
+from tiny_runs import SMALL_TEXT, environment
 
 from piflow_cli.core.interfaces import TeacherFamily
 from piflow_cli.data.embeddings.cache import open_cache
@@ -31,6 +33,7 @@ ROWS = (
     {"prompt": "blue dog on the house", "references": ["hat.png", "cat.png"]},
     {"prompt": "the cat", "references": ["hat.png"]},
 )
+EDITS = Path(__file__).parents[2] / "edits_on_cpu.py"
 KINDS = {"flux2": (tiny_flux2, "flux2-klein-4nfe"), "qwen-edit": (tiny_qwen_edit, "qwen-edit-4nfe")}
 
 
@@ -87,6 +90,32 @@ def test_distil_resume_sample_convert_and_reload(tmp_path: Path, kind: str, imag
     convert(whole, tmp_path / "released", to="lakonlab")
     convert(tmp_path / "released", tmp_path / "back", to="native", base=preset.teacher.source)
     torch.testing.assert_close(draw(tmp_path / "back"), drawn, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_edit_as_one_does(tmp_path: Path) -> None:
+    """Qwen-Image-Edit, whose prompts are encoded with their pictures, copied and sharded: the losses of one process."""
+    own = ("training.micro_batch_size=1", "teacher.offload_encoders=false", "teacher.guidance_scale=2.0")
+    size = [f"teacher.{key}={value}" for key, value in {"width": 48, "height": 64}.items()]
+    tiny_qwen_edit(tmp_path / "teacher")
+    paths = {"teacher.source": tmp_path / "teacher", "data.path": rows(tmp_path) / "edits.jsonl"}
+    data = [f"{key}={value}" for key, value in paths.items()] + [f"data.cache={tmp_path / 'cache'}"]
+    sets = [part for change in (*SMALL_TEXT, *own, *size, *data) for part in ("--set", change)]
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+
+    def losses(name: str, *launcher: str) -> list[float]:
+        words = ["distill", "--preset", "qwen-edit-4nfe-datafree", "--device", "cpu", "--steps", "2", *sets]
+        strategy = ["--strategy", name] if launcher else []
+        line = [sys.executable, *launcher, str(EDITS), *words, "--out", str(tmp_path / name), *strategy]
+        ended = subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=300, check=False)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        lines = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+        return [line["loss"] for line in lines if "loss" in line]
+
+    alone = losses("alone")
+    assert len(alone) == 2
+    for strategy in ("ddp", "fsdp2"):
+        assert losses(strategy, *launch) == pytest.approx(alone, rel=1e-5), strategy
 
 
 def test_cached_pictures_are_those_that_are_encoded(tmp_path: Path, kind: str) -> None:
