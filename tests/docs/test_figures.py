@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from cli_runner import run
 from PIL import Image
+from pydantic import TypeAdapter
 
+from piflow_cli.cli.benchmarking.table import print_result
+from piflow_cli.engine.benchmark.result import BenchmarkResult
 from piflow_cli.engine.benchmark.rows import Measured
 from piflow_cli.speed.figures import ROOT, Figure, block_of, figures, with_block
 
@@ -30,15 +33,12 @@ def test_a_block_is_replaced_and_the_rest_of_a_page_stays() -> None:
 
 
 @pytest.mark.parametrize("figure", TABLES, **by_name)
-def test_a_table_is_of_its_command_and_of_its_numbers(figure: Figure) -> None:
-    block = block_of((ROOT / figure.page).read_text("utf-8"), figure.name)
-    kept = json.loads(figure.numbers.read_text("utf-8"))
-    assert block.splitlines()[2] == f"$ {figure.command}"
-    assert f"protocol {kept['fingerprint']}" in block
-    for row in kept["rows"]:
-        named = [row["model"], row["method"], str(row["nfe"])]
-        cells = next(line.split() for line in block.splitlines() if line.split()[:3] == named)
-        assert float(cells[3].partition("±")[0]) == pytest.approx(row["scores"]["fid"], rel=0.05)
+def test_a_table_is_what_its_numbers_print(figure: Figure, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every digit, interval and note: the page is the table of the JSON that its command wrote."""
+    page, kept = (ROOT / figure.page).read_text("utf-8"), json.loads(figure.numbers.read_text("utf-8"))
+    print_result(TypeAdapter(BenchmarkResult).validate_python(kept))
+    assert with_block(page, figure, capsys.readouterr().out) == page
+    assert f"protocol {kept['fingerprint']}" in block_of(page, figure.name)
 
 
 @pytest.mark.parametrize("figure", TABLES, **by_name)
