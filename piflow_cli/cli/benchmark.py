@@ -29,6 +29,7 @@ USUAL_SAMPLES = 5000
 
 
 def command(
+    context: typer.Context,
     metrics: Annotated[
         list[str] | None, typer.Option("--metric", metavar="NAME[=MODEL]", help=METRICS, show_default=False)
     ] = None,
@@ -143,9 +144,11 @@ def command(
     if json_file is not None and str(json_file) != STDOUT:
         check_file(json_file)
     if compared is not None:
+        _alone("--compare", context, with_it={"compared", "json_file"})
         _compare(compared, json_file)
         return
     if limits is not None:
+        _alone("--limits", context, with_it={"limits", "nfe", "tolerance", "seed", "device", "dtype", "json_file"})
         _limit(limits, parse_numbers(nfe, "--nfe"), tolerance, seed or 0, device, dtype, json_file=json_file)
         return
     if not metrics and recipe is None:
@@ -196,6 +199,26 @@ def command(
             write_page(result, album, report)
             console.note(f"written to {report}")
         _tell(result, json_file)
+
+
+def _alone(option: str, context: typer.Context, *, with_it: set[str]) -> None:
+    """Refuse options of a measurement beside one that measures nothing.
+
+    Args:
+        context: of the command line.
+        with_it: names of the parameters that mean something beside the option.
+
+    Raises:
+        typer.BadParameter: others were given.
+    """
+    given = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name)
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in with_it:
+            given.append(parameter.opts[0])
+    if given:
+        said = f"measures nothing, and {', '.join(given)} would be ignored: leave out one or the other"
+        raise typer.BadParameter(said, param_hint=f"'{option}'")
 
 
 def _with_defaults(asked: dict[str, Any]) -> dict[str, Any]:

@@ -209,6 +209,22 @@ def test_class_students_are_measured_for_diversity_too(tmp_path: Path) -> None:
     assert "gap closed" in process.stdout
 
 
+@pytest.mark.parametrize(
+    ("asked", "ignored"),
+    [
+        (("--compare", "a.json", "b.json", "--metric", "fid"), "--metric"),
+        (
+            ("--limits", "digits-1nfe", "--samples", "8", "--nfe", "1", "--num-processes", "2"),
+            "--samples, --num-processes",
+        ),
+    ],
+)
+def test_what_measures_nothing_stands_alone(asked: tuple[str, ...], ignored: str, tmp_path: Path) -> None:
+    process = run("benchmark", *asked, cwd=tmp_path)
+    assert process.returncode == 2
+    assert f"'{asked[0]}': measures nothing, and {ignored} would be ignored" in " ".join(process.stderr.split())
+
+
 def test_two_results_are_compared(tmp_path: Path) -> None:
     options = ["--metric", "fid", "--model", "digits-1nfe", "--samples", 60, "--teacher-steps", 1]
     for seed in (0, 1):

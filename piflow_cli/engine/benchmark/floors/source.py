@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from piflow_cli.core.settings import MAX_SEED
 from piflow_cli.engine.benchmark.floors.floors import Floors, cheapest, find_floors, record
 from piflow_cli.engine.students.device import resolve_device, resolve_dtype
 from piflow_cli.engine.students.find import find_student
 from piflow_cli.engine.students.load import read_student
-from piflow_cli.errors import DataError
+from piflow_cli.errors import DataError, ModelError
 from piflow_cli.io.presets import preset_paths
 from piflow_cli.preset import load_preset
 
@@ -53,10 +54,22 @@ def limits_of(
         preset = load_preset(source)
         family, sampling = preset.teacher, preset.sampling
     else:
-        card = read_student(find_student(source))[0].card
+        card = read_student(_found(source))[0].card
         family, sampling = card.teacher, card.sampling
     target = resolve_device(device)
     teacher = family.load(device=target, dtype=resolve_dtype(dtype, target))
     recording = record(teacher, trajectories=trajectories, shift=sampling.time_shift, seed=seed)
     rows = find_floors(recording, nfe=nfe, iterations=iterations, on_progress=on_progress)
     return Floors(teacher.name, sampling.shift, trajectories, tolerance, tuple(rows), cheapest(rows, tolerance))
+
+
+def _found(source: str) -> Path:
+    """Where a student is.
+
+    Raises:
+        ModelError: there is none of this name.
+    """
+    try:
+        return find_student(source)
+    except ModelError as error:
+        raise ModelError(f"{error} Or name a preset: piflow presets list shows them.") from None

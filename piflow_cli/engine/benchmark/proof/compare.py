@@ -29,6 +29,8 @@ DERIVED = {
     "whole_error": "lower",
 }
 """What rows say besides scores, and which direction is better."""
+NAMED = 3
+"""Keys of a file that are named where some are missing or wrong."""
 HARMLESS = ("seed", "prompts", "guidance", "dtype", "versions")
 """Parts that may differ between numbers that compare: it is what differs that one may want to know. What prompts say is
 a part of its own."""
@@ -146,6 +148,13 @@ class Comparison:
         return json_text(asdict(self))
 
 
+def _what_is_wrong(error: ValidationError) -> str:
+    """The first keys that are missing or wrong, and how many there are."""
+    keys = [".".join(map(str, found["loc"])) or "the whole" for found in error.errors()]
+    more = f" and {len(keys) - NAMED} others" if len(keys) > NAMED else ""
+    return f"{', '.join(keys[:NAMED])}{more} {'are' if len(keys) > 1 else 'is'} missing or wrong"
+
+
 def read_table(path: Path) -> Table:
     """What a benchmark wrote.
 
@@ -155,7 +164,7 @@ def read_table(path: Path) -> Table:
     try:
         return Table.model_validate(bounded_json(read_regular(path, max_bytes=MAX_TEXT_BYTES)))
     except (OSError, ValueError) as error:
-        said = f"{error.error_count()} keys are missing or wrong" if isinstance(error, ValidationError) else error
+        said = _what_is_wrong(error) if isinstance(error, ValidationError) else error
         reason = getattr(error, "strerror", None) or (said if isinstance(said, str) else first_line(said))
         raise DataError(
             f"{path} is no benchmark to compare: {reason}. Write one by piflow benchmark --metric ... --json FILE"
