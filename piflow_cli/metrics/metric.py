@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -132,6 +132,30 @@ class Metric:
     def on_patches(self, patch_px: tuple[int, int]) -> "Metric":
         """The metric of pictures drawn in patches of (height, width) pixels; itself where that is nothing to it."""
         return self if self.of_patches is None else replace(self, reads=self.of_patches(patch_px))
+
+
+def score_of_features(
+    name: str, score: Callable[[Tensor], float], *, better: Literal["lower", "higher"], **options: Any
+) -> Metric:
+    """A metric that fills the column of its name from features (N, D) alone.
+
+    Args:
+        name: of the metric and its column.
+        score: of features.
+        better: which direction is.
+        options: what else the metric says of itself, as `Metric`.
+    """
+
+    def compute(
+        generated: FeatureSet,
+        reference: Reference,  # noqa: ARG001  (one signature for all metrics)
+        *,
+        labels: Tensor | None,  # noqa: ARG001
+        seed: int,  # noqa: ARG001
+    ) -> dict[str, float]:
+        return {name: score(generated.features)}
+
+    return Metric(name=name, columns=(name,), better=better, compute=compute, **options)
 
 
 def metric_of(spec: str) -> Metric:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from piflow_cli.errors import DataError
-from piflow_cli.metrics.detectors.features import Detector, FeatureSet, Reference, extract_features
-from piflow_cli.metrics.metric import Features, Metric
+from piflow_cli.metrics.detectors.features import Detector, FeatureSet, extract_features
+from piflow_cli.metrics.metric import Features, score_of_features
 
 DINO = "facebook/dinov2-base"
 FRAMES_AT_ONCE = 32
@@ -84,25 +84,18 @@ class FrameLikeness:
         return FeatureSet(torch.stack(found).float())
 
 
-def compute(
-    generated: FeatureSet,
-    reference: Reference,  # noqa: ARG001  (one signature for all metrics)
-    *,
-    labels: Tensor | None,  # noqa: ARG001
-    seed: int,  # noqa: ARG001
-) -> dict[str, float]:
-    """Column "frame-consistency": the mean over videos and frames.
+def frame_consistency(likenesses: Tensor) -> float:
+    """Mean over videos and frames of their likeness (N, F - 1).
 
     A frozen video has 1, the most there is: it says something beside `temporal-diversity` alone.
     """
-    return {"frame-consistency": generated.features.double().mean().item()}
+    return likenesses.double().mean().item()
 
 
-METRIC = Metric(
-    name="frame-consistency",
-    columns=("frame-consistency",),
+METRIC = score_of_features(
+    "frame-consistency",
+    frame_consistency,
     better="higher",
-    compute=compute,
     reads=Features(model=DINO, view=FrameLikeness, frames="all"),
     takes="videos",
 )

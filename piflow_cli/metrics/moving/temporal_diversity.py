@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from piflow_cli.errors import DataError
-from piflow_cli.metrics.detectors.features import Detector, FeatureSet, Reference
-from piflow_cli.metrics.metric import Features, Metric
+from piflow_cli.metrics.detectors.features import Detector, FeatureSet
+from piflow_cli.metrics.metric import Features, score_of_features
 
 
 def frame_changes(videos: Tensor) -> Tensor:
@@ -81,22 +81,10 @@ def view(detector: Detector) -> FrameChanges:  # noqa: ARG001  (one signature fo
     return FrameChanges()
 
 
-def compute(
-    generated: FeatureSet,
-    reference: Reference,  # noqa: ARG001  (one signature for all metrics)
-    *,
-    labels: Tensor | None,  # noqa: ARG001
-    seed: int,  # noqa: ARG001
-) -> dict[str, float]:
-    """Column "temporal-diversity"."""
-    return {"temporal-diversity": temporal_diversity(generated.features)}
-
-
-METRIC = Metric(
-    name="temporal-diversity",
-    columns=("temporal-diversity",),
+METRIC = score_of_features(
+    "temporal-diversity",
+    temporal_diversity,
     better="higher",
-    compute=compute,
     reads=Features(view=view, frames="all"),
     takes="videos",
     of_pixels=True,

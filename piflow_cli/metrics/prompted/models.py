@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from piflow_cli.errors import DataError, ModelError
 from piflow_cli.io.texts.names import first_line
 from piflow_cli.io.weights import without_bars
-from piflow_cli.metrics.detectors.features import FeatureSet, Reference
 from piflow_cli.metrics.detectors.folders import model_folder
-from piflow_cli.metrics.metric import Judgement, Metric
+from piflow_cli.metrics.metric import Judgement, Metric, score_of_features
 
 P = TypeVar("P")
 
@@ -59,15 +58,15 @@ def prepared(processor: Any) -> str:
     return f"{type(processor).__name__} {digest}"
 
 
-def mean_score(generated: FeatureSet) -> float:
+def mean_score(said: Tensor) -> float:
     """Mean of what a judge said (N, 1).
 
     Raises:
         DataError: it said something that is not finite.
     """
-    if not len(generated) or not generated.features.isfinite().all():
+    if not len(said) or not said.isfinite().all():
         raise DataError("the judge gave scores that are not finite: the pictures or its weights hold NaN or infinity.")
-    return generated.features.double().mean().item()
+    return said.double().mean().item()
 
 
 def judged_metric(name: str, judgement: Judgement, *, least: float | None = None) -> Metric:
@@ -79,14 +78,7 @@ def judged_metric(name: str, judgement: Judgement, *, least: float | None = None
         least: below which what is said of a picture counts as this.
     """
 
-    def compute(
-        generated: FeatureSet,
-        reference: Reference,  # noqa: ARG001  (one signature for all metrics)
-        *,
-        labels: Tensor | None,  # noqa: ARG001
-        seed: int,  # noqa: ARG001
-    ) -> dict[str, float]:
-        said = generated if least is None else FeatureSet(generated.features.clamp(min=least))
-        return {name: mean_score(said)}
+    def score(said: Tensor) -> float:
+        return mean_score(said if least is None else said.clamp(min=least))
 
-    return Metric(name=name, columns=(name,), better="higher", compute=compute, reads=judgement, takes="both")
+    return score_of_features(name, score, better="higher", reads=judgement, takes="both")

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from piflow_cli.errors import DataError
-from piflow_cli.metrics.detectors.features import Detector, FeatureSet, Reference
-from piflow_cli.metrics.metric import Features, Metric
+from piflow_cli.metrics.detectors.features import Detector, FeatureSet
+from piflow_cli.metrics.metric import Features, score_of_features
 
 MIN_PATCHES, MIN_PERIOD_PX = 4, 2
 DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
@@ -143,22 +143,10 @@ class GridView:
         return GridDetector(self.period_px)
 
 
-def compute(
-    generated: FeatureSet,
-    reference: Reference,  # noqa: ARG001  (one signature for all metrics)
-    *,
-    labels: Tensor | None,  # noqa: ARG001
-    seed: int,  # noqa: ARG001
-) -> dict[str, float]:
-    """Column "grid-energy"."""
-    return {"grid-energy": grid_energy(generated.features)}
-
-
-METRIC = Metric(
-    name="grid-energy",
-    columns=("grid-energy",),
+METRIC = score_of_features(
+    "grid-energy",
+    grid_energy,
     better="lower",
-    compute=compute,
     of_patches=lambda period_px: Features(view=GridView(period_px), frames="mean"),
     of_pixels=True,
     takes="both",

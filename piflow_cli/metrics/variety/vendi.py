@@ -6,8 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from piflow_cli.errors import DataError
-from piflow_cli.metrics.detectors.features import FeatureSet, Reference
-from piflow_cli.metrics.metric import Metric
+from piflow_cli.metrics.metric import score_of_features
 
 
 def vendi(features: Tensor) -> float:
@@ -34,15 +33,5 @@ def vendi(features: Tensor) -> float:
     return torch.special.entr(eigenvalues).sum().exp().item()
 
 
-def compute(
-    generated: FeatureSet,
-    reference: Reference,  # noqa: ARG001  (one signature for all metrics)
-    *,
-    labels: Tensor | None,  # noqa: ARG001
-    seed: int,  # noqa: ARG001
-) -> dict[str, float]:
-    """Column "vendi". It grows with the number of pictures: compare only scores of the same N."""
-    return {"vendi": vendi(generated.features)}
-
-
-METRIC = Metric(name="vendi", columns=("vendi",), better="higher", compute=compute, takes="both")
+METRIC = score_of_features("vendi", vendi, better="higher", takes="both")
+"""It grows with the number of pictures: compare only scores of the same N."""
