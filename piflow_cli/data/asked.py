@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from piflow_cli.data.files.prompts import clean_text, pick_column, read_json_lines, read_prompts, text_of
+from piflow_cli.data.files.prompts import prompt_rows, read_prompts
 from piflow_cli.data.files.references import named_pictures
-from piflow_cli.data.files.tables import read_csv_rows
 from piflow_cli.data.published.entry import read_published
 from piflow_cli.errors import DataError
 from piflow_cli.io.texts.names import user_path
@@ -46,10 +45,8 @@ def read_asked(path: str, *, what: str = "--prompts") -> list[Asked]:
         found = [Asked(entry.prompt) for entry in published.entries]
     elif path == STDIN:
         found = [Asked(line) for line in _stdin_lines()]
-    elif suffix == ".csv" and user_path(path).is_file():
-        found = list(_csv_rows(user_path(path)))
-    elif suffix == ".jsonl" and user_path(path).is_file():
-        found = list(_json_rows(user_path(path)))
+    elif suffix in (".csv", ".jsonl") and user_path(path).is_file():
+        found = list(_rows(user_path(path)))
     else:
         texts = read_prompts(path, what=what, any_split=True)
         found = [Asked(texts[i]) for i in range(len(texts))]
@@ -69,16 +66,9 @@ def _stdin_lines() -> Iterator[str]:
             yield text
 
 
-def _json_rows(path: Path) -> Iterator[Asked]:
-    for where, row in read_json_lines(path):
-        if text := text_of(row, None, where=where):
-            yield Asked(text, _seed(row.get(SEED), where=where), named_pictures(row, path.parent, where=where))
-
-
-def _csv_rows(path: Path) -> Iterator[Asked]:
-    for where, row in read_csv_rows(path):
-        column = pick_column(row, None, where=f"the first line of {path}")
-        if text := clean_text(row[column], where=where):
+def _rows(path: Path) -> Iterator[Asked]:
+    for where, text, row in prompt_rows(path):
+        if text:
             yield Asked(text, _seed(row.get(SEED), where=where), named_pictures(row, path.parent, where=where))
 
 

@@ -7,22 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from piflow_cli.core.conditions import Prompt
-from piflow_cli.data.files.prompts import (
-    PromptSet,
-    clean_text,
-    is_on_hub,
-    pick_column,
-    prompt_shards,
-    read_json_lines,
-    read_prompts,
-    text_of,
-)
+from piflow_cli.data.files.prompts import PromptSet, is_on_hub, prompt_rows, prompt_shards, read_prompts
 from piflow_cli.data.files.references import InstructionSet, named_pictures
-from piflow_cli.data.files.tables import read_csv_rows
 from piflow_cli.data.published.entry import read_published
 from piflow_cli.errors import DataError
 from piflow_cli.io.texts.names import user_path
 
+WITH_FIELDS = (".jsonl", ".csv")
+"""Files whose lines have fields."""
 LABEL = "label"
 """The field of a JSON line that holds the number of the prompt's class."""
 
@@ -119,15 +111,12 @@ def _rows(path: str) -> Iterator[_Row]:
         return
     for shard in prompt_shards(user_path(path)):
         kind = shard.suffix.lower()
-        if kind == ".jsonl":
-            for where, row in read_json_lines(shard):
-                if text := text_of(row, None, where=where):
-                    yield _Row(text, where, row.get(LABEL), named_pictures(row, shard.parent, where=where))
-        elif kind == ".csv":
-            for where, row in read_csv_rows(shard):
-                column = pick_column(row, None, where=f"the first line of {shard}")
-                if text := clean_text(row[column], where=where):
-                    yield _Row(text, where, None, named_pictures(row, shard.parent, where=where))
+        if kind not in WITH_FIELDS:
+            continue
+        for where, text, row in prompt_rows(shard):
+            if text:
+                label = row.get(LABEL) if kind == ".jsonl" else None
+                yield _Row(text, where, label, named_pictures(row, shard.parent, where=where))
 
 
 def _labels(rows: list[_Row]) -> tuple[int, ...] | None:

@@ -202,13 +202,22 @@ def _text_lines(path: Path, _column: str | None) -> Iterator[str]:
     return (line for _, line in read_lines(path))
 
 
-def _json_texts(path: Path, column: str | None) -> Iterator[str]:
-    return (text_of(row, column, where=where) for where, row in read_json_lines(path))
+def prompt_rows(path: Path, column: str | None = None) -> Iterator[tuple[str, str, dict[str, object]]]:
+    """Where each row of a .jsonl or .csv is, its text, "" where it has none, and all its fields.
+
+    Raises:
+        DataError: as `read_json_lines` or `read_csv_rows`, or no such column, or no text in it.
+    """
+    if path.suffix.lower() == ".csv":
+        for where, row in read_csv_rows(path):
+            yield where, clean_text(row[pick_column(row, column, where=f"the first line of {path}")], where=where), row
+    else:
+        for where, row in read_json_lines(path):
+            yield where, text_of(row, column, where=where), row
 
 
-def _csv_texts(path: Path, column: str | None) -> Iterator[str]:
-    for where, row in read_csv_rows(path):
-        yield clean_text(row[pick_column(row, column, where=f"the first line of {path}")], where=where)
+def _row_texts(path: Path, column: str | None) -> Iterator[str]:
+    return (text for _, text, _ in prompt_rows(path, column))
 
 
 def read_parquet_column(path: Path, column: str | None) -> Iterator[str]:
@@ -225,7 +234,7 @@ def read_parquet_column(path: Path, column: str | None) -> Iterator[str]:
     return (clean_text(value, where=f"{path} row {row}") for row, value in enumerate(parquet_texts(path, pick)))
 
 
-READERS = {".txt": _text_lines, ".jsonl": _json_texts, ".csv": _csv_texts, ".parquet": read_parquet_column}
+READERS = {".txt": _text_lines, ".jsonl": _row_texts, ".csv": _row_texts, ".parquet": read_parquet_column}
 
 
 def _texts(path: str, column: str | None, what: str, *, any_split: bool) -> Iterator[str]:
