@@ -19,12 +19,11 @@ from piflow_cli.errors import ModelError
 from piflow_cli.io.checksums import tensors_sha256
 from piflow_cli.io.hub import fetch_folder, locate
 from piflow_cli.io.pictures import to_pictures
-from piflow_cli.io.texts.names import first_line
 from piflow_cli.io.weights import read_weights, without_bars
 from piflow_cli.metrics.detectors.features import FeatureSet
 from piflow_cli.metrics.detectors.folders import CONFIG, SAFE, SMALL, ModelFolder
 from piflow_cli.metrics.metric import Judgement
-from piflow_cli.metrics.prompted.models import judged_metric, prepared
+from piflow_cli.metrics.prompted.models import judged_metric, prepared, used_as
 
 HPSV3, FILE = "MizzenAI/HPSv3", "HPSv3.safetensors"
 BASE = "Qwen/Qwen2-VL-7B-Instruct"
@@ -172,12 +171,8 @@ def load(spec: str, device: str | torch.device) -> PreferenceJudge:
         raise ModelError(f"{folder} has no {FILE} and no other .safetensors, which hold HPSv3's weights")
     weights = {name: tensor for file in files for name, tensor in read_weights(file).items()}
     dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
-    try:
+    with used_as("HPSv3", spec):
         model = _assembled(weights, base, dtype=dtype, name=ModelFolder(folder, True, files[0]).name("hpsv3"))
-    except ModelError:
-        raise
-    except Exception as error:  # damage, models of other things and missing packages share no ground class
-        raise ModelError(f"{spec} cannot be used as HPSv3: {first_line(error)}") from None
     return PreferenceJudge(model, device=device)
 
 

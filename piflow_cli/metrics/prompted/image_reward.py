@@ -20,12 +20,11 @@ from piflow_cli.errors import ModelError
 from piflow_cli.io.checksums import tensors_sha256
 from piflow_cli.io.hub import fetch_folder, locate
 from piflow_cli.io.pictures import to_pictures
-from piflow_cli.io.texts.names import first_line
 from piflow_cli.io.weights import check_shapes, read_weights
 from piflow_cli.metrics.detectors.features import FeatureSet
 from piflow_cli.metrics.detectors.folders import SAFE, ModelFolder
 from piflow_cli.metrics.metric import Judgement
-from piflow_cli.metrics.prompted.models import judged_metric, prepared
+from piflow_cli.metrics.prompted.models import judged_metric, prepared, used_as
 
 IMAGE_REWARD, FILE = "THUDM/ImageReward", "ImageReward.pt"
 WORDS, VOCABULARY = "google-bert/bert-base-uncased", "vocab.txt"
@@ -126,12 +125,8 @@ def load(spec: str, device: str | torch.device) -> RewardJudge:
         raise ModelError(f"{folder} has no {FILE} and no .safetensors, one of which holds ImageReward's weights")
     words = folder if (folder / VOCABULARY).is_file() else _words(folder)
     name = ModelFolder(folder, is_safe=file.name != FILE, first=file).name("image-reward")
-    try:
+    with used_as("ImageReward", spec):
         model = _assembled(read_weights(file), words, name=name)
-    except ModelError:
-        raise
-    except Exception as error:  # damage, models of other things and missing packages share no ground class
-        raise ModelError(f"{spec} cannot be used as ImageReward: {first_line(error)}") from None
     return RewardJudge(model, device=device)
 
 

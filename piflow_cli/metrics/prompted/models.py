@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,22 @@ from piflow_cli.metrics.detectors.folders import model_folder
 from piflow_cli.metrics.metric import Judgement, Metric, score_of_features
 
 P = TypeVar("P")
+
+
+@contextmanager
+def used_as(kind: str, spec: str) -> Iterator[None]:
+    """Turn whatever goes wrong in making a judge into a ModelError that names it; ModelErrors pass as they are.
+
+    Args:
+        kind: what the model has to be.
+        spec: folder or hub id.
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # damage, models of other things and missing packages share no ground class
+        raise ModelError(f"{spec} cannot be used as {kind}: {first_line(error)}") from None
 
 
 def load_judge(
@@ -37,17 +54,13 @@ def load_judge(
     """
     found = model_folder(spec)
     folder = found.path
-    try:
+    with used_as(kind, spec):
         with without_bars():
             network, info = model(folder, dtype=dtype, output_loading_info=True, **found.reading)
         if info["missing_keys"] or info["mismatched_keys"]:
             lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
             raise ModelError(f"{folder} is not {kind}: it lacks {len(lacking)} of its weights, such as {lacking[0]}.")
         preparation = prepares(folder)
-    except ModelError:
-        raise
-    except Exception as error:  # damage, models of other things and missing packages share no ground class
-        raise ModelError(f"{spec} cannot be used as {kind}: {first_line(error)}") from None
     return network.eval().requires_grad_(False), preparation, found.name(network.config.model_type)
 
 
