@@ -4,6 +4,8 @@ Source: ComfyUI's scaled fp8 (LAYER.scale_weight, later LAYER.weight_scale with 
 compressed-tensors and ModelOpt write (LAYER.weight_scale). A weight is what is stored times its scale.
 """
 
+from collections.abc import Collection, Iterable
+
 import torch
 from torch import Tensor
 
@@ -26,15 +28,22 @@ RECIPE_FORMATS = ("float8_e4m3fn", "float8_e5m2")
 RECIPE_KEYS = ("format", "full_precision_matrix_mult")
 
 
+def weight_names(names: Iterable[str]) -> list[str]:
+    """Those of a file's names that are of weights, not of their scales, recipes and markers."""
+    beside = (*SCALES, *INPUT_SCALES, RECIPE)
+    return [name for name in names if name != MARKER and not name.endswith(beside)]
+
+
 def unscale(
-    weights: dict[str, Tensor], *, dtype: torch.dtype, source: object
+    weights: dict[str, Tensor], *, dtype: torch.dtype, source: object, exact: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Weights as they are meant, in one dtype, without scales and markers, and what a user should know of them.
+    """Weights as they are meant, without scales and markers, and what a user should know of them.
 
     Args:
         weights: as in the file; those that are no scales must be floating-point numbers.
         dtype: of the result; the product with a scale is taken in float32.
         source: the file, for messages.
+        exact: names of those that are float32 in the result.
 
     Raises:
         ModelError: a scale without a weight or of a shape that fits none, or weights in a form that is not known.
@@ -46,11 +55,11 @@ def unscale(
         if not tensor.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ModelError(f"{name} of {source} is {kind}; of quantised files those in float8 are read, and .gguf")
-        scale = scales.get(name)
+        scale, held = scales.get(name), torch.float32 if name in exact else dtype
         if scale is None:
-            result[name] = tensor.to(dtype)
+            result[name] = tensor.to(held)
         else:
-            result[name] = (tensor.float() * _spread(scale, tensor, f"the scale of {name} in {source}")).to(dtype)
+            result[name] = (tensor.float() * _spread(scale, tensor, f"the scale of {name} in {source}")).to(held)
     if not unscaled:
         return result, ()
     return result, (f"{source} {UNSCALED.format(count=len(unscaled), first=unscaled[0])}",)
@@ -58,7 +67,7 @@ def unscale(
 
 def _sorted_out(weights: dict[str, Tensor], source: object) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The weights, and the scales by the names of the weights they belong to."""
-    plain: dict[str, Tensor] = {}
+    plain = {name: weights[name] for name in weight_names(weights)}
     scales: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         ending = next((end for end in SCALES if name.endswith(end)), None)
@@ -69,8 +78,6 @@ def _sorted_out(weights: dict[str, Tensor], source: object) -> tuple[dict[str, T
             scales[weight] = tensor
         elif name.endswith(RECIPE):
             _check_recipe(tensor, name, source)
-        elif name != MARKER and not name.endswith(INPUT_SCALES):
-            plain[name] = tensor
     return plain, scales
 
 

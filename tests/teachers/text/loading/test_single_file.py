@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from original_names import ORIGINAL
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny_flux, tiny_qwen
+from tiny_models import TEACHERS, tiny_flux, tiny_qwen
 from torch import Tensor
 
 from piflow_cli.errors import ModelError
@@ -150,6 +151,24 @@ def test_original_names_are_read_at_real_size(monkeypatch: pytest.MonkeyPatch) -
     found = load_original(weights, monkeypatch)
     assert sum(t.numel() for t in found.values()) == sum(t.numel() for t in original().values())
     assert {t.dtype for t in found.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("family", ORIGINAL)
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_original_names_of_which_some_are_those_of_diffusers_are_read(family: str, prefix: str, tmp_path: Path) -> None:
+    settings, file = TEACHERS[family](tmp_path / "base"), tmp_path / "f.safetensors"
+    weights = weights_of(settings)
+    published = ORIGINAL[family](weights)
+    assert published.keys() & weights.keys()
+    assert len(published.keys() - weights.keys()) > 5
+    save_file({prefix + name: tensor.contiguous() for name, tensor in published.items()}, file)
+    found = settings.model_copy(update={"transformer": str(file)}).load(encoders=False).module.state_dict()
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
+    lacking = next(name for name in published if name not in weights and name.endswith(".bias"))
+    save_file({name: t.contiguous() for name, t in published.items() if name != lacking}, file)
+    with pytest.raises(ModelError, match=r"missing|is not there"):
+        settings.model_copy(update={"transformer": str(file)}).load(encoders=False)
 
 
 def test_original_names_that_are_left_over_or_missing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
