@@ -1,7 +1,7 @@
 """Problems of validation in words: the key with its path, what is allowed, what was given."""
 
 import difflib
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -18,8 +18,7 @@ def explain(item: Any, model: type[BaseModel], prefix: tuple[str, ...]) -> str:
     path = ".".join(str(part) for part in (*prefix, *item["loc"]))
     if item["type"] == "extra_forbidden":
         for part in item["loc"][:-1]:
-            annotation = model.model_fields[str(part)].annotation
-            model = annotation if isinstance(annotation, type) else model
+            model = model if isinstance(part, int) else _settings_of(model.model_fields[str(part)].annotation) or model
         near = difflib.get_close_matches(str(item["loc"][-1]), list(model.model_fields), n=2, cutoff=0.5)
         hint = f" Did you mean {' or '.join(near)}?" if near else f" Known: {', '.join(model.model_fields)}."
         return f"{path}: unknown key.{hint}"
@@ -29,6 +28,12 @@ def explain(item: Any, model: type[BaseModel], prefix: tuple[str, ...]) -> str:
     got = "" if isinstance(item["input"], dict | BaseModel) else f" (got {_got(item['input'])})"
     hint = f". {HOW_TO_QUOTE.format(key=path)}" if item["type"] in LISTS and isinstance(item["input"], str) else ""
     return f"{path}: {message}{got}{hint}" if path else message
+
+
+def _settings_of(annotation: Any) -> type[BaseModel] | None:
+    """The settings that a key holds, alone, in a list or perhaps not; None where it holds none."""
+    held = (annotation, *get_args(annotation))
+    return next((kind for kind in held if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _got(value: object) -> str:
