@@ -22,8 +22,9 @@ from piflow_cli.data.embeddings.cache import (
     missing_shards,
     read_index,
     shard_path,
+    special_path,
 )
-from piflow_cli.data.embeddings.codec import PackedRow, pack, shard_tensors
+from piflow_cli.data.embeddings.codec import PackedRow, pack, packed_rows, shard_tensors
 from piflow_cli.data.shards.claims import build_together, claim, write_shard, writing
 from piflow_cli.errors import DataError
 from piflow_cli.io.checksums import file_sha256
@@ -131,11 +132,7 @@ class _Builder:
         for start in range(0, len(prompts), self.batch_size):
             texts = [prompts[i] for i in range(start, min(start + self.batch_size, len(prompts)))]
             condition = _encoded(self.encode, texts)
-            if _widths(condition) != self.index.widths:
-                raise DataError(
-                    f"the text encoder gave embeddings of width {_listed(_widths(condition))}; {self.folder} has "
-                    f"{_listed(self.index.widths)}. Name another folder in data.cache."
-                )
+            _check_widths(condition, self.index, self.folder)
             rows += pack(condition, self.plan.storage)
             self.on_progress(self.done + len(rows), len(self.plan.prompts))
         self.done += len(rows)
@@ -150,18 +147,27 @@ class _Builder:
 
 
 def _prepare(folder: Path, plan: CachePlan, encode: Encode) -> CacheIndex:
-    """The index of the folder, written with the special prompts where it is not yet; one process does, others wait."""
+    """The index of the folder, written with the special prompts where it is not yet; one process does, others wait.
+
+    Those that are there, of whichever run, stay as they are.
+    """
     with claim(folder, "index", wait=True, **FOR):
         index = read_index(folder)
         if index is not None:
             check_same(folder, index, plan)
-            if set(plan.specials) <= set(index.specials) and _specials_whole(folder, index):
-                return index
-        specials = tuple(dict.fromkeys([*(index.specials if index else ()), *plan.specials]))
-        encoded = [_encoded(encode, [text]) for text in specials or (plan.prompts[0],)]  # one at least, for the width
+        kept = index if index is not None and _specials_whole(folder, index) else None
+        there = () if kept is None else kept.specials
+        missing = [name for name in plan.names if name not in there]
+        if kept is not None and not missing:
+            return kept
+        asked = map(plan.named, missing) if missing else [plan.prompts[0]]  # one at least, for the width
+        encoded = [_encoded(encode, [prompt]) for prompt in asked]
+        for condition in encoded if kept is not None else ():
+            _check_widths(condition, kept, folder)
         with writing(folder, **FOR):
-            rows = [row for condition in encoded for row in pack(condition, plan.storage)]
-            size, sha256 = write_shard(folder / "special.safetensors", shard_tensors(rows))
+            old = packed_rows(special_path(folder), range(len(there)), num_encoders=len(kept.widths)) if there else []
+            new = [row for condition in encoded for row in pack(condition, plan.storage)]
+            size, sha256 = write_shard(special_path(folder), shard_tensors([*old, *new]))
             index = CacheIndex(
                 fingerprint=plan.fingerprint,
                 storage=plan.storage,
@@ -170,7 +176,7 @@ def _prepare(folder: Path, plan: CachePlan, encode: Encode) -> CacheIndex:
                 shard_size=plan.shard_size,
                 embed_width=_widths(encoded[0])[0],
                 further_widths=_widths(encoded[0])[1:],
-                specials=specials,
+                specials=(*there, *missing),
                 specials_bytes=size,
                 specials_sha256=sha256,
             )
@@ -179,8 +185,17 @@ def _prepare(folder: Path, plan: CachePlan, encode: Encode) -> CacheIndex:
 
 
 def _specials_whole(folder: Path, index: CacheIndex) -> bool:
-    path = folder / "special.safetensors"
+    path = special_path(folder)
     return path.is_file() and file_sha256(path) == index.specials_sha256
+
+
+def _check_widths(condition: TextCondition, index: CacheIndex, folder: Path) -> None:
+    """Raise DataError where embeddings are of other widths than those of a cache."""
+    if _widths(condition) != index.widths:
+        raise DataError(
+            f"the text encoder gave embeddings of width {_listed(_widths(condition))}; {folder} has "
+            f"{_listed(index.widths)}. Name another folder in data.cache."
+        )
 
 
 def _widths(condition: TextCondition) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ Building is in `cache_building.py`. Shapes: T tokens, D embedding width.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Annotated, Literal, Self
 import torch
 from pydantic import Field, ValidationError, model_validator
 
-from piflow_cli.core.conditions import TextCondition
+from piflow_cli.core.conditions import Prompt, TextCondition
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.embeddings.codec import Storage, read_row
 from piflow_cli.data.files.references import RowsOfPrompts
@@ -45,6 +45,7 @@ class CachePlan:
         fingerprint: names the text encoder and what was asked of it; another one makes another cache.
         storage: "fp8" (float8 with a scale a token) or "bf16".
         specials: further prompts to be found by their text, such as "" or a negative prompt.
+        pictured: further prompts about pictures, by the names that they are to be found by; each is read when called.
         shard_size: prompts a shard; a kill costs at most one shard a process.
     """
 
@@ -52,6 +53,7 @@ class CachePlan:
     fingerprint: str
     storage: Storage = "fp8"
     specials: tuple[str, ...] = ()
+    pictured: Mapping[str, Callable[[], Prompt]] = field(default_factory=dict)
     shard_size: int = SHARD_SIZE
     digest: str = field(init=False)
 
@@ -62,6 +64,19 @@ class CachePlan:
     def num_shards(self) -> int:
         """Shards of the whole cache."""
         return -(-len(self.prompts) // self.shard_size)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the further prompts are found by."""
+        return tuple(dict.fromkeys((*self.specials, *self.pictured)))
+
+    def named(self, name: str) -> Prompt:
+        """A further prompt.
+
+        Raises:
+            PictureError: one of its pictures cannot be read or used.
+        """
+        return self.pictured[name]() if name in self.pictured else name
 
     def shard_prompts(self, shard: int) -> RowsOfPrompts:
         """The prompts of one shard."""
@@ -126,6 +141,11 @@ def identity(of: CachePlan | CacheIndex) -> str:
 def shard_path(folder: Path, shard: int) -> Path:
     """The file of a shard; its card ends in .json."""
     return folder / f"shard-{shard:05d}.safetensors"
+
+
+def special_path(folder: Path) -> Path:
+    """The file of the further prompts."""
+    return folder / "special.safetensors"
 
 
 def read_index(folder: Path) -> CacheIndex | None:
@@ -222,7 +242,7 @@ class CacheReader:
             return list(pool.map(lambda place: self._row(shard_path(self.folder, place[0]), place[1], dtype), places))
 
     def special(self, text: str, *, dtype: torch.dtype = torch.float32) -> TextCondition:
-        """A prompt that was cached by its text, (1, T, D).
+        """A prompt that was cached by its text, or by the name that it has with its pictures, (1, T, D).
 
         Raises:
             DataError: it was not, or its file is damaged.
@@ -230,7 +250,7 @@ class CacheReader:
         if text not in self.index.specials:
             known = ", ".join(map(repr, self.index.specials)) or "none"
             raise DataError(f"{self.folder} does not cache the prompt {text!r} by its text; it has {known}. {AGAIN}")
-        return self._row(self.folder / "special.safetensors", self.index.specials.index(text), dtype)
+        return self._row(special_path(self.folder), self.index.specials.index(text), dtype)
 
     def _row(self, path: Path, row: int, dtype: torch.dtype) -> TextCondition:
         try:

@@ -5,7 +5,7 @@ R tokens of a prompt's reference pictures, C values of one.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -174,19 +174,37 @@ def read_row(path: Path, row: int, *, storage: Storage, widths: Sequence[int], d
         ValueError: the row is damaged.
         DataError: the file is missing or damaged.
     """
+    (packed,) = packed_rows(path, [row], num_encoders=len(widths))
+
+    def unpack(item: PackedSequence, width: int) -> Embeddings:
+        embeds = _decode(item.data, item.scales, shape=(item.tokens, width), storage=storage, dtype=dtype)
+        return Embeddings(embeds[None], None if item.mask is None else item.mask[None])
+
+    first, *further = map(unpack, packed.sequences, widths)
+    negative = None if packed.negative is None else unpack(packed.negative, widths[0])
+    pooled, about = packed.pooled, packed.about
+    return TextCondition(
+        first.embeds,
+        first.mask,
+        pooled=None if pooled is None else pooled[None].to(dtype),
+        further=tuple(further),
+        references=None if about is None else References(about[0].to(dtype)[None], (about[1],), negative),
+    )
+
+
+def packed_rows(path: Path, rows: Iterable[int], *, num_encoders: int) -> list[PackedRow]:
+    """Prompts of a shard as they are stored; errors as `read_row`."""
     with open_tensors(path, what="embeddings", error=DataError) as file:
         names = set(file.keys())
-        pooled = _between(file, "pooled", row, row + 1).to(dtype) if "pooled" in names else None
-        suffixes = [*map(_suffix, range(len(widths))), *([NEGATIVE] if f"data{NEGATIVE}" in names else [])]
-        parts = [_read_sequence(file, names, row, suffix) for suffix in suffixes]
-        about = _read_references(file, row) if "references" in names else None
-    first, *further = (
-        Embeddings(_decode(data, scales, shape=(tokens, width), storage=storage, dtype=dtype)[None], mask)
-        for (data, scales, mask, tokens), width in zip(parts, (*widths, widths[0])[: len(parts)], strict=True)
-    )
-    negative = further.pop() if len(parts) > len(widths) else None
-    references = None if about is None else References(about[0].to(dtype)[None], (about[1],), negative)
-    return TextCondition(first.embeds, first.mask, pooled=pooled, further=tuple(further), references=references)
+        return [
+            PackedRow(
+                sequences=tuple(_read_sequence(file, names, row, _suffix(number)) for number in range(num_encoders)),
+                pooled=_between(file, "pooled", row, row + 1)[0] if "pooled" in names else None,
+                about=_read_references(file, row) if "references" in names else None,
+                negative=_read_sequence(file, names, row, NEGATIVE) if f"data{NEGATIVE}" in names else None,
+            )
+            for row in rows
+        ]
 
 
 def _read_references(file: Any, row: int) -> tuple[Tensor, Sizes]:
@@ -200,19 +218,20 @@ def _read_references(file: Any, row: int) -> tuple[Tensor, Sizes]:
     return tokens, tuple((rows, columns) for rows, columns in sizes)
 
 
-def _read_sequence(
-    file: Any, names: set[str], row: int, suffix: str
-) -> tuple[Tensor, Tensor | None, Tensor | None, int]:
-    """Bytes, scales (T,), mask (1, T) and T of what one encoder made of a prompt."""
+def _read_sequence(file: Any, names: set[str], row: int, suffix: str) -> PackedSequence:
+    """What one encoder made of a prompt."""
     data = _between(file, f"data{suffix}", *_pair(file, f"offsets{suffix}", row))
     start, stop = _pair(file, f"ends{suffix}", row)
-    scales = _between(file, f"scales{suffix}", start, stop) if f"scales{suffix}" in names else None
-    mask = _between(file, f"mask{suffix}", start, stop)[None] if f"mask{suffix}" in names else None
-    return data, scales, mask, stop - start
+    return PackedSequence(
+        data=data.numpy().tobytes(),
+        tokens=stop - start,
+        scales=_between(file, f"scales{suffix}", start, stop) if f"scales{suffix}" in names else None,
+        mask=_between(file, f"mask{suffix}", start, stop) if f"mask{suffix}" in names else None,
+    )
 
 
 def _decode(
-    data: Tensor, scales: Tensor | None, *, shape: tuple[int, int], storage: Storage, dtype: torch.dtype
+    data: bytes, scales: Tensor | None, *, shape: tuple[int, int], storage: Storage, dtype: torch.dtype
 ) -> Tensor:
     """Embeddings (T, D) of their compressed bytes."""
     size = shape[0] * shape[1] * BYTES[storage]
@@ -220,7 +239,7 @@ def _decode(
         raise ValueError(f"{shape[0]} tokens of width {shape[1]} are more than are read")
     try:
         decoder = zlib.decompressobj()
-        raw = bytearray(decoder.decompress(data.numpy(), size + 1))  # no more than is wanted
+        raw = bytearray(decoder.decompress(data, size + 1))  # no more than is wanted
     except zlib.error as error:
         raise ValueError(str(error)) from None
     if not decoder.eof or len(raw) != size or (scales is None) != (storage == "bf16"):

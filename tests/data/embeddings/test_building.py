@@ -14,9 +14,10 @@ import torch
 from filelock import FileLock
 from hashed_text import WIDTH, encode, encode_one, fill, fill_and_report, plan_of, prompt_set
 
-from piflow_cli.core.conditions import TextCondition
+from piflow_cli.core.conditions import Instruction, TextCondition
 from piflow_cli.data.embeddings.building import build_shards
-from piflow_cli.data.embeddings.cache import missing_shards, open_cache, shard_path
+from piflow_cli.data.embeddings.cache import missing_shards, open_cache, shard_path, special_path
+from piflow_cli.data.embeddings.codec import packed_rows
 from piflow_cli.errors import DataError, StorageError
 
 TESTS = Path(__file__).parents[2]
@@ -86,6 +87,36 @@ def test_special_prompts_may_be_added(tmp_path: Path) -> None:
     reader = open_cache(tmp_path)
     for text in ("", "blurry", "ugly"):
         assert torch.equal(reader.special(text).embeds, encode_one(text).embeds.float())
+
+
+def test_further_prompts_are_encoded_alone_and_others_stay_bit_for_bit(tmp_path: Path) -> None:
+    fill(tmp_path, 10)
+    rows = packed_rows(special_path(tmp_path), range(2), num_encoders=1)
+    asked: list[object] = []
+    about = Instruction("paint it", names=("cat.png",))
+    plan = plan_of(10, specials=("", "ugly"), pictured={"paint it (about 1f)": lambda: about})
+    build_shards(tmp_path, plan, lambda texts: asked.extend(texts) or encode([*map(str, texts)]))
+    assert asked == ["ugly", about]
+    reader = open_cache(tmp_path)
+    assert reader.index.specials == ("", "blurry", "ugly", "paint it (about 1f)")
+    assert torch.equal(reader.special("paint it (about 1f)").embeds, encode_one("paint it").embeds.float())
+    for old, new in zip(rows, packed_rows(special_path(tmp_path), range(2), num_encoders=1), strict=True):
+        assert (old.sequences[0].data, old.sequences[0].tokens) == (new.sequences[0].data, new.sequences[0].tokens)
+        assert torch.equal(old.pooled, new.pooled)
+    nobody = {"paint it (about 1f)": lambda: pytest.fail("read")}
+    build_shards(tmp_path, plan_of(10, pictured=nobody), lambda _texts: pytest.fail("encoded"))
+    special_path(tmp_path).write_bytes(b"nothing")
+    fill(tmp_path, 10)
+    assert open_cache(tmp_path).index.specials == ("", "blurry")  # what no plan at hand can encode is left out
+
+
+def test_further_prompts_of_another_width_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path, 10)
+    before = contents(tmp_path)
+    narrow = TextCondition(torch.zeros(1, 2, WIDTH - 1))
+    with pytest.raises(DataError, match=rf"gave embeddings of width {WIDTH - 1}; .* has {WIDTH}"):
+        build_shards(tmp_path, plan_of(10, specials=("ugly",)), lambda _texts: narrow)
+    assert contents(tmp_path) == before
 
 
 def test_no_special_prompts_are_needed(tmp_path: Path) -> None:
