@@ -9,6 +9,7 @@ from piflow_cli.core.settings import SamplingSettings
 from piflow_cli.errors import PresetError
 from piflow_cli.io import presets as preset_files
 from piflow_cli.io.presets import preset_paths
+from piflow_cli.io.texts.toml_text import toml_value
 from piflow_cli.preset import Preset, load_preset, parse_preset, read_preset_table
 
 
@@ -202,3 +203,47 @@ def test_another_source_takes_with_it_what_was_said_of_the_former_one(tmp_path: 
     )
     mine = load_preset(tmp_path / "mine.toml").teacher
     assert [getattr(mine, key) for key in said] == [None, 1000.0, None, None]
+
+
+def test_prompts_of_a_validation_are_texts_or_tables_and_stay_as_they_were_written() -> None:
+    written = '["a cat", {prompt="make it red", references="cat.png"}, {prompt="both", references=["a.png", "b.png"]}]'
+    preset = load_preset("flux2-klein-4nfe", [f"validation.prompts={written}"])
+    assert [(item.prompt, item.references) for item in preset.validation.prompts] == [
+        ("a cat", ()),
+        ("make it red", ("cat.png",)),
+        ("both", ("a.png", "b.png")),
+    ]
+    kept = preset.model_dump(mode="json")["validation"]["prompts"]
+    assert kept[:2] == ["a cat", {"prompt": "make it red", "references": ["cat.png"]}]
+    assert Preset.model_validate_json(preset.model_dump_json()) == preset
+    again = load_preset("flux2-klein-4nfe", [f"validation.prompts={toml_value(preset.validation.prompts)}"])
+    assert again == preset
+
+
+def test_tables_of_prompts_may_have_tables_of_their_own_in_a_file(tmp_path: Path) -> None:
+    lines = ['extends = "flux2-klein-4nfe"', "[[validation.prompts]]", 'prompt = "a cat"']
+    lines += ["[[validation.prompts]]", 'prompt = "make it red"', 'references = "cat.png"']
+    (tmp_path / "edits.toml").write_text("\n".join(lines))
+    listed = load_preset(tmp_path / "edits.toml").validation.prompts
+    assert [(item.prompt, item.references) for item in listed] == [("a cat", ()), ("make it red", ("cat.png",))]
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("[3]", "validation.prompts.0: a text, or a table such as"),
+        ("['a', {prompt='b', reference='c'}]", "validation.prompts.1.reference: unknown key. Did you mean references?"),
+        ("[{references='c'}]", "validation.prompts.0.prompt: missing"),
+        ("[{prompt='b', references=[3]}]", "validation.prompts.0.references.0: a valid string (got 3)"),
+        ("a cat", "validation.prompts: a valid tuple (got 'a cat')"),
+    ],
+)
+def test_prompts_of_a_validation_that_are_none_are_named(written: str, words: str) -> None:
+    with pytest.raises(PresetError) as refused:
+        load_preset("flux2-klein-4nfe", [f"validation.prompts={written}"])
+    assert words in str(refused.value)
+
+
+def test_unknown_keys_of_tables_that_may_be_left_out_are_matched_with_their_own() -> None:
+    with pytest.raises(PresetError, match=r"adapter\.ranks: unknown key\. Did you mean rank\?"):
+        load_preset("flux-4nfe", ["adapter.ranks=3"])

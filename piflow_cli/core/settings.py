@@ -2,7 +2,17 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from piflow_cli import registry
 from piflow_cli.core.schedule import Segments, Shift
@@ -113,12 +123,39 @@ def _check_metric(name: str) -> str:
 MetricName = Annotated[str, AfterValidator(_check_metric)]
 
 
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+class AskedPrompt(Settings):
+    """A prompt, or a class by name or number: a text, or a table where it is about reference pictures."""
+
+    prompt: str
+    references: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"prompt": value}
+        if not isinstance(value, dict | AskedPrompt):
+            raise ValueError('a text, or a table such as {prompt = "make it red", references = "cat.png"}')
+        return value
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> Any:
+        return handler(self) if self.references else self.prompt
+
+
 class ValidationSettings(Settings):
     """Pictures of a student beside its teacher's, from the same noise, and how far they are apart, over the steps."""
 
     every: int = Field(0, ge=0, le=10**9, description="steps between validations, and after the last; 0 is none")
-    prompts: tuple[str, ...] = Field(
-        (), max_length=MAX_PICTURES, description="prompts, or classes by name or number; none takes those of previews"
+    prompts: tuple[AskedPrompt, ...] = Field(
+        (),
+        max_length=MAX_PICTURES,
+        description="prompts, or classes by name or number, or tables {prompt, references} that name the files of "
+        "pictures a prompt is about; none takes those of previews",
     )
     seeds: tuple[Seed, ...] = Field(
         (0,), min_length=1, max_length=MAX_PICTURES, description="of the noise: a picture of each prompt from each"

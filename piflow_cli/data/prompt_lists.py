@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,13 @@ class PromptList:
         """How many reference pictures a prompt has."""
         return 0 if self.about is None else len(self.about.paths(number))
 
+    def key(self, number: int) -> str:
+        """A prompt by what it says, and where it is about pictures by a digest of these, wherever they are."""
+        text = self.texts[number]
+        if not self.num_pictures(number):
+            return text
+        return f"{text} (about {self.about.between(number, number + 1).digest()[:16]})"
+
     def digest(self, count: int) -> str:
         """The first `count` by what they say and show, wherever they are from."""
         rows = self.texts if self.about is None else self.about
@@ -65,6 +72,23 @@ class PromptList:
             if len(found) == count:
                 break
         return list(found.values())
+
+
+def list_prompts(
+    rows: Sequence[tuple[str, Sequence[Path]]], *, name: str, size_px: tuple[int, int] | None = None
+) -> PromptList:
+    """A list of prompts, each with the files of its reference pictures, if any.
+
+    Args:
+        rows: prompts and files.
+        name: what to call the list.
+        size_px: width and height that pictures are cut to; None leaves them as they are.
+
+    Raises:
+        DataError: a picture that is not there.
+    """
+    about = InstructionSet.pack(rows, size_px=size_px) if any(files for _, files in rows) else None
+    return PromptList(name=name, texts=PromptSet.pack(text for text, _ in rows), about=about)
 
 
 def read_prompt_list(path: str | Path, *, name: str | None = None, what: str = "prompts") -> PromptList:

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from piflow_cli.data.prompt_lists import read_prompt_list
+from piflow_cli.data.prompt_lists import list_prompts, read_prompt_list
 from piflow_cli.errors import DataError
 
 
@@ -59,3 +60,19 @@ def test_first_distinct_prompts(tmp_path: Path) -> None:
     listed = read_prompt_list(tmp_path / "list.txt")
     assert listed.first_distinct(3) == [0, 1, 3]
     assert listed.first_distinct(99) == [0, 1, 3, 5]
+
+
+def test_keys_know_pictures_by_what_they_show(tmp_path: Path) -> None:
+    for name, colour in {"a": "red", "b": "blue", "c": "red"}.items():
+        Image.new("RGB", (4, 4), colour).save(tmp_path / f"{name}.png")
+    a, b, c = (tmp_path / f"{name}.png" for name in "abc")
+    asked = [("alone", []), *(("paint it", files) for files in ([a], [b], [c], [a, b], [b, a]))]
+    keys = [*map(list_prompts(asked, name="asked").key, range(6))]
+    assert keys[0] == "alone"
+    assert keys[1] == keys[3]
+    assert len({*keys}) == 5
+    assert all(key.startswith("paint it (about ") for key in keys[1:])
+    assert list_prompts(asked, name="asked", size_px=(2, 2)).key(1) != keys[1]
+    assert list_prompts([("alone", [])], name="asked").about is None
+    with pytest.raises(DataError, match=r"none\.png of the prompt 'paint it' is not there"):
+        list_prompts([("paint it", [tmp_path / "none.png"])], name="asked")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,16 +11,21 @@ from typing import Any
 import torch
 
 from piflow_cli.core.conditions import Prompt, join_conditions
-from piflow_cli.core.interfaces import DataSource, PromptSpace
+from piflow_cli.core.interfaces import Condition, DataSource, PromptSpace, Space
 from piflow_cli.data.embeddings.building import CacheReport, build_shards
 from piflow_cli.data.embeddings.cache import CachePlan, check_same, missing_shards, open_cache, read_index
+from piflow_cli.data.prompt_lists import PromptList
 from piflow_cli.engine.distill.latents import fill_latents
+from piflow_cli.engine.plan.checks import check_references, validated_prompts
 from piflow_cli.engine.students.device import resolve_device, resolve_dtype
 from piflow_cli.errors import PresetError
 from piflow_cli.io.files import writable_folder
 from piflow_cli.io.tensors.digests import may_be_same
 from piflow_cli.io.texts.names import user_path
 from piflow_cli.preset import Preset
+
+ENCODED_AT_ONCE = 8
+"""Prompts with pictures that are encoded together: text encoders that see pictures take much memory."""
 
 
 def cache_folder(preset: Preset) -> Path | None:
@@ -73,13 +78,14 @@ def check_cacheable(preset: Preset) -> None:
     """Refuse what can be refused before the encoders load.
 
     Raises:
-        PresetError: the preset caches nothing.
-        DataError: its prompts cannot be read.
+        PresetError: the preset caches nothing, or has reference pictures that the teacher does not take.
+        DataError: its prompts or the pictures of its validation cannot be read.
         StorageError: the folder cannot be written.
     """
     folder = cache_folder(preset)
     if folder is None:
         raise PresetError("data.cache names no folder; set it to cache embeddings: --set data.cache=FOLDER")
+    check_references(preset)
     preset.data.check_source()
     writable_folder(folder)
 
@@ -115,7 +121,7 @@ def is_cached(preset: Preset) -> bool:
     if index is None:
         return False
     plan = _plan(preset, preset.data.open(preset.teacher.load_space(encoders=False)))
-    return not missing_shards(folder, plan, verify=False) and set(plan.specials) <= set(index.specials)
+    return not missing_shards(folder, plan, verify=False) and set(plan.names) <= set(index.specials)
 
 
 def fill_cache(preset: Preset, *, device: torch.device, on_progress: Callable[..., None]) -> bool:
@@ -152,35 +158,51 @@ def open_with_cache(preset: Preset, space: PromptSpace) -> DataSource:
     return source.with_cache(reader)
 
 
-def encode_asked(preset: Preset, space: Any, prompts: Sequence[str]) -> Any:
+def encode_asked(preset: Preset, space: Space, listed: PromptList) -> Condition:
     """The condition of prompts, or names of classes: from the preset's cache where it names one.
 
     Raises:
-        DataError: no class of such a name, or the cache does not hold a prompt.
+        DataError: no class of such a name, the cache does not hold a prompt, or a reference picture is not taken.
     """
     folder = cache_folder(preset)
-    if folder is None:
-        return space.encode_prompts(prompts)
-    reader = open_cache(folder)
-    return space.conditions(join_conditions([reader.special(text) for text in prompts]))
+    if folder is not None:
+        reader = open_cache(folder)
+        return space.conditions(join_conditions([reader.special(name) for name in _names(preset, listed)]))
+    if listed.about is None:
+        return space.encode_prompts(list(listed.texts))
+    numbers = range(len(listed))
+    parts = [numbers[start : start + ENCODED_AT_ONCE] for start in numbers[::ENCODED_AT_ONCE]]
+    return space.conditions(join_conditions([space.encode_prompts([*map(listed.asked, part)]) for part in parts]))
+
+
+def _names(preset: Preset, listed: PromptList) -> list[str]:
+    """What prompts are called in the preset's cache.
+
+    The cache belongs to the autoencoder where its rows are about pictures; where they are not, those that are say it.
+    """
+    known = listed.about is None or preset.data.references is not None
+    made = "" if known else f" by {preset.teacher.autoencoder_fingerprint()}"
+    return [listed.key(i) + made if listed.num_pictures(i) else listed.key(i) for i in range(len(listed))]
 
 
 def _plan(preset: Preset, source: Any) -> CachePlan:
     """What the preset's cache holds: its prompts, the negative one, and those of its validation.
 
-    Where prompts are always about pictures, there are none by themselves, and the negative one is in every row.
+    Where prompts are always about pictures, the negative one is in every row, and not by itself.
 
     A cache whose encoder may be this one, as far as its weights are known here and were known there, goes by its name.
     """
-    negative = preset.teacher.negative_prompt
-    asked = preset.validation.prompts if preset.validation.every else ()
+    negative = () if preset.teacher.num_pictures[0] else (preset.teacher.negative_prompt,)
     encoder = preset.teacher.encoder_fingerprint(pictures=preset.data.references is not None)
     index = read_index(cache_folder(preset))
     if index is not None and may_be_same(index.fingerprint, encoder):
         encoder = index.fingerprint
+    listed = validated_prompts(preset)
+    named = list(enumerate(_names(preset, listed)))
     return CachePlan(
         source.prompts,
         encoder,
         storage=preset.data.cache_storage,
-        specials=() if preset.teacher.num_pictures[0] else tuple(dict.fromkeys((negative, *asked))),
+        specials=(*negative, *(name for i, name in named if not listed.num_pictures(i))),
+        pictured={name: partial(listed.asked, i) for i, name in named if listed.num_pictures(i)},
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from piflow_cli.core.settings import AskedPrompt
+from piflow_cli.data.prompt_lists import PromptList, list_prompts
 from piflow_cli.errors import DataError, MissingExtraError, PresetError
+from piflow_cli.io.texts.names import user_path
 from piflow_cli.preset import Preset
 
 
@@ -12,7 +15,7 @@ def check_at_once(preset: Preset) -> None:
     Raises:
         PresetError: a size that the teacher has no latents of, or a tracker that nobody knows.
         MissingExtraError: a tracker that is not installed, or what the data needs.
-        DataError: the data is not there.
+        DataError: the data, or a reference picture of the validation, is not there.
         ModelError: the teacher is not there, lacks files, or leaves something open.
     """
     check_trackers(preset)
@@ -68,7 +71,12 @@ def _check_videos(preset: Preset) -> None:
 
 
 def check_references(preset: Preset) -> None:
-    """Raise PresetError for reference pictures that the teacher does not take, or that it needs and the data lacks."""
+    """Raise where a run will fail by its reference pictures.
+
+    Raises:
+        PresetError: the teacher takes none, more or fewer, or needs some and the data has none.
+        DataError: one of the validation's is not there, or cannot be read.
+    """
     fewest, most = preset.teacher.num_pictures
     if preset.data.references is not None and most == 0:
         raise PresetError(
@@ -80,11 +88,42 @@ def check_references(preset: Preset) -> None:
             f"{preset.teacher.source} edits pictures: name the field of the rows that says which in data.references, "
             'with data.type = "prompts" or "captioned"'
         )
-    if preset.validation.prompts and fewest > 0:
+    for prompt in preset.validation.prompts:
+        _check_asked(prompt, preset)
+    listed = validated_prompts(preset)
+    for number in range(len(listed)):
+        listed.asked(number)  # which refuses what cannot be read
+
+
+def _check_asked(prompt: AskedPrompt, preset: Preset) -> None:
+    """Raise PresetError where the teacher takes more or fewer reference pictures than one of the prompts has."""
+    (fewest, most), count = preset.teacher.num_pictures, len(prompt.references)
+    if fewest <= count <= most:
+        return
+    said, source = f"validation.prompts: {prompt.prompt[:40]!r} names", preset.teacher.source
+    if most == 0:
         raise PresetError(
-            f"validation.prompts: {preset.teacher.source} makes nothing of a prompt without a picture, and these name "
-            "none; leave the key out: the data's first prompts are validated, with their pictures"
+            f"{said} reference pictures, and {source} makes pictures of prompts alone; leave its references out"
         )
+    if count == 0:
+        raise PresetError(
+            f"{said} no reference picture, and {source} makes nothing of a prompt without one; write "
+            '{prompt = "...", references = "FILE"}, or leave the key out: then they are '
+            "the data's first prompts, with their pictures"
+        )
+    raise PresetError(f"{said} {count} reference pictures; {source} takes {fewest} to {most} of a prompt")
+
+
+def validated_prompts(preset: Preset) -> PromptList:
+    """The prompts that a preset's validation names, with their reference pictures; none where it does not validate.
+
+    Raises:
+        DataError: a picture is not there.
+    """
+    asked = preset.validation
+    rows = [(item.prompt, [*map(user_path, item.references)]) for item in asked.prompts if asked.every]
+    size_px = next(iter(preset.data.references_px), None)
+    return list_prompts(rows, name="validation.prompts", size_px=size_px)
 
 
 def check_trackers(preset: Preset) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from piflow_cli.io.images import cover
 from piflow_cli.io.texts.names import label_of
 
 FONT_PX = 13
@@ -58,6 +59,27 @@ def comparison_sheet(labels: Sequence[str], rows: Sequence[Row]) -> Image.Image:
                 _write(draw, names, (GAP_PX, at), font)
             sheet.paste(_fitted(row.pictures[i], cell), (left, at))
     return sheet
+
+
+def shown_small(picture: Image.Image) -> Image.Image:
+    """A copy of a picture that is not larger than cells are, to be kept for sheets."""
+    small = picture.copy()
+    small.thumbnail((2 * CELL_PX[1], 2 * CELL_PX[1]))
+    return small
+
+
+def rows_about(pictures: Sequence[Image.Image | None], *, size_px: tuple[int, int]) -> list[Row]:
+    """The row of reference pictures, to be put above what was made of them; none where no column has one.
+
+    Args:
+        pictures: the first one of each column, its middle being shown; None leaves the place empty.
+        size_px: width and height of the pictures below.
+    """
+    if not any(picture is not None for picture in pictures):
+        return []
+    empty = Image.new("RGB", size_px, PAPER)
+    shown = [empty if picture is None else cover(picture, size_px=size_px, channels=3) for picture in pictures]
+    return [Row(("reference",), shown)]
 
 
 def _cell_size(size_px: tuple[int, int], count: int) -> tuple[int, int]:

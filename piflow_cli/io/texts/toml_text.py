@@ -29,7 +29,9 @@ def commented(line: str, comment: str | None) -> str:
 
 
 def toml_value(value: object) -> str:
-    """A scalar, a list or a table in TOML's notation, in one line."""
+    """A scalar, a list or a table, or settings as one, in TOML's notation, in one line."""
+    if isinstance(value, BaseModel):
+        return toml_value(value.model_dump(mode="json"))
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from piflow_cli.engine.benchmark.questions import Questions
 from piflow_cli.engine.benchmark.samplers import Sampler
-from piflow_cli.io.images import cover
 from piflow_cli.io.pictures import to_pictures
-from piflow_cli.io.sheets.comparison import Row, comparison_sheet
+from piflow_cli.io.sheets.comparison import Row, comparison_sheet, rows_about
 from piflow_cli.io.sheets.videos import strip_frames
 
 VIDEO_SHARE = 2
@@ -65,13 +64,8 @@ class Album:
         if not self._labels:
             return None
         drawn = [Row(_names(sampler), pictures) for sampler, pictures in rows]
-        size_px = drawn[0].pictures[0].size
-        about = [
-            Image.new("RGB", size_px, "white") if picture is None else cover(picture, size_px=size_px, channels=3)
-            for picture in self._about
-        ]
-        given = any(picture is not None for picture in self._about)
-        return comparison_sheet(self._labels, [Row(("reference",), about), *drawn] if given else drawn)
+        about = rows_about(self._about, size_px=drawn[0].pictures[0].size)
+        return comparison_sheet(self._labels, [*about, *drawn])
 
 
 def _effort(sampler: Sampler) -> int:

@@ -63,16 +63,14 @@ def check_changes(
             f"{folder} holds a run of another preset ({_shown(refused)}). Runs are not mixed: choose another --out, "
             "or use the same settings to resume."
         )
-    other = [
-        f"{key}: {stored_sources[key]} there, {sources[key]} now"
-        for key in sources
-        if _differs(stored_sources, sources, key)
-    ]
-    if other:
+    digests = [(key, stored_sources[key], sources[key]) for key in sources if _differs(stored_sources, sources, key)]
+    if other := [f"{key}: {a} there, {b} now" for key, a, b in digests if key not in FREE_TO_CHANGE]:
         raise StorageError(
             f"what {folder} was trained on has changed since ({_shown(other)}). Going on would make a student of both: "
             "bring the files back, or choose another --out."
         )
+    known = [key for key, _, _ in found]
+    found += [item for item in digests if item[0] in FREE_TO_CHANGE and item[0] not in known]
     return [f"{key} {a!r} -> {b!r}" for key, a, b in found]
 
 

@@ -7,24 +7,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from piflow_cli.core.interfaces import TeacherFamily
+from piflow_cli.engine.plan.checks import validated_prompts
 from piflow_cli.io.folders import list_files
 from piflow_cli.io.tensors.digests import WHOLE_BYTES, digest_content
 from piflow_cli.preset import Preset
 
 MAX_FILES_READ, MAX_FILES_SIZED = 1000, 100_000
 """In folders of more files, or of more than a few hundred MB, names and sizes must do; in still larger ones names."""
+VALIDATED = "validation.prompts"
+"""The key of a preset whose pictures may change."""
 MODEL_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pth", ".pt", ".json", ".txt", ".model")
 
 
 def digests_of_sources(preset: Preset) -> dict[str, str]:
     """A digest of the data under `data`, and of each of the teacher's files under `teacher/NAME`.
 
-    What is on the hub and not on this machine yet has none.
+    Where the prompts of the validation are about pictures, theirs is under the key of these prompts. What is on the hub
+    and not on this machine yet has none.
     """
     found = {}
     for key, path in preset.data.source_paths().items():
         if path.exists():
             found[f"data.{key}"] = _digest_all(path, _files_below(path))
+    if (about := validated_prompts(preset).about) is not None:
+        found[VALIDATED] = f"pictures {about.digest()[:16]}"
     return found | digests_of_teacher(preset.teacher)
 
 

@@ -16,11 +16,12 @@ from piflow_cli.engine.distill.showing.drawing import Drawer
 from piflow_cli.engine.distill.showing.measuring import Measure, column_name, mean
 from piflow_cli.engine.distill.showing.preview import sheet_facts
 from piflow_cli.engine.distill.showing.scene import asked_scene
+from piflow_cli.engine.plan.checks import validated_prompts
 from piflow_cli.errors import PartnerError, PiflowError, SamplingError
 from piflow_cli.formats.run import PAIRED, VALIDATION
 from piflow_cli.io.files import write_atomic
 from piflow_cli.io.pictures import png_bytes, to_pictures
-from piflow_cli.io.sheets.comparison import Row, comparison_sheet
+from piflow_cli.io.sheets.comparison import Row, comparison_sheet, rows_about
 from piflow_cli.metrics.paired import picture_errors
 from piflow_cli.preset import Preset
 
@@ -37,7 +38,7 @@ class Validation:
         journal: is told.
 
     Raises:
-        DataError: a class, a size or a metric that cannot be had.
+        DataError: a class, a size, a reference picture or a metric that cannot be had.
     """
 
     def __init__(
@@ -45,7 +46,8 @@ class Validation:
     ) -> None:
         self.preset, self.run, self.drawer, self.ema, self.journal = preset, run, drawer, ema, journal
         self.settings, self.samplings = preset.validation, preset.validation.samplings(preset.sampling)
-        self.scene = asked_scene(preset, data, drawer.teacher.space)
+        listed = validated_prompts(preset)
+        self.scene = asked_scene(preset, listed, data, drawer.teacher.space)
         self.measure = Measure(preset, data, drawer=drawer) if self.settings.samples else None
         self.reference: Tensor | None = None
         measured_by = {
@@ -54,6 +56,7 @@ class Validation:
             "size": self.settings.size_px,
             "nfe": self.samplings[0].nfe,
             "teacher_steps": self.settings.teacher_steps,
+            **({} if listed.about is None else {"references": listed.about.digest()}),
         }
         self.best = Best(run / BEST, measured_by=measured_by)
 
@@ -107,7 +110,8 @@ class Validation:
         rows = [Row(("teacher", f"{self.settings.teacher_steps} steps"), to_pictures(self.reference))]
         for settings, drawn in zip(self.samplings, pictures, strict=True):
             rows.append(Row(_names(settings, scores, step=step), to_pictures(drawn)))
-        sheet = comparison_sheet(self.scene.labels, rows)
+        about = rows_about(self.scene.about, size_px=rows[0].pictures[0].size)
+        sheet = comparison_sheet(self.scene.labels, [*about, *rows])
         facts = sheet_facts(self.scene, self.preset, step=step, nfe=", ".join(str(s.nfe) for s in self.samplings))
         folder = self.run / VALIDATION
         folder.mkdir(exist_ok=True)
