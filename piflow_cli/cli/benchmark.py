@@ -10,6 +10,7 @@ import typer
 from piflow_cli.cli import console
 from piflow_cli.cli.benchmarking import examples
 from piflow_cli.cli.benchmarking.comparing import print_comparison
+from piflow_cli.cli.benchmarking.ignored import refuse_beside, refuse_without_effect
 from piflow_cli.cli.benchmarking.limits import print_limits
 from piflow_cli.cli.benchmarking.page import write_page
 from piflow_cli.cli.benchmarking.table import print_result
@@ -144,19 +145,17 @@ def command(
     if json_file is not None and str(json_file) != STDOUT:
         check_file(json_file)
     if compared is not None:
-        _alone("--compare", context, with_it={"compared", "json_file"})
+        refuse_beside("--compare", context, with_it={"compared", "json_file"})
         _compare(compared, json_file)
         return
     if limits is not None:
-        _alone("--limits", context, with_it={"limits", "nfe", "tolerance", "seed", "device", "dtype", "json_file"})
+        refuse_beside("--limits", context, with_it={"limits", "nfe", "tolerance", "seed", "device", "dtype", "json_file"})
         _limit(limits, parse_numbers(nfe, "--nfe"), tolerance, seed or 0, device, dtype, json_file=json_file)
         return
     if not metrics and recipe is None:
         raise typer.BadParameter("say what to measure, such as --metric fid", param_hint="'--metric'")
     if report is not None:
         check_page(report, option="--report")
-    if seeds is not None and seed is not None:
-        raise typer.BadParameter("leave out --seed: the list says it", param_hint="'--seeds'")
     several = None if seeds is None else parse_seeds(seeds)
     chosen = {"nfe": parse_numbers(nfe, "--nfe"), "h": parse_numbers(h, "--h", float)}
     steps = () if teacher_steps == "none" else parse_numbers(teacher_steps, "--teacher-steps")
@@ -168,6 +167,8 @@ def command(
 
         paper = recipe_of(recipe)
     asked = _with_defaults(asked) if paper is None else paper.options(**asked)
+    written = {"report": report, "json_file": json_file}
+    refuse_without_effect(context, teacher_steps=asked["teacher_steps"], seeds=several, **written)
     start_processes(num_processes)
     from piflow_cli.engine.benchmark import benchmark
     from piflow_cli.engine.benchmark.drawn.cache import RowCache
@@ -199,26 +200,6 @@ def command(
             write_page(result, album, report)
             console.note(f"written to {report}")
         _tell(result, json_file)
-
-
-def _alone(option: str, context: typer.Context, *, with_it: set[str]) -> None:
-    """Refuse options of a measurement beside one that measures nothing.
-
-    Args:
-        context: of the command line.
-        with_it: names of the parameters that mean something beside the option.
-
-    Raises:
-        typer.BadParameter: others were given.
-    """
-    given = []
-    for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name)
-        if source is not None and source.name == "COMMANDLINE" and parameter.name not in with_it:
-            given.append(parameter.opts[0])
-    if given:
-        said = f"measures nothing, and {', '.join(given)} would be ignored: leave out one or the other"
-        raise typer.BadParameter(said, param_hint=f"'{option}'")
 
 
 def _with_defaults(asked: dict[str, Any]) -> dict[str, Any]:
