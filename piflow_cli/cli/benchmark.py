@@ -149,7 +149,9 @@ def command(
         _compare(compared, json_file)
         return
     if limits is not None:
-        refuse_beside("--limits", context, with_it={"limits", "nfe", "tolerance", "seed", "device", "dtype", "json_file"})
+        refuse_beside(
+            "--limits", context, with_it={"limits", "nfe", "tolerance", "seed", "device", "dtype", "json_file"}
+        )
         _limit(limits, parse_numbers(nfe, "--nfe"), tolerance, seed or 0, device, dtype, json_file=json_file)
         return
     if not metrics and recipe is None:

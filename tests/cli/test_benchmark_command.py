@@ -254,6 +254,11 @@ def test_two_results_are_compared(tmp_path: Path) -> None:
     assert heading == "row number 0.json 1.json difference"
     assert lines[0].startswith("digits-1nfe gmflow 1 NFE FID ")
     assert any(line.startswith("unpaired: ") for line in lines)
+    assert lines[-2].startswith("doubtful in 0.json: FID of 60 pictures in 64 features is far too large")
+    assert lines[-1].startswith("doubtful in 1.json: FID of 60 pictures")
+    (tmp_path / "2.json").write_text((tmp_path / "1.json").read_text().replace('"paired_error": 0.', '"old": 0.'))
+    less = run("benchmark", "--compare", "0.json", "2.json", cwd=tmp_path)
+    assert "only in 0.json, of rows in both: paired error" in less.stdout
     same = run("benchmark", "--compare", "0.json", "0.json", "--json", "-", cwd=tmp_path)
     told = json.loads(same.stdout)
     assert told["same_protocol"] is True

@@ -30,8 +30,14 @@ def print_comparison(found: Comparison, first: Path, second: Path) -> None:
     for name, rows in zip(names, (found.only_first, found.only_second), strict=True):
         if rows:
             typer.echo(f"only in {name}: {', '.join(rows)}")
+    for name, numbers in zip(names, (found.numbers_first, found.numbers_second), strict=True):
+        if numbers:
+            typer.echo(f"only in {name}, of rows in both: {', '.join(map(_in_words, numbers))}")
     for line in _notes(found):
         typer.echo(line)
+    for name, doubts in zip(names, (found.doubts_first, found.doubts_second), strict=True):
+        for doubt in doubts:
+            typer.echo(f"doubtful in {name}: {doubt}")
 
 
 def _protocol(found: Comparison) -> Iterator[str]:
@@ -60,7 +66,12 @@ def _cells(found: Difference) -> tuple[str, ...]:
     change = found.second - found.first
     interval = None if found.half is None else (change - found.half, change + found.half)
     values = (f"{found.first:.4g}", f"{found.second:.4g}", number(change, interval, "{:.3g}"))
-    return (found.row, in_heading(found.name).replace("_", " "), *values, found.verdict)
+    return (found.row, _in_words(found.name), *values, found.verdict)
+
+
+def _in_words(name: str) -> str:
+    """A number's name as a line of the table writes it."""
+    return in_heading(name).replace("_", " ")
 
 
 def _notes(found: Comparison) -> Iterator[str]:

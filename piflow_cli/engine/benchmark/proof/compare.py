@@ -43,7 +43,7 @@ AFTER_THE_NOISE = ("prompts", "guidance", "dtype", "versions", "pictures", *BY_N
 class Row(BaseModel):
     """A row, as far as it is compared."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     model: str
     kind: str
@@ -97,9 +97,16 @@ class Table(BaseModel):
 
     rows: tuple[Row, ...]
     titles: dict[str, str]
-    better: dict[str, str]
+    better: dict[str, Literal["lower", "higher"]]
+    doubts: tuple[str, ...] = ()
     protocol: dict[str, Any] = {}
     fingerprint: str = ""
+
+    def unsaid(self) -> list[str]:
+        """Keys that scores of rows need and that are not there: what they are called, and which of two is better."""
+        scores = dict.fromkeys(name for row in self.rows for name in row.scores)
+        parts = {"titles": self.titles, "better": self.better}
+        return [f"{part}.{name}" for part, known in parts.items() for name in scores if name not in known]
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,8 @@ class Comparison:
         differing: parts of the protocol that differ, each with both values.
         differences: by row and number.
         only_first, only_second: rows that the other has not.
+        numbers_first, numbers_second: names of numbers that the other has not, of rows that both have.
+        doubts_first, doubts_second: what makes scores of a table doubtful, in words.
         titles: headings of scores, by name.
     """
 
@@ -141,6 +150,10 @@ class Comparison:
     differences: tuple[Difference, ...]
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
+    numbers_first: tuple[str, ...]
+    numbers_second: tuple[str, ...]
+    doubts_first: tuple[str, ...]
+    doubts_second: tuple[str, ...]
     titles: dict[str, str]
 
     def to_json(self) -> str:
@@ -148,9 +161,8 @@ class Comparison:
         return json_text(asdict(self))
 
 
-def _what_is_wrong(error: ValidationError) -> str:
+def _what_is_wrong(keys: Sequence[str]) -> str:
     """The first keys that are missing or wrong, and how many there are."""
-    keys = [".".join(map(str, found["loc"])) or "the whole" for found in error.errors()]
     more = f" and {len(keys) - NAMED} others" if len(keys) > NAMED else ""
     return f"{', '.join(keys[:NAMED])}{more} {'are' if len(keys) > 1 else 'is'} missing or wrong"
 
@@ -162,9 +174,14 @@ def read_table(path: Path) -> Table:
         DataError: it cannot be read, or is no such file.
     """
     try:
-        return Table.model_validate(bounded_json(read_regular(path, max_bytes=MAX_TEXT_BYTES)))
+        table = Table.model_validate(bounded_json(read_regular(path, max_bytes=MAX_TEXT_BYTES)))
+        if unsaid := table.unsaid():
+            raise ValueError(_what_is_wrong(unsaid))
+        return table
     except (OSError, ValueError) as error:
-        said = _what_is_wrong(error) if isinstance(error, ValidationError) else error
+        said: Exception | str = error
+        if isinstance(error, ValidationError):
+            said = _what_is_wrong([".".join(map(str, found["loc"])) or "the whole" for found in error.errors()])
         reason = getattr(error, "strerror", None) or (said if isinstance(said, str) else first_line(said))
         raise DataError(
             f"{path} is no benchmark to compare: {reason}. Write one by piflow benchmark --metric ... --json FILE"
@@ -196,8 +213,18 @@ def compare(first: Table, second: Table) -> Comparison:
         differences=tuple(differences),
         only_first=tuple(row.name for row in first.rows if id(row) not in matched),
         only_second=tuple(row.name for row in second.rows if id(row) not in matched),
+        numbers_first=_only_in_first(pairs),
+        numbers_second=_only_in_first([(other, own) for own, other in pairs]),
+        doubts_first=first.doubts,
+        doubts_second=second.doubts,
         titles={**second.titles, **first.titles},
     )
+
+
+def _only_in_first(pairs: Sequence[tuple[Row, Row]]) -> tuple[str, ...]:
+    """Names of numbers that the first of two rows has and the second has not, each once."""
+    names = (name for own, other in pairs for name in own.values() if name not in other.values())
+    return tuple(dict.fromkeys(names))
 
 
 def _agree(part: str, values: tuple[Any, Any]) -> bool:
@@ -241,7 +268,7 @@ def _difference(
     else:
         half = None
     titles = {table.titles.get(name) for table in tables}
-    better = tables[0].better.get(name) or DERIVED.get(name, "lower")
+    better = DERIVED.get(name) or tables[0].better[name]
     verdict: Verdict
     if barred or len(titles) > 1:
         verdict = "does not compare"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,39 @@ def test_rows_belong_together_by_name_or_as_the_only_ones_of_their_kind() -> Non
     assert found.only_second == ("b gmflow 8 NFE", "c gmflow 8 NFE")
     told = json.loads(found.to_json())
     assert told["differences"][0]["verdict"] == "within noise"
+
+
+def test_what_one_file_alone_says_is_named() -> None:
+    """A score or a distance that the other file lacks, of rows that both have; and doubts of either."""
+    more = made(1.0, scores={"fid": 1.0, "accuracy": 0.9}, paired_error=0.2)
+    wide = {"rows": [more], "titles": {"fid": "FID", "accuracy": "accuracy"}, "doubts": ["FID of 2 pictures"]}
+    first = Table.model_validate(wide | {"better": {"fid": "lower", "accuracy": "higher"}})
+    found = compare(first, table(made(1.0, gap_closed=0.5)))
+    assert only(found).name == "fid"
+    assert (found.numbers_first, found.numbers_second) == (("accuracy", "paired_error"), ("gap_closed",))
+    assert (found.doubts_first, found.doubts_second) == (("FID of 2 pictures",), ())
+
+
+FILE = {"rows": [made(1.0)], "titles": {"fid": "FID"}, "better": {"fid": "lower"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"better": {}}, "better.fid is missing or wrong"),
+        ({"titles": {}, "better": {"kid": "lower"}}, "titles.fid, better.fid are missing or wrong"),
+        ({"better": {"fid": "sideways"}}, "better.fid is missing or wrong"),
+        ({"rows": [made(1.0, scores={"fid": math.nan})]}, "rows.0.scores.fid is missing or wrong"),
+        ({"rows": [made(1.0, intervals={"fid": [0.0, math.inf]})]}, "rows.0.intervals.fid.1 is missing or wrong"),
+    ],
+)
+def test_scores_that_nobody_can_judge_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    """A verdict of better or worse needs a number and a direction: none is made up."""
+    (tmp_path / "a.json").write_text(json.dumps(FILE))
+    assert read_table(tmp_path / "a.json").rows[0].scores == {"fid": 1.0}
+    (tmp_path / "b.json").write_text(json.dumps(FILE | change))
+    with pytest.raises(DataError, match=re.escape(said)):
+        read_table(tmp_path / "b.json")
 
 
 @pytest.mark.parametrize(
