@@ -32,7 +32,7 @@ ROOMS = {
     "processes": set(),
     "report": {"benchmark"},
     "pipelines": {"students"},
-    "plan": set(),
+    "plan": {"processes"},
     "check": {"students"},
     "convert": {"students"},
     "sample": {"students", "pipelines", "processes"},

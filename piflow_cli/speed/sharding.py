@@ -82,14 +82,9 @@ def worker(folder: Path) -> None:
     from piflow_cli.core.conditions import TextCondition
     from piflow_cli.core.student import Student
     from piflow_cli.engine.distill.build import read_projection
+    from piflow_cli.engine.processes.gathered import precision_policy, repeated_blocks
     from piflow_cli.engine.processes.sharded import fill
-    from piflow_cli.engine.processes.sharding import (
-        materialise,
-        precision_policy,
-        real_parameters,
-        repeated_blocks,
-        shard,
-    )
+    from piflow_cli.engine.processes.sharding import materialise, real_parameters, shard
     from piflow_cli.io.tensors.slices import SlicedWeights
     from piflow_cli.policies.gmflow.family import GMFlow
     from piflow_cli.teachers.flux import Flux

@@ -251,7 +251,7 @@ class TeacherFamily(Protocol):
         ...
 
     def frozen_bytes(self, module: nn.Module, item_bytes: int) -> int:
-        """Bytes of the frozen weights as they are loaded, those that are not quantised at `item_bytes` each."""
+        """Bytes of the frozen weights as they are loaded: at `item_bytes` each, unless quantised or kept in float32."""
         ...
 
     def pipeline_parts(self) -> tuple[Part, ...]:

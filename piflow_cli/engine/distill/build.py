@@ -12,8 +12,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from piflow_cli.core.adapter import base_name
 from piflow_cli.core.interfaces import Teacher
 from piflow_cli.core.student import Student
+from piflow_cli.engine.processes.gathered import precision_policy, repeated_blocks
 from piflow_cli.engine.processes.sharded import fill
-from piflow_cli.engine.processes.sharding import materialise, precision_policy, real_parameters, repeated_blocks, shard
+from piflow_cli.engine.processes.sharding import materialise, real_parameters, shard
 from piflow_cli.io.tensors.exact import rounded_dtype, stays_float32
 from piflow_cli.io.tensors.slices import SlicedWeights
 from piflow_cli.preset import Preset

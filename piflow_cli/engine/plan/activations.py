@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from piflow_cli.core.interfaces import Part, Strategy
 from piflow_cli.engine.plan.model import ModelFacts
+from piflow_cli.engine.processes.gathered import GatheredBytes, gathered_bytes
 from piflow_cli.preset import Preset
 
 FP32 = 4
@@ -118,7 +119,8 @@ def moments(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
     going = mlp + FUSED_TENSORS * facts.fused * size
     teacher = wide if preset.adapter is not None else _own_teacher_bytes(preset, facts)
     layer, block = _dequantised(preset, facts)
-    copies = facts.trainable * size if size < FP32 and setup.strategy != "FSDP2" else 0  # FSDP2 gathers them cast
+    cast = gathered(preset).as_held if setup.strategy == "FSDP2" else facts.trainable  # others are gathered cast
+    copies = cast * size if size < FP32 else 0
     return [
         Item(
             "student forward",
@@ -185,6 +187,17 @@ def _and(num_bytes: int) -> str:
 def compute_bytes(preset: Preset) -> int:
     """Of a number in the precision that networks compute in."""
     return ITEM_BYTES[preset.training.mixed_precision]
+
+
+def gathered(preset: Preset) -> GatheredBytes:
+    """What FSDP2 has in full of a preset's networks."""
+    return gathered_bytes(
+        preset.teacher,
+        preset.policy,
+        preset.adapter,
+        mixed_precision="no" if compute_bytes(preset) == FP32 else "bf16",
+        frozen_bytes=ITEM_BYTES[preset.training.teacher_dtype],
+    )
 
 
 def teacher_passes(preset: Preset, facts: ModelFacts) -> int:

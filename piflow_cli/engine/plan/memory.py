@@ -13,6 +13,7 @@ from piflow_cli.engine.plan.activations import (
     Setup,
     compute_bytes,
     encoding,
+    gathered,
     kept,
     moments,
 )
@@ -77,7 +78,7 @@ def estimate_memory(preset: Preset, facts: ModelFacts, parts: tuple[Part, ...], 
         if alone.bytes > total([*held, largest]):  # prompts are encoded before the step keeps anything
             held, largest = [Item(item.name, 0, _elsewhere(item, alone)) for item in held], alone
         return (
-            _gathered(preset, facts, setup),
+            _gathered(preset, setup),
             *held,
             Item("largest moment", largest.bytes, f"{largest.name}: {largest.arithmetic}"),
         )
@@ -111,30 +112,18 @@ def total(items: Sequence[Item]) -> int:
 
 def _weights(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
     """What has a size of its own whatever the batch."""
-    sharded, shared = setup.strategy == "FSDP2", preset.adapter is not None
+    sharded = setup.strategy == "FSDP2"
     trainable, state = facts.trainable, optimizer_bytes(preset, setup.strategy)
     eight_bit = state == OPTIMIZER_BYTES["adamw8bit"]
     shards = setup.gpus if sharded else 1
     waiting = trainable if sharded and setup.accumulates else 0
-
-    base_bytes = facts.frozen * ITEM_BYTES[preset.training.teacher_dtype]
-    if preset.teacher.quantization != "none":
-        base_bytes = preset.teacher.frozen_bytes(described(preset)[0], ITEM_BYTES[preset.training.teacher_dtype])
-    split = shards if shared else 1  # a teacher of its own is wrapped by nothing and sharded by nobody
 
     def item(name: str, numbers: int, size: int, shards: int = 1, words: str = "") -> Item:
         arithmetic = f"{numbers:,} x {size} bytes" + (f" / {shards}" if shards > 1 else "") + words
         return Item(name, numbers * size // shards, arithmetic if numbers else "")
 
     return [
-        Item(
-            "base weights, for teacher and student" if shared else "teacher's weights",
-            base_bytes // split,
-            f"{facts.frozen:,} x {base_bytes / facts.frozen:.3g} bytes"
-            + f" ({preset.teacher.quantization}, with its scales and what stays whole)"
-            * (preset.teacher.quantization != "none")
-            + (f" / {split}" if split > 1 else ""),
-        ),
+        _base(preset, facts, shards),
         item("trainable weights, fp32", trainable, FP32, shards),
         item("gradients, fp32", trainable, FP32, shards),
         item("optimiser", trainable, state, shards, " of 8-bit AdamW; 8 bytes without bitsandbytes" * eight_bit),
@@ -144,14 +133,28 @@ def _weights(preset: Preset, facts: ModelFacts, setup: Setup) -> list[Item]:
     ]
 
 
-def _gathered(preset: Preset, facts: ModelFacts, setup: Setup) -> Item:
+def _base(preset: Preset, facts: ModelFacts, shards: int) -> Item:
+    """The teacher's weights, which an adapted student stands on too."""
+    kind, size = preset.teacher.quantization, ITEM_BYTES[preset.training.teacher_dtype]
+    held = preset.teacher.frozen_bytes(described(preset)[0], size)
+    if kind == "none":
+        more = held - facts.frozen * size
+        words = f"{facts.frozen:,} x {size} bytes" + f" + {more:,} of what stays float32" * (more > 0)
+        words = f"({words})" if more and shards > 1 else words
+    else:
+        each = f"{facts.frozen:,} x {held / facts.frozen:.3g} bytes"
+        words = f"{each} ({kind}, with its scales and what stays whole)"
+    name = "teacher's weights" if preset.adapter is None else "base weights, for teacher and student"
+    return Item(name, held // shards, words + (f" / {shards}" if shards > 1 else ""))
+
+
+def _gathered(preset: Preset, setup: Setup) -> Item:
     """Weights that FSDP2 has in full for the moment."""
     if setup.strategy != "FSDP2":
         return Item("gathered weights of FSDP2", 0, "")
-    size = compute_bytes(preset)
-    words = f"({GATHERED_BLOCKS} x {facts.block_parameters:,} of a block + {facts.outside:,} outside) x {size} bytes"
-    whole = GATHERED_BLOCKS * facts.block_parameters + facts.outside
-    return Item("gathered weights of FSDP2", whole * size, words)
+    found = gathered(preset)
+    words = f"{GATHERED_BLOCKS} x {found.block:,} bytes of a block + {found.outside:,} outside"
+    return Item("gathered weights of FSDP2", GATHERED_BLOCKS * found.block + found.outside, words)
 
 
 def _resident_parts(preset: Preset, parts: tuple[Part, ...], setup: Setup) -> Item:

@@ -35,7 +35,7 @@ class ModelFacts:
             query, key and value.
         lora_input: of the widest layer with LoRA; 0 without.
         largest_layer: weights of the largest linear layer.
-        blocks, block_parameters, outside: blocks, parameters of the largest one and of what is in none.
+        blocks, block_parameters: blocks, and parameters of the largest one.
         positions, channels, policy_channels: latent positions a token holds, and channels of a position.
         image_tokens: of the largest picture or video that is trained on.
         references, reference_tokens: reference pictures of a prompt, and their tokens.
@@ -55,7 +55,6 @@ class ModelFacts:
     largest_layer: int
     blocks: int
     block_parameters: int
-    outside: int
     positions: int
     channels: int
     policy_channels: int
@@ -107,7 +106,6 @@ def _facts(
     sizes, hidden = [count(block.parameters()) for block in blocks], max(_hidden(block) for block in blocks)
     published = backbone.lora_targets(module)
     widest = max((module.get_submodule(name).out_features for name in published), default=0)
-    outside = frozen - sum(count(child.parameters()) for child in lists)
     layers: list[nn.Linear] = []
     if adapter is None:
         student = Student(module, backbone=backbone, family=policy)
@@ -141,7 +139,6 @@ def _facts(
         largest_layer=max(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear)),
         blocks=len(blocks),
         block_parameters=max(sizes),
-        outside=outside,
         positions=backbone.layout.positions,
         channels=backbone.latent_channels,
         policy_channels=policy.output_channels(backbone.latent_channels),

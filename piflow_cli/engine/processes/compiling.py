@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diffusers import ModelMixin
 
-from piflow_cli.engine.processes.sharding import repeated_blocks
+from piflow_cli.engine.processes.gathered import repeated_blocks
 
 
 def compile_blocks(module: ModelMixin, *, sharded: bool) -> None:

@@ -6,7 +6,6 @@ sharded (`torch.distributed.fsdp.fully_shard`), given empty shards, and each is 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -16,29 +15,12 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from piflow_cli.engine.processes.gathered import Exact, gathered_together, nothing
 from piflow_cli.engine.processes.sharded import fill
 from piflow_cli.io.tensors.slices import SlicedWeights
 
 SourceOf = Callable[[str], str | None]
 """A parameter's name -> its name in the weight files, None for what has no place there."""
-Exact = Callable[[str], bool]
-"""A parameter's name -> whether it stays float32 where others are rounded."""
-
-
-def nothing(name: str) -> bool:  # noqa: ARG001
-    """No parameter is kept in float32."""
-    return False
-
-
-def precision_policy(mixed_precision: str) -> MixedPrecisionPolicy:
-    """Parameters are gathered in the precision of the passes, gradients reduced in float32, inputs left as they are.
-
-    Args:
-        mixed_precision: no, bf16 or fp16.
-    """
-    gathered = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[mixed_precision]
-    reduced = None if gathered is None else torch.float32
-    return MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=reduced, cast_forward_inputs=False)
 
 
 def shard(
@@ -62,27 +44,8 @@ def shard(
         policy: the precision of what is gathered and reduced.
         exact: which parameters stay float32 in what is gathered too.
     """
-    blocks, held = list(blocks), precision_policy("no")
-    kept = {id(parameter) for name, parameter in network.named_parameters() if exact(name)}
-    parts = shared_modules(blocks)
-    policies = {}
-    for part in (*parts, *blocks, network):  # before any is sharded, which puts others in the places of parameters
-        own = {id(parameter) for parameter in part.parameters()} & kept
-        policies[id(part)] = held if own else policy
-        kept -= own
-    for part in parts:
-        fully_shard(part, mesh=mesh, mp_policy=policies[id(part)], reshard_after_forward=False)
-    for block in blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policies[id(block)])
-    fully_shard(network, mesh=mesh, mp_policy=policies[id(network)])
-
-
-def shared_modules(blocks: list[nn.Module]) -> list[nn.Module]:
-    """The largest modules that several blocks hold."""
-    counts = Counter(id(part) for block in blocks for part in block.modules())
-    shared = {id(part): part for block in blocks for part in block.modules() if counts[id(part)] > 1}
-    inner = {id(child) for part in shared.values() for child in part.modules() if child is not part}
-    return [part for key, part in shared.items() if key not in inner and any(True for _ in part.parameters())]
+    for unit in gathered_together(network, blocks=blocks, policy=policy, exact=exact):
+        fully_shard(unit.part, mesh=mesh, mp_policy=unit.policy, reshard_after_forward=not unit.stays)
 
 
 @torch.no_grad()
@@ -140,8 +103,3 @@ def real_parameters(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in network.named_parameters():
         if not parameter.is_meta:
             yield name, parameter.detach().clone()
-
-
-def repeated_blocks(module: nn.Module) -> list[nn.Module]:
-    """The blocks of a diffusers module: what its lists of modules hold."""
-    return [block for part in module.children() if isinstance(part, nn.ModuleList) for block in part]

@@ -23,3 +23,10 @@ def rounded_dtype(module: nn.Module) -> torch.dtype:
     """What the weights are in that are not kept in float32: of the first one, float32 where all are kept."""
     named = (p.dtype for name, p in module.named_parameters() if not stays_float32(module, name))
     return next(named, torch.float32)
+
+
+def held_bytes(module: nn.Module, item_bytes: int) -> int:
+    """Bytes of a module's weights where those that do not stay float32 take `item_bytes` each; on any device."""
+    size = torch.float32.itemsize
+    named = module.named_parameters()
+    return sum(p.numel() * (size if stays_float32(module, name) else item_bytes) for name, p in named)

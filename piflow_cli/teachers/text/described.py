@@ -150,7 +150,7 @@ class DescribedText(TextSettings, ABC):
         return len(autoencoder["block_out_channels"]) - 1
 
     def frozen_bytes(self, module: nn.Module, item_bytes: int) -> int:
-        """Bytes of the transformer's weights by the quantisation of the settings."""
+        """Bytes of the transformer's weights, quantised as the settings say or not, or kept in float32."""
         return frozen_bytes(module, self, item_bytes)
 
     def pipeline_parts(self) -> tuple[Part, ...]:

@@ -6,12 +6,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from quantized_on_cpu import QUANTIZATIONS, bitsandbytes_on_cpu  # noqa: F401
+from tiny_bases import tiny_wan
 from tiny_models import TEACHERS, save_teacher, tiny_flux
 
 from piflow_cli import registry
 from piflow_cli.core.interfaces import Conditioning
 from piflow_cli.engine.plan.plan import plan
+from piflow_cli.engine.students.stored import stored_bytes
 from piflow_cli.errors import ModelError
+from piflow_cli.io.tensors.exact import stays_float32
 from piflow_cli.preset import load_preset
 
 ROOM = Path(__file__).parents[3] / "piflow_cli" / "engine" / "plan"
@@ -47,6 +52,26 @@ def test_a_family_says_what_its_loaded_teacher_has(family: str, tmp_path: Path) 
     assert (dummy.pooled is None, dummy.guidance is None) == (condition.pooled is None, condition.guidance is None)
     if dummy.pooled is not None:
         assert dummy.pooled.shape == condition.pooled.shape
+
+
+@pytest.mark.parametrize("family", TEACHERS)
+def test_a_base_takes_the_bytes_that_are_planned(family: str, tmp_path: Path) -> None:
+    """In bfloat16, with what its class keeps in float32."""
+    settings = TEACHERS[family](tmp_path / "teacher")
+    loaded = settings.load(dtype=torch.bfloat16).module
+    assert settings.frozen_bytes(settings.describe()[0], 2) == sum(p.nbytes for p in loaded.parameters())
+
+
+@pytest.mark.usefixtures("bitsandbytes_on_cpu")
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_what_stays_float32_is_not_counted_as_quantised(quantization: str, tmp_path: Path) -> None:
+    settings = tiny_wan(tmp_path / "teacher", quantization=quantization)
+    loaded = settings.load(dtype=torch.bfloat16).module
+    kept = {name: p.dtype for name, p in loaded.named_parameters() if stays_float32(loaded, name)}
+    assert set(kept.values()) == {torch.float32}
+    zeros = sum(p.zero_point.nbytes for p in loaded.parameters() if hasattr(p, "zero_point"))
+    planned = settings.frozen_bytes(settings.describe()[0], 2)
+    assert stored_bytes(loaded) - zeros == planned
 
 
 def test_a_local_folder_is_believed_before_the_architecture_that_is_named(tmp_path: Path) -> None:

@@ -12,11 +12,15 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import PARITY, TEACHERS
 
+from piflow_cli.core.student import Student
+from piflow_cli.engine.processes.gathered import gathered_bytes
 from piflow_cli.errors import ModelError
 from piflow_cli.io.tensors.slices import SlicedWeights
+from piflow_cli.preset import load_preset
 
 SCRIPT = Path(__file__).with_name("sharded_build.py")
 PASSES_SCRIPT = Path(__file__).with_name("sharded_passes.py")
+GATHERS_SCRIPT = Path(__file__).with_name("sharded_gathers.py")
 TEXT = ["teacher.width=48", "teacher.height=64", "adapter.rank=4"]
 PRECISION = ["training.mixed_precision=no", "training.teacher_dtype=float32"]
 FAMILIES = {
@@ -95,3 +99,45 @@ def test_slices_are_those_of_the_tensors(tmp_path: Path) -> None:
     (tmp_path / "3.safetensors").write_bytes(b"cut")
     with pytest.raises(ModelError, match="cannot be read as weights"):
         SlicedWeights([tmp_path / "3.safetensors"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "whole", "precision"),
+    [
+        ("wan", True, "bf16"),
+        ("wan", False, "bf16"),
+        ("wan", True, "no"),
+        ("flux", False, "bf16"),
+        ("dit", True, "bf16"),
+    ],
+)
+def test_what_passes_gather_is_what_is_reckoned(tmp_path: Path, family: str, whole: bool, precision: str) -> None:
+    """Block, rest, and the most that was there at once; a whole student's teacher has a network of its own."""
+    name, *changes = bfloat16_recipe(tmp_path, family) if family != "dit" else ["digits-1nfe"]
+    preset = load_preset(name, changes)
+    planned = gathered_bytes(
+        preset.teacher,
+        preset.policy,
+        None if whole else preset.adapter,
+        mixed_precision=precision,
+        frozen_bytes=4 if precision == "no" else 2,
+    )
+    arguments = ["whole" if whole else "adapted", precision, name, *changes]
+    said = run_on_two(GATHERS_SCRIPT, arguments, r"block (\d+) outside (\d+) most (\d+)")
+    assert said == [tuple(map(str, (planned.block, planned.outside, planned.block + planned.outside)))] * 2
+
+
+def test_only_what_is_gathered_as_it_is_held_is_cast_for_passes(tmp_path: Path) -> None:
+    """By hand: all blocks of Wan hold a norm in float32, and the rest its time embedding; FLUX.1 has nothing so."""
+    for family, adapted in (("wan", False), ("wan", True), ("flux", True)):
+        name, *changes = bfloat16_recipe(tmp_path, family)
+        preset = load_preset(name, changes)
+        adapter = preset.adapter if adapted else None
+        found = gathered_bytes(preset.teacher, preset.policy, adapter, mixed_precision="bf16", frozen_bytes=2)
+        module, backbone = preset.teacher.describe()
+        student = Student(module, backbone=backbone, family=preset.policy, adapter=adapter)
+        trained = sum(parameter.numel() for parameter in student.own_parameters().values())
+        assert found.as_held == (trained if family == "wan" else 0)
+        whole = gathered_bytes(preset.teacher, preset.policy, adapter, mixed_precision="no", frozen_bytes=4)
+        assert whole.as_held == 0

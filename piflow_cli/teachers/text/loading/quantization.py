@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from piflow_cli.errors import DeviceError, MissingExtraError, ModelError
+from piflow_cli.io.tensors.exact import held_bytes, stays_float32
 from piflow_cli.io.tensors.files import open_tensors
 from piflow_cli.teachers.text.settings import Quantization, TextSettings
 
@@ -115,13 +116,17 @@ def frozen_bytes(module: nn.Module, settings: TextSettings, item_bytes: int) -> 
 
     Args:
         module: unquantised, on any device.
-        item_bytes: of a weight that is not quantised.
+        item_bytes: of a weight that is not quantised and does not stay float32.
     """
-    whole, quantization = sum(p.numel() for p in module.parameters()) * item_bytes, settings.quantization
+    whole, quantization = held_bytes(module, item_bytes), settings.quantization
     if quantization == "none":
         return whole
     kept = (settings.backbone_class.projection_name, *settings.backbone_class.trained_modules)
-    layers = [layer for name, layer in module.named_modules() if _is_quantised(name, layer, kept)]
+    layers = [
+        layer
+        for name, layer in module.named_modules()
+        if _is_quantised(name, layer, kept) and not stays_float32(module, name)
+    ]
     weights, rows = sum(layer.weight.numel() for layer in layers), sum(layer.out_features for layer in layers)
     scales = weights // NF4_BLOCK * 4 if quantization == "bnb-4bit" else rows * 4
     return whole - weights * item_bytes + weights * BITS[quantization] // 8 + scales
