@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from piflow_cli.core.conditions import TextCondition
-from piflow_cli.core.interfaces import DataSource, Draw, PromptFacts, Space
+from piflow_cli.core.interfaces import Draw, PromptFacts, Space
 from piflow_cli.core.settings import Settings
 from piflow_cli.data.embeddings.cache import CacheReader
 from piflow_cli.data.embeddings.codec import Storage
@@ -24,7 +24,16 @@ from piflow_cli.data.files.prompts import PromptSet
 from piflow_cli.data.files.references import REFERENCE_SIZE, REFERENCES, InstructionSet, RowsOfPrompts
 from piflow_cli.data.latents import LatentReader, read_shard
 from piflow_cli.data.noise import draw_rows
-from piflow_cli.data.prompts import Resolution, TextRows, check_space, draw_size, facts_of, open_texts, parse_resolution
+from piflow_cli.data.prompts import (
+    Resolution,
+    TextRows,
+    TextSource,
+    check_space,
+    draw_size,
+    facts_of,
+    open_texts,
+    parse_resolution,
+)
 from piflow_cli.data.reading import FEW_PICTURES, LeftOut, PictureBatch, PictureReader, encode_batch, plan_pictures
 from piflow_cli.data.shards.encoding import PictureSet
 from piflow_cli.data.shards.latents import check_complete, is_complete
@@ -34,7 +43,7 @@ from piflow_cli.io.texts.names import user_path
 
 
 @dataclass(frozen=True)
-class PictureSource(DataSource):
+class PictureSource(TextSource):
     """Captioned pictures, or videos, drawn with replacement; `space` encodes them.
 
     Args:
@@ -69,11 +78,6 @@ class PictureSource(DataSource):
         return self.reader.rows
 
     @property
-    def prompts(self) -> RowsOfPrompts:
-        """All captions, in the order of their cache."""
-        return self.texts.prompts
-
-    @property
     def skipped(self) -> list[str]:
         """What was left out so far."""
         return self.left_out.names
@@ -95,21 +99,13 @@ class PictureSource(DataSource):
         """Width and height in pixels of the next batch, or None for the teacher's own size."""
         return draw_size(self.sizes, generator)
 
-    def preview(self, count: int) -> list[str] | TextCondition:
-        """The first `count` captions, from the start again where there are fewer."""
-        return self.texts.first(count)
-
-    def preview_prompts(self, count: int) -> list[str]:
-        """The same as they are written."""
-        return self.texts.first_texts(count)
-
     def with_cache(self, cache: CacheReader, *, dtype: torch.dtype = torch.float32) -> "PictureSource":
         """The same source, its captions drawn as the embeddings of a cache."""
         return replace(self, reader=replace(self.reader, rows=TextRows(self.prompts, cache, dtype)))
 
 
 @dataclass(frozen=True)
-class CaptionedLatents(DataSource):
+class CaptionedLatents(TextSource):
     """Latents of shards on disk with their prompts, drawn with replacement."""
 
     reader: LatentReader
@@ -127,11 +123,6 @@ class CaptionedLatents(DataSource):
         """The prompts."""
         return self.reader.rows
 
-    @property
-    def prompts(self) -> PromptSet:
-        """All prompts, in the order of their cache."""
-        return self.texts.prompts
-
     def plan(self, batch_size: int, generator: torch.Generator, *, size_px: tuple[int, int] | None = None) -> Draw:
         """Latents drawn with replacement.
 
@@ -148,14 +139,6 @@ class CaptionedLatents(DataSource):
 
     def draw_size(self, _generator: torch.Generator) -> None:
         """None: the latents have one size."""
-
-    def preview(self, count: int) -> list[str] | TextCondition:
-        """The first `count` prompts, from the start again where there are fewer."""
-        return self.texts.first(count)
-
-    def preview_prompts(self, count: int) -> list[str]:
-        """The same as they are written."""
-        return self.texts.first_texts(count)
 
     def with_cache(self, cache: CacheReader, *, dtype: torch.dtype = torch.float32) -> "CaptionedLatents":
         """The same source, its prompts drawn as the embeddings of a cache."""

@@ -1,7 +1,7 @@
 """Text-to-image without pictures: prompts from a file, drawn as text or as the embeddings that were cached of them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -90,14 +90,42 @@ class TextRows:
         """The same as they are written."""
         return [self.prompts.texts[i % len(self.prompts)] for i in range(count)]
 
+    def first_asked(self, count: int) -> Iterator[Prompt]:
+        """The same with their reference pictures, read one after the other; none of prompts that have no pictures."""
+        if isinstance(self.prompts, InstructionSet):
+            yield from (self.prompts[i % len(self.prompts)] for i in range(count))
+
 
 def draw_size(sizes: Sequence[tuple[int, int]], generator: torch.Generator) -> tuple[int, int] | None:
     """Width and height in pixels of the next batch, drawn uniformly; None, and nothing drawn, where there are none."""
     return sizes[int(draw_indices(len(sizes), 1, generator))] if sizes else None
 
 
+class TextSource(DataSource):
+    """A source whose samples have prompts: the first of these are what previews show."""
+
+    texts: TextRows
+
+    @property
+    def prompts(self) -> RowsOfPrompts:
+        """All prompts, in the order of their cache."""
+        return self.texts.prompts
+
+    def preview(self, count: int) -> list[Prompt] | TextCondition:
+        """The first `count` prompts, from the start again where there are fewer."""
+        return self.texts.first(count)
+
+    def preview_prompts(self, count: int) -> list[str]:
+        """The same as they are written."""
+        return self.texts.first_texts(count)
+
+    def preview_asked(self, count: int) -> Iterator[Prompt]:
+        """The same with their reference pictures."""
+        return self.texts.first_asked(count)
+
+
 @dataclass(frozen=True)
-class PromptSource(DataSource):
+class PromptSource(TextSource):
     """Prompts drawn with replacement.
 
     Args:
@@ -111,11 +139,6 @@ class PromptSource(DataSource):
     skipped: tuple[str, ...] = ()
 
     has_images = False
-
-    @property
-    def prompts(self) -> RowsOfPrompts:
-        """All prompts, in the order of their cache."""
-        return self.texts.prompts
 
     @property
     def contents(self) -> str:
@@ -144,14 +167,6 @@ class PromptSource(DataSource):
     def draw_size(self, generator: torch.Generator) -> tuple[int, int] | None:
         """Width and height in pixels of the next batch, or None for the teacher's own size."""
         return draw_size(self.sizes, generator)
-
-    def preview(self, count: int) -> list[Prompt] | TextCondition:
-        """The first `count` prompts, from the start again where there are fewer."""
-        return self.texts.first(count)
-
-    def preview_prompts(self, count: int) -> list[str]:
-        """The same as they are written."""
-        return self.texts.first_texts(count)
 
     def with_cache(self, cache: CacheReader, *, dtype: torch.dtype = torch.float32) -> "PromptSource":
         """The same source, its prompts drawn as the embeddings of a cache."""

@@ -5,7 +5,7 @@ Shapes: B batch, C latent channels, S spatial dims (H, W or T, H, W).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from piflow_cli.core.conditions import Prompt
 from piflow_cli.core.interfaces.planning import PromptFacts
 from piflow_cli.core.interfaces.policies import MakePolicy
 from piflow_cli.core.interfaces.segment_losses import SegmentLosses
@@ -191,3 +192,9 @@ class DataSource(Protocol):
     def preview_prompts(self, count: int) -> list[str] | None:  # noqa: ARG002
         """The prompts of `preview`; None, where not overridden, for conditions that are the space's choice."""
         return None
+
+    def preview_asked(self, count: int) -> Iterable[Prompt]:  # noqa: ARG002
+        """The prompts of `preview` with their reference pictures, read one by one; none, where not overridden, of
+        prompts that have no pictures.
+        """
+        return ()

@@ -14,7 +14,7 @@ from piflow_cli.errors import PartnerError, SamplingError
 from piflow_cli.formats.run import PREVIEWS
 from piflow_cli.io.files import write_atomic
 from piflow_cli.io.pictures import png_bytes, to_pictures
-from piflow_cli.io.sheets.comparison import Row, comparison_sheet
+from piflow_cli.io.sheets.comparison import Row, comparison_sheet, rows_about
 from piflow_cli.preset import Preset
 
 TEACHER_STEPS = 32
@@ -58,6 +58,7 @@ class Preview:
             Row(("teacher", f"{TEACHER_STEPS} steps"), to_pictures(self.reference)),
             Row(("student", f"{settings.nfe} NFE", f"step {step}"), to_pictures(pictures)),
         ]
+        rows = [*rows_about(self.scene.about, size_px=rows[0].pictures[0].size), *rows]
         path = self.run / PREVIEWS / f"step-{step:07d}.png"
         if self.drawer.together.is_main:
             facts = sheet_facts(self.scene, self.preset, step=step, nfe=str(settings.nfe))

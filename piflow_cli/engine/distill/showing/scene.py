@@ -63,7 +63,8 @@ def usual_scene(data: DataSource, space: Space, count: int) -> Scene:
         condition = space.encode_prompts(prompts)
     else:
         condition = space.conditions(drawn)
-    return Scene(tuple(prompts), tuple(range(count)), condition, tuple(space.latent_shape))
+    about = first_pictures(data.preview_asked(count))
+    return Scene(tuple(prompts), tuple(range(count)), condition, tuple(space.latent_shape), about)
 
 
 def asked_scene(preset: Preset, listed: PromptList, data: DataSource, space: Space) -> Scene:

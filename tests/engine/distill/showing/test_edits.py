@@ -50,9 +50,9 @@ def scores(run: Path) -> list[tuple[int, float]]:
     return [(row["step"], row["validation/paired_error_4nfe"]) for row in found if "loss" not in row]
 
 
-def cell(run: Path, *, row: int, column: int, step: int = 2) -> Image.Image:
+def cell(run: Path, *, row: int, column: int, step: int = 2, of: str = "validation") -> Image.Image:
     """A picture of the sheet, at the size of what was drawn."""
-    sheet = Image.open(run / "validation" / f"step-{step:07d}.png").convert("RGB")
+    sheet = Image.open(run / of / f"step-{step:07d}.png").convert("RGB")
     left, top = MARGIN + column * (CELL[0] + GAP), HEAD + row * (CELL[1] + GAP)
     return sheet.crop((left, top, left + CELL[0], top + CELL[1])).resize((48, 64), Image.Resampling.NEAREST)
 
@@ -159,6 +159,17 @@ def test_prompts_about_pictures_validate_a_run_on_prompts_alone(tmp_path: Path) 
     weights.write_bytes(bytes(content))
     cache_embeddings(preset, device="cpu")
     assert len(read_index(tmp_path / "cache").specials) == len(before) + 1
+
+
+@pytest.mark.parametrize("images", [False, True], ids=["data-free", "pictures"])
+def test_sheets_of_the_rows_of_the_data_show_their_pictures(tmp_path: Path, images: bool) -> None:
+    shown = ("training.preview_every=2", "training.preview_images=3", "validation.every=2", "training.steps=2")
+    preset = recipe("flux2", tmp_path, *shown, "validation.teacher_steps=2", images=images)
+    distill(preset, out=tmp_path / "run", device="cpu")
+    for of in ("previews", "validation"):
+        for column, name in enumerate(("cat.png", "hat.png", "hat.png")):
+            picture = cover(read_picture(tmp_path / "edits" / name), size_px=(48, 64), channels=3)
+            assert apart(cell(tmp_path / "run", row=0, column=column, of=of), picture) <= 1
 
 
 def test_pictures_are_cut_as_those_of_the_data_are(tmp_path: Path) -> None:
