@@ -45,7 +45,7 @@ from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.sample.open import Dtype
 from piflow_cli.engine.sample.sample import SMALL_POSITIONS
 from piflow_cli.engine.students.device import DTYPES, resolve_device
-from piflow_cli.engine.students.find import default_students
+from piflow_cli.engine.students.find import check_student, default_students
 from piflow_cli.engine.students.load import LoadedStudent
 from piflow_cli.engine.students.settings import sampling_settings
 from piflow_cli.engine.students.shared import Bases
@@ -125,16 +125,25 @@ def benchmark(
         PiflowError: an unknown metric or solver.
     """
     together = together or Together()
-    several = [seed] if seeds is None else check_seeds(seeds)
-    seed = several[0]
-    asked = check_request(metrics, solvers, samples=samples, batch_size=batch_size, seed=seed, steps=teacher_steps)
-    check_intervals(intervals)
-    check_rows(models=models or (), nfe=nfe or (), h=h or (), quantize=quantize)
-    check_rows(solvers=solvers, teacher_steps=teacher_steps)
-    listed = read_prompt_list(prompts) if prompts is not None else None
-    target, bases = resolve_device(device), Bases()
     sources = default_students() if models is None else models
-    ways = check_ways(quantize, sources, device=target)
+
+    def check() -> tuple[list[int], list[Metric], torch.device, list[str | None]]:
+        several = [seed] if seeds is None else check_seeds(seeds)
+        numbers = {"samples": samples, "batch_size": batch_size, "seed": several[0], "steps": teacher_steps}
+        asked = check_request(metrics, solvers, **numbers)
+        check_intervals(intervals)
+        check_rows(models=models or (), nfe=nfe or (), h=h or (), quantize=quantize)
+        check_rows(solvers=solvers, teacher_steps=teacher_steps)
+        target = resolve_device(device)
+        ways = check_ways(quantize, sources, device=target)
+        for source in sources:
+            if isinstance(source, str):
+                check_student(source)
+        return several, asked, target, ways
+
+    several, asked, target, ways = together.each_does(check)
+    seed, bases = several[0], Bases()
+    listed = None if prompts is None else together.main_does(lambda: read_prompt_list(prompts))
 
     def load() -> tuple[list[LoadedStudent], list[Metric], Subjects, Panel, list[Sampler], list[str]]:
         students = open_each(sources, ways, device=device, dtype=dtype, bases=bases)

@@ -86,6 +86,12 @@ def find_student(source: str, *, access: HubAccess | None = None) -> Path:
     raise ModelError(registry.unknown_name("student", source, list(embedded)) + " Or pass a student folder or hub id.")
 
 
+def check_student(source: str) -> None:
+    """Raise ModelError where a student is meant to be here and is not; the hub is not asked."""
+    if looks_local(source) or _hub_place(source)[0] is None:
+        find_student(source)
+
+
 def _find_best(run: Path) -> Path:
     """The student of a run that its validation found to be the best."""
     best = run / "best"

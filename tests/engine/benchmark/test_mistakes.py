@@ -50,6 +50,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "reference": ({"reference": "nowhere.npz"}, DataError, "nowhere.npz' does not exist"),
     "detector": ({"detector": "nowhere.pt"}, ModelError, "nowhere.pt"),
     "model": ({"models": ["digits-3nfe"]}, ModelError, "unknown student 'digits-3nfe'"),
+    "model before prompts": ({"models": ["digits-3nfe"], "prompts": "none.txt"}, ModelError, "unknown student"),
     "no model": ({"models": []}, DataError, "no model"),
     "device": ({"device": "gpu"}, PiflowError, "unknown device 'gpu'"),
     "too few for a metric": ({"metrics": ["precision-recall"], "samples": 3}, DataError, "more than 3 pictures"),

@@ -250,9 +250,13 @@ def test_what_is_missing_is_said_before_the_first_sample(
         measure(student, **change)
 
 
-def test_prompts_are_read_before_students_are_loaded(measure: Measure) -> None:
+@pytest.mark.parametrize("source", ["folder/", "owner/name"])
+def test_prompts_are_read_before_students_are_loaded(tmp_path: Path, source: str) -> None:
+    """Nor is the hub asked for one before."""
+    (tmp_path / "folder").mkdir()
+    model = source if source == "owner/name" else str(tmp_path / source)
     with pytest.raises(DataError, match=r"none\.txt does not exist"):
-        benchmark(models=["no-such-student"], prompts="none.txt")
+        benchmark(models=[model], prompts="none.txt")
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,8 @@ def test_two_processes_fill_the_cache_of_one(tmp_path: Path) -> None:
         (("sample", "ninety-nine", "--model", "digits-1nfe"), "ninety-nine"),
         (("sample", "--prompts", "none.txt"), "none.txt"),
         (("benchmark", "--metric", "fid", "--model", "no-such-student"), "no-such-student"),
+        (("benchmark", "--metric", "fid", "--samples", "1"), "samples is 1"),
+        (("benchmark", "--metric", "fid", "--prompts", "none.txt"), "none.txt"),
         (("distill", "--preset", "dit-1nfe", "--set", "data.path=/none", "--out", "run"), "/none"),
     ],
 )
