@@ -12,7 +12,7 @@ from piflow_cli.io.zoo import in_zoo, zoo_entries
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".ckpt", ".pth", ".pt", ".bin")
-LOCAL_FOLDERS = ("runs",)
+LOCAL_FOLDERS = ("runs", "models")
 """First folders that are never somebody's name on the hub: the documentation writes there."""
 
 

@@ -69,6 +69,8 @@ def test_the_listing_of_the_hub_counts_where_it_can_be_asked(cached: Path, monke
 
 def test_local_places_and_hub_ids_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="'models/hpsv2' does not exist here"):
+        locate("models/hpsv2")
     (tmp_path / "models" / "flux").mkdir(parents=True)
     assert all(map(looks_local, ["runs/x", "./a/b", "../a", "/a/b", "~/a", "models/x"]))
     assert not any(map(looks_local, ["owner/name", "run/x", "models2/x"]))
