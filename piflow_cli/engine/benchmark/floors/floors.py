@@ -137,10 +137,7 @@ def find_floors(
     Raises:
         DataError: evaluations that do not divide the recording.
     """
-    steps = len(recording.states) - 1
-    for count in nfe:
-        if not 1 <= count <= steps or steps % count:
-            raise DataError(f"nfe is {count}; limits are of evaluations that divide {steps}: 1, 2, 4, 8, 16, 32 or 64")
+    check_evaluations(nfe, steps=len(recording.states) - 1)
     found = [_euler(recording, count) for count in nfe]
     cases = [
         (policy, size, count, window)
@@ -152,6 +149,13 @@ def find_floors(
             on_progress(done, len(cases), f"{policy} {size} at {count} NFE")
         found.append(_fitted(recording, policy, size, count, window=window, iterations=iterations))
     return found
+
+
+def check_evaluations(nfe: Sequence[int], *, steps: int = RECORDED_STEPS) -> None:
+    """Raise DataError for evaluations that do not divide the steps of a recording."""
+    for count in nfe:
+        if not 1 <= count <= steps or steps % count:
+            raise DataError(f"nfe is {count}; limits are of evaluations that divide {steps}: 1, 2, 4, 8, 16, 32 or 64")
 
 
 def cheapest(rows: Sequence[Floor], tolerance: float) -> Floor | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from piflow_cli.core.settings import MAX_SEED
-from piflow_cli.engine.benchmark.floors.floors import Floors, cheapest, find_floors, record
+from piflow_cli.engine.benchmark.floors.floors import Floors, cheapest, check_evaluations, find_floors, record
 from piflow_cli.engine.students.device import resolve_device, resolve_dtype
 from piflow_cli.engine.students.find import find_student
 from piflow_cli.engine.students.load import read_student
@@ -50,6 +50,7 @@ def limits_of(
         raise DataError(f"tolerance is {tolerance}; it must be above 0, such as 0.001")
     if not 0 <= seed <= MAX_SEED:
         raise DataError(f"seed is {seed}; it must be at least 0, and at most {MAX_SEED:,}")
+    check_evaluations(nfe)
     if source in preset_paths() or source.endswith(".toml"):
         preset = load_preset(source)
         family, sampling = preset.teacher, preset.sampling

@@ -71,6 +71,8 @@ def test_what_cannot_be_asked_for_is_refused() -> None:
         find_floors(straight(), nfe=[3])
     with pytest.raises(DataError, match="tolerance is 0"):
         limits_of("digits-1nfe", tolerance=0.0)
+    with pytest.raises(DataError, match=r"nfe is 5; .* divide 64"):  # before the student is looked for
+        limits_of("no-such-student", nfe=[1, 5])
     with pytest.raises(ModelError, match="no-such"):
         limits_of("no-such-student")
 
