@@ -128,7 +128,8 @@ def pick_column(names: Iterable[str], column: str | None, *, where: str) -> str:
     if found is None:
         wanted = repr(column) if column else " or ".join(map(repr, COLUMNS))
         there = f"it has {', '.join(map(repr, names))}" if names else "it has no columns"
-        raise DataError(f"{where} has no column {wanted}; {there}. Name the one that holds the text in data.column.")
+        advice = f"Call one of them {COLUMNS[0]!r}, or name it in a preset's data.column."
+        raise DataError(f"{where} has no column {wanted}; {there}. {advice}")
     return found
 
 
