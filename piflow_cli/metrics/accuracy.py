@@ -40,8 +40,8 @@ def compute(
         raise DataError("accuracy needs class logits, which this detector does not give: leave out 'accuracy'.")
     if labels is None:
         raise DataError(
-            "accuracy needs the class each picture was made for, and these pictures carry none. Measure freshly "
-            "sampled pictures of a class-conditional model, or leave out 'accuracy'."
+            "accuracy needs the class each picture was made for, and these pictures carry none. Measure a class model, "
+            "or prompts of a .jsonl whose lines have a whole number 'label', or leave out 'accuracy'."
         )
     return {"accuracy": accuracy(generated.logits, labels)}
 

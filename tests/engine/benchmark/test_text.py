@@ -260,7 +260,8 @@ def test_prompts_are_read_before_students_are_loaded(tmp_path: Path, source: str
 
 
 @pytest.mark.parametrize(
-    ("labels", "message"), [([None] * 9, "carry none"), ([0] * 8 + [3], r"labels 0\.\.3; the detector knows 0\.\.2")]
+    ("labels", "message"),
+    [([None] * 9, "carry none.*whole number 'label'"), ([0] * 8 + [3], r"labels 0\.\.3; the detector knows 0\.\.2")],
 )
 def test_labels_that_cannot_serve_are_seen_before_the_first_sample(
     student: LoadedStudent, measure: Measure, unsampled: None, tmp_path: Path, labels: list, message: str
