@@ -40,6 +40,7 @@ from piflow_cli.engine.benchmark.yardsticks import (
     choose_detector,
     choose_references,
     choose_subjects,
+    reference_unread,
 )
 from piflow_cli.engine.processes.together import Together
 from piflow_cli.engine.sample.open import Dtype
@@ -155,6 +156,7 @@ def benchmark(
         check_taken_pictures(subjects, students[0].space, samples)
         samplers, warnings = _student_samplers(students, nfe, h, seed=seed, whole_teacher=bool(quantize))
         own = Panel.of(patched, choose_detector(detector, students, patched, device=target), device=target)
+        told += reference_unread(reference, patched)
         return students, patched, subjects, own, samplers, [*told, *warnings]
 
     students, chosen, subjects, panel, samplers, warnings = together.each_does(load)

@@ -153,9 +153,18 @@ def choose_references(
         if named not in (None, TEACHER):
             found[seat] = load_reference(named, detector=panel.detector_of(seat))
         elif not with_teacher:
+            why = "these students are compared to their teacher where no --reference is given"
+            why = "--reference teacher is its row of most steps" if reference == TEACHER else why
             raise DataError(
-                "these students are compared to their teacher where no --reference is given, and --teacher-steps none "
-                "leaves it out: name steps, or pass --reference with a folder of real pictures, or statistics as .npz "
-                "(mu and sigma, as ADM publishes them for ImageNet) or .safetensors"
+                f"{why}, and --teacher-steps none leaves it out: name steps, or pass --reference with a folder of real "
+                "pictures, or statistics as .npz (mu and sigma, as ADM publishes them for ImageNet) or .safetensors"
             )
     return found
+
+
+def reference_unread(reference: str | None, metrics: Sequence[Metric]) -> list[str]:
+    """A warning where a reference was named and no metric compares pictures to any; else none."""
+    if reference in (None, TEACHER) or any(metric.needs_reference for metric in metrics):
+        return []
+    names = ", ".join(metric.name for metric in metrics)
+    return [f"--reference {reference} was not read: {names} compares pictures to no others"]

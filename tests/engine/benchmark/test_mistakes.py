@@ -42,6 +42,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "teacher steps": ({"teacher_steps": [4, 0]}, DataError, "teacher_steps is 0; it must be at least 1"),
     "nfe": ({"nfe": [0]}, PolicyError, "nfe.*greater than or equal to 1.*got 0"),
     "no reference": ({"reference": None}, DataError, "compared to their teacher where no --reference is given, and"),
+    "teacher left out": ({"reference": "teacher"}, DataError, "--reference teacher is its row of most steps, and"),
     "no classifier": (
         {"detector": "pixels", "metrics": ["is"]},
         DataError,
@@ -86,6 +87,12 @@ def test_references_that_cannot_serve_are_seen_before_the_first_sample(
 ) -> None:
     with pytest.raises(DataError, match=message):
         measure(student, metrics=metrics, reference=make(tmp_path))
+
+
+def test_a_reference_that_nothing_reads_is_said(student: LoadedStudent) -> None:
+    result = measure(student, metrics=["accuracy"], reference="nowhere.npz", samples=4)
+    assert any(said.startswith("--reference nowhere.npz was not read: accuracy compares") for said in result.warnings)
+    assert not measure(student, metrics=["accuracy"], reference=None, samples=4).warnings
 
 
 def test_points_student_at_a_foreign_nfe_is_seen_before_the_first_sample(teacher: DiT, unsampled: None) -> None:
