@@ -49,6 +49,8 @@ def changed_settings(
     warnings = []
     if settings.nfe != trained.nfe:
         warnings.append(f"{name} was trained for {trained.nfe} NFE; {settings.nfe} may shift contrast and lose detail")
+    if h and settings.nfe == 1:
+        warnings.append(f"h is {h:g} and changes nothing at 1 NFE: its noise is added between evaluations")
     return settings, warnings
 
 

@@ -81,6 +81,14 @@ def test_settings_change_and_warn(student: LoadedStudent) -> None:
     assert not torch.allclose(stochastic[0], plain.latents, atol=1e-3)
 
 
+def test_stochasticity_that_changes_nothing_is_said(student: LoadedStudent) -> None:
+    """At 1 NFE there is no time between evaluations at which noise could be added."""
+    alone, noisy = (sample(["1"], model=student, nfe=1, h=h, device="cpu") for h in (0.0, 2.0))
+    assert torch.equal(alone.latents, noisy.latents)
+    assert not any("changes nothing" in said for said in alone.warnings)
+    assert "h is 2 and changes nothing at 1 NFE: its noise is added between evaluations" in noisy.warnings
+
+
 def test_dx_refuses_longer_segments_and_warns_of_shorter_ones(dx_student: LoadedStudent) -> None:
     assert not sample(["1"], model=dx_student, device="cpu").warnings
     assert "was trained for 2 NFE" in sample(["1"], model=dx_student, nfe=4, device="cpu").warnings[0]
