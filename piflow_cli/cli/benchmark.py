@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,9 +18,6 @@ from piflow_cli.cli.benchmarking.table import print_result
 from piflow_cli.cli.numbers import parse_numbers, parse_seeds
 from piflow_cli.cli.processes import NumProcesses, start_processes
 from piflow_cli.cli.report import check_page
-
-if TYPE_CHECKING:
-    from piflow_cli.engine.benchmark.result import BenchmarkResult
 
 EXAMPLES = examples.EXAMPLES
 METRICS = "What to measure, such as fid or clip-score; MODEL: folder or hub id of its own network. Repeatable."
@@ -198,10 +196,12 @@ def command(
         )
     if together.is_main:
         result = result if paper is None else paper.beside(result)
+        for warning in result.warnings:
+            console.warn(warning)
+        _show(result.to_json(), json_file, lambda: print_result(result))
         if report is not None:
             write_page(result, album, report)
             console.note(f"written to {report}")
-        _tell(result, json_file)
 
 
 def _with_defaults(asked: dict[str, Any]) -> dict[str, Any]:
@@ -211,22 +211,13 @@ def _with_defaults(asked: dict[str, Any]) -> dict[str, Any]:
     return asked | {key: value for key, value in usual.items() if asked[key] is None}
 
 
-def _tell(result: BenchmarkResult, json_file: Path | None) -> None:
-    """Warnings and the table, or JSON, or both."""
-    for warning in result.warnings:
-        console.warn(warning)
-    if not _only_json(result.to_json(), json_file):
-        print_result(result)
-
-
 def _compare(files: tuple[Path, Path], json_file: Path | None) -> None:
     """What two files of results say of each other, or JSON, or both."""
     from piflow_cli.engine.benchmark.proof.compare import compare, read_table
 
     first, second = (read_table(file) for file in files)
     found = compare(first, second)
-    if not _only_json(found.to_json(), json_file):
-        print_comparison(found, *files)
+    _show(found.to_json(), json_file, lambda: print_comparison(found, *files))
 
 
 def _limit(
@@ -250,18 +241,17 @@ def _limit(
             **options,
             on_progress=lambda done, total, what: line.update(done, total, countdown.words(what, done, total)),
         )
-    if not _only_json(found.to_json(), json_file):
-        print_limits(found)
+    _show(found.to_json(), json_file, lambda: print_limits(found))
 
 
-def _only_json(text: str, json_file: Path | None) -> bool:
-    """Write a result where it is asked for; whether stdout has it, and is to have nothing else."""
+def _show(text: str, json_file: Path | None, print_table: Callable[[], None]) -> None:
+    """JSON on stdout if asked for there; else the table, and only then a file: a full disk costs no numbers."""
     from piflow_cli.io.files import write_atomic
 
     if str(json_file) == STDOUT:
         typer.echo(text)
-        return True
+        return
+    print_table()
     if json_file is not None:
         write_atomic(json_file, text + "\n")
         console.note(f"written to {json_file}")
-    return False

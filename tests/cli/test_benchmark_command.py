@@ -225,23 +225,6 @@ def test_what_measures_nothing_stands_alone(asked: tuple[str, ...], ignored: str
     assert f"'{asked[0]}': measures nothing, and {ignored} would be ignored" in " ".join(process.stderr.split())
 
 
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        (["--tolerance", 0.1], "'--tolerance': is what --limits calls good enough"),
-        (["--teacher-steps", "none", "--solver", "heun"], "'--solver': is of the teacher's rows"),
-        (["--seeds", "0-2", "--intervals", 5], "'--intervals': leaves out parts of one seed's pictures"),
-        (["--report", "a.html", "--json", "../{here}/a.html"], "'--report': names the same file as --json"),
-    ],
-)
-def test_what_others_leave_without_effect_is_refused(asked: list[object], said: str, tmp_path: Path) -> None:
-    asked = [str(one).format(here=tmp_path.name) for one in asked]
-    process = run("benchmark", "--metric", "fid", "--model", "digits-1nfe", "--samples", 20, *asked, cwd=tmp_path)
-    assert process.returncode == 2
-    assert said in " ".join(process.stderr.split())
-    assert not list(tmp_path.iterdir())
-
-
 def test_two_results_are_compared(tmp_path: Path) -> None:
     options = ["--metric", "fid", "--model", "digits-1nfe", "--samples", 60, "--teacher-steps", 1]
     for seed in (0, 1):
