@@ -27,7 +27,8 @@ def check_at_once(preset: Preset) -> None:
 
 def draws_pictures(preset: Preset) -> bool:
     """Whether a run encodes or decodes pictures, which takes an autoencoder or a network on pixels."""
-    return preset.data.encodes_pictures or preset.training.preview_every > 0
+    shows = preset.training.preview_every > 0 or preset.validation.every > 0
+    return preset.data.encodes_pictures or shows
 
 
 def check_sizes(preset: Preset) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 import accelerate.tracking
 import pytest
 from cli_runner import run
-from tiny_models import PARITY
+from tiny_models import PARITY, save_teacher
 
-from piflow_cli.engine.plan.checks import check_sizes, check_trackers
+from piflow_cli.engine.plan.checks import check_at_once, check_sizes, check_trackers
 from piflow_cli.engine.plan.plan import plan
-from piflow_cli.errors import MissingExtraError, PresetError
+from piflow_cli.errors import MissingExtraError, ModelError, PresetError
 from piflow_cli.preset import load_preset
 
 FLUX = f"teacher.source={PARITY / 'e2e_flux' / 'pipeline'}"
@@ -79,3 +79,12 @@ def test_a_run_with_a_tracker_that_is_missing_makes_no_folder(tmp_path: Path) ->
 def test_warm_up_beyond_the_run_is_doubted() -> None:
     (doubt,) = load_preset("digits-1nfe", ["training.steps=50", "optimizer.warmup_steps=50"]).doubts()
     assert "optimizer.warmup_steps 50 is not below training.steps 50: the rate never comes to" in doubt
+
+
+@pytest.mark.parametrize("shows", ["training.preview_every", "validation.every"])
+def test_latents_that_nothing_decodes_are_refused_where_pictures_are_shown(tmp_path: Path, shows: str) -> None:
+    source = save_teacher(tmp_path / "teacher", in_channels=4, out_channels=4)
+    tables = (f"teacher={{type='dit', source='{source}'}}", "data={type='noise'}", "training.preview_every=0")
+    check_at_once(load_preset("digits-1nfe", tables))
+    with pytest.raises(ModelError, match=r"teacher\.vae: the folder or hub id of the autoencoder of its 4 channels"):
+        check_at_once(load_preset("digits-1nfe", [*tables, f"{shows}=2"]))
