@@ -17,6 +17,8 @@ from piflow_cli.io.weights import check_shapes
 
 STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """As weight files name them."""
+WEIGHTS = "diffusion_pytorch_model*.safetensors"
+"""How diffusers calls the weight files of a transformer."""
 
 
 @torch.no_grad()
@@ -52,20 +54,12 @@ def merge(stored: StoredStudent, *, name: str, base: str | None, dtype: torch.dt
 
 
 def base_dtype(family: TeacherFamily) -> torch.dtype:
-    """The dtype that a text-to-image pipeline's transformer is stored in.
+    """The dtype that a text-to-image teacher's transformer is stored in: its pipeline's, or its own.
 
     Raises:
         ModelError: the base cannot be had, has no .safetensors, or is stored in a dtype that nothing is computed in.
     """
-    folder = locate(family.source)
-    if isinstance(folder, str):
-        options = {
-            ours: getattr(family, theirs)
-            for ours, theirs in (("revision", "revision"), ("local_only", "local_files_only"))
-            if theirs in type(family).model_fields
-        }
-        folder = fetch_folder(folder, ["transformer/*"], **options)
-    files = sorted((folder / "transformer").glob("*.safetensors"))
+    files = _weight_files(family)
     stored = _stored_dtype(files[0]) if files else "unknown"
     if stored not in STORED_DTYPES:
         raise ModelError(
@@ -81,6 +75,25 @@ def base_is_here(family: TeacherFamily) -> bool:
         return isinstance(locate(family.source), Path)
     except ModelError:
         return False
+
+
+def _weight_files(family: TeacherFamily) -> list[Path]:
+    """The .safetensors of a teacher's transformer, fetched where they are on the hub; none of a pickle or .gguf."""
+    known = type(family).model_fields
+    own = family.transformer if "transformer" in known else None
+    folder = locate(family.source if own is None else own)
+    if isinstance(folder, str):
+        options = {
+            ours: getattr(family, theirs)
+            for ours, theirs in (("revision", "revision"), ("local_only", "local_files_only"))
+            if theirs in known and (own is None or theirs != "revision")
+        }
+        patterns = ["transformer/*"] if own is None else [WEIGHTS, f"transformer/{WEIGHTS}"]
+        folder = fetch_folder(folder, patterns, **options)
+    if folder.is_file():
+        return [folder] if folder.suffix == ".safetensors" else []
+    inside = folder / "transformer"
+    return sorted((inside if inside.is_dir() else folder).glob("*.safetensors"))
 
 
 def _stored_dtype(file: Path) -> str:

@@ -214,6 +214,19 @@ def test_dtype_that_nothing_is_computed_in_must_be_replaced(tmp_path: Path) -> N
         base_dtype(family)
 
 
+@pytest.mark.parametrize("kind", ["file", "folder", "pipeline"])
+def test_a_transformer_of_its_own_says_the_dtype_of_a_base(tmp_path: Path, kind: str) -> None:
+    places = {"file": "one", "folder": "own/diffusion_pytorch_model", "pipeline": "own/transformer/weights"}
+    place = tmp_path / f"{places[kind]}.safetensors"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(TRANSFORMER).items()}, place)
+    own = place if kind == "file" else tmp_path / "own"
+    assert base_dtype(TEACHERS["flux"]()) == torch.float32
+    assert base_dtype(TEACHERS["flux"](transformer=str(own))) == torch.bfloat16
+    with pytest.raises(ModelError, match="stored as unknown"):
+        base_dtype(TEACHERS["flux"](transformer=str(shutil.copy(place, tmp_path / "pickled.pt"))))
+
+
 @pytest.mark.parametrize("keep", [0, 100, -10])
 def test_truncated_sources_are_refused(tmp_path: Path, keep: int) -> None:
     file = tmp_path / "cut.safetensors"
