@@ -162,7 +162,7 @@ def test_runs_and_benchmarks_are_read(tab: Tab, address: str, folder: Path, widt
     tab.wait_for("!!document.querySelector('#folders textarea')?.offsetWidth")
     tab.fill("#folders textarea", str(tmp_path / "none"))
     tab.click("#open")
-    tab.wait_for("document.querySelector('#report').innerText.includes('none')")
+    tab.wait_for("document.querySelector('#report')?.innerText.includes('none')")
     tab.fill("#folders textarea", str(made))
     tab.click("#open")
     tab.wait_for("!!document.querySelector('#report iframe')")

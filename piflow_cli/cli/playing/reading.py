@@ -15,7 +15,15 @@ from piflow_cli.cli.playing.words import problem, said, table
 if TYPE_CHECKING:
     from piflow_cli.engine.benchmark.proof.compare import Row, Table
 
-PLAIN = {"fid_ratio": "FID ratio", "fid_to_teacher": "to teacher", "paired_error": "paired", "gap_closed": "gap closed"}
+PLAIN = {
+    "fid_ratio": "FID ratio",
+    "diversity_ratio": "diversity ratio",
+    "temporal_ratio": "temporal ratio",
+    "whole_error": "to whole",
+    "paired_error": "paired",
+    "fid_to_teacher": "to teacher",
+    "gap_closed": "gap closed",
+}
 """Numbers of rows besides scores, and their headings."""
 
 
@@ -60,24 +68,36 @@ def benchmark_table(path: str | None) -> str:
         return ""
     try:
         found = read_table(Path(path))
-        notes = [f"protocol {found.fingerprint}"] if found.fingerprint else []
-        return table(*_cells(found)) + said(*notes)
+        return table(*_cells(found)) + said(*_notes(found), warnings=[f"doubtful: {doubt}" for doubt in found.doubts])
     except Exception as error:
         return problem(error).replace(escape(path), escape(Path(path).name))
+
+
+def _notes(found: Table) -> list[str]:
+    """Which detector scores are of, and by which protocol, as below the table on the terminal."""
+    marked = [title for key, title in found.titles.items() if title != in_heading(key)]
+    notes = [f"* {', '.join(marked)}"] if marked else []
+    return notes + ([f"protocol {found.fingerprint}"] if found.fingerprint else [])
 
 
 def _cells(found: Table) -> tuple[list[str], list[list[str]]]:
     """Headings and rows, as on the terminal."""
     plain = [name for name in PLAIN if any(getattr(row, name) is not None for row in found.rows)]
     timed = any(row.network_s is not None and row.policy_s is not None for row in found.rows)
-    titles = [f"{in_heading(key)} {ARROWS.get(found.better.get(key, ''), '')}".strip() for key in found.titles]
-    headings = ["model", "method", "NFE", "h", *titles, *(PLAIN[name] for name in plain)]
+    quantised = any(row.quantization != "none" for row in found.rows)
+    titles = [
+        f"{in_heading(key)}{'' if title == in_heading(key) else '*'} {ARROWS.get(found.better.get(key), '')}".strip()
+        for key, title in found.titles.items()
+    ]
+    headings = ["model", "method", "NFE", "h", *(["base"] if quantised else []), *titles]
+    headings += [PLAIN[name] for name in plain]
     rows = [
         [
             row.model,
             row.method,
             str(row.nfe),
             f"{row.h:g}" if row.kind == "student" else "",
+            *([row.quantization if row.quantization != "none" else "whole"] if quantised else []),
             *(_cell(row, key, "{:.4g}") for key in found.titles),
             *(_cell(row, name, "{:.0%}" if name == "gap_closed" else "{:.3g}") for name in plain),
             *([_milliseconds(row)] if timed else []),
