@@ -41,7 +41,7 @@ class DigitsDetector(EmbeddedDetector):
 
 
 class EmojiDetector(EmbeddedDetector):
-    """The embedded classifier of 64x64 emoji; its features are (B, 128), its logits (B, K) of the base emoji."""
+    """The embedded classifier of 64x64 emoji; its features are (B, 256), its logits (B, K) of the base emoji."""
 
     name = EMOJI_NAME
     subject = "emoji"

@@ -1,16 +1,24 @@
 """Reference statistics from files and folders: what goes in comes out, and bad files are named."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from piflow_cli.errors import DataError
 from piflow_cli.metrics.detectors import reference as reference_module
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference, extract_features, mean_and_cov
-from piflow_cli.metrics.detectors.reference import load_reference, read_image, read_images, save_reference
+from piflow_cli.metrics.detectors.reference import (
+    load_reference,
+    read_image,
+    read_images,
+    save_compact_reference,
+    save_reference,
+)
 
 
 class PixelDetector:
@@ -51,6 +59,39 @@ def test_safetensors_round_trip(reference: Reference, tmp_path: Path) -> None:
     for field in ("mean", "cov", "features"):
         assert torch.equal(getattr(loaded, field), getattr(reference, field))
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_compact_features_are_near_and_their_statistics_are_their_own(reference: Reference, tmp_path: Path) -> None:
+    whole, compact = tmp_path / "whole.safetensors", tmp_path / "compact.safetensors"
+    features = reference.features.repeat(20, 1) * torch.tensor([1e-3, 1, 0, 50])
+    wide = Reference.of(FeatureSet(features), name="set", detector="pixels")
+    save_reference(wide, whole)
+    save_compact_reference(wide, compact)
+    loaded = load_reference(compact, detector=PixelDetector())
+    assert (loaded.detector, loaded.num_samples) == ("pixels", 600)
+    level = wide.features.abs().amax(dim=0) / 127
+    assert ((loaded.features - wide.features).abs() <= level * 0.501).all()
+    mean, cov = mean_and_cov(loaded.features)
+    assert torch.allclose(loaded.mean, mean, rtol=1e-12)
+    assert torch.allclose(loaded.cov, cov, rtol=1e-12)
+    assert compact.stat().st_size < whole.stat().st_size / 3
+
+
+def test_what_cannot_be_kept_or_read_compactly(reference: Reference, tmp_path: Path) -> None:
+    path = tmp_path / "reference.safetensors"
+    with pytest.raises(DataError, match="'set' has mean and covariance alone"):
+        save_compact_reference(dataclasses.replace(reference, features=None), path)
+    about = {"detector": "pixels", "num_samples": "30"}
+    levels = torch.zeros(30, 4, dtype=torch.int8)
+    for features, scale, message in [
+        (levels, torch.ones(3), r"features of shape \(30, 4\) and a scale of shape \(3,\)"),
+        (levels[0], torch.ones(4), r"features of shape \(4,\)"),
+        (levels, torch.full((4,), torch.nan), "features that are not finite"),
+    ]:
+        known = {"mean": torch.zeros(4), "cov": torch.eye(4)}
+        save_file({**known, "features": features, "scale": scale}, path, metadata=about)
+        with pytest.raises(DataError, match=message):
+            load_reference(path, detector=PixelDetector())
 
 
 def test_adm_npz(reference: Reference, tmp_path: Path) -> None:

@@ -3,16 +3,16 @@
     python -m piflow_cli.zoo.emoji.build features [--work DIR]
 
 A small classifier of the base emoji, in all styles; skin tones count as their base. A linear decoder, thrown away
-afterwards, must rebuild the picture at 16x16 from the features: a classifier alone forgets what differs between two
+afterwards, must rebuild the picture at 16x16 from the last layer: a classifier alone forgets what differs between two
 pictures of one class, and its FID would hardly see blur. One style of 15% of the emoji, 5% of the pictures, is held
 out: the accuracy says whether an emoji is known in a style in which it was never seen.
 
-The features are scaled so that their total variance over all pictures, weighted as they are sampled, is 128, one a
-dimension: a FID of 128 is as bad as replacing every picture by one with the mean features. `reference.safetensors`
-holds features, mean and covariance of the plain pictures, each once, without skin tones; all features come from the
-stored float16 weights.
+The features are the first D principal components of what the trained network measures of the plain pictures, each
+once, without skin tones: of every measured number scaled to a variance of 1, and scaled to it once more. A FID of D is
+as bad as replacing every picture by one with the mean features. `reference.safetensors` holds the features of these
+pictures in 8 bits; all features come from the stored float16 weights.
 """
-# B batch, N pictures, M plain pictures, D features, K classes.
+# B batch, N pictures, M plain pictures, D features, E measured, H hidden, K classes.
 
 import copy
 import hashlib
@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from piflow_cli.io.files import atomic_folder, write_atomic
 from piflow_cli.io.pictures import grid_picture, to_pictures
-from piflow_cli.metrics.detectors.emoji_net import FEATURE_DIM, SIZE_PX, EmojiNet
+from piflow_cli.metrics.detectors.emoji_net import FEATURE_DIM, HIDDEN_DIM, SIZE_PX, EmojiNet
 from piflow_cli.metrics.detectors.features import FeatureSet, Reference, extract_features, mean_and_cov
 from piflow_cli.metrics.detectors.load import EMOJI_NAME, EmojiDetector
-from piflow_cli.metrics.detectors.reference import save_reference
+from piflow_cli.metrics.detectors.reference import save_compact_reference
 from piflow_cli.zoo.emoji.build.data.pictures import Emoji, Pictures, sampling_weights
 from piflow_cli.zoo.emoji.build.training.loop import Habits, Run
 from piflow_cli.zoo.emoji.build.training.schedule import Budget, Recipe
@@ -43,6 +43,8 @@ LABEL_SMOOTHING = 0.1
 DECODER_WEIGHT = 10.0
 DECODED_PX = 16
 VARIED_SHARE = 0.75
+FAINTEST = 1e-7
+"""Variance of a component, relative to the largest, below which it is taken for rounding and not raised to 1."""
 SHIFT_PX = 3
 SCALE_RANGE = 0.08
 TINT_RANGE = 0.1
@@ -120,7 +122,8 @@ class FeaturesTask:
         self.weights = sampling_weights(pictures.emoji, pictures.style).masked_fill(held_out, 0)
         self.judged = (held_out & plain_pictures(pictures.emoji)).nonzero().flatten()
         net = EmojiNet(len(base_emoji(pictures.emoji)))
-        self.network = nn.ModuleDict({"net": net, "decoder": nn.Linear(FEATURE_DIM, 3 * DECODED_PX**2)}).to(device)
+        net.whitening.requires_grad_(False)
+        self.network = nn.ModuleDict({"net": net, "decoder": nn.Linear(HIDDEN_DIM, 3 * DECODED_PX**2)}).to(device)
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Cross-entropy with smoothed labels plus the decoder's squared error."""
@@ -129,8 +132,8 @@ class FeaturesTask:
         kept = round(len(images) * (1 - VARIED_SHARE))
         images = torch.cat([images[:kept], vary(images[kept:], generator)]).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
-            features, logits = self.network["net"](images)
-            decoded = self.network["decoder"](features).float()
+            hidden = self._hidden(images)
+            logits, decoded = self.network["net"].classifier(hidden), self.network["decoder"](hidden).float()
         small = nn.functional.adaptive_avg_pool2d(images, DECODED_PX).flatten(1)
         target = self.labels[index].to(self.device)
         loss = nn.functional.cross_entropy(logits.float(), target, label_smoothing=LABEL_SMOOTHING)
@@ -145,12 +148,15 @@ class FeaturesTask:
 
     @torch.no_grad()
     def draw(self) -> Image.Image:
-        """Held-out pictures above what the decoder makes of their features."""
+        """Held-out pictures above what the decoder makes of them."""
         images = self._shown[:: max(1, len(self.judged) // DRAWN)][:DRAWN].float() / 255
-        features, _ = self.network["net"](images.to(self.device))
-        small = self.network["decoder"](features).unflatten(1, (3, DECODED_PX, DECODED_PX)).cpu()
+        hidden = self._hidden(images.to(self.device))
+        small = self.network["decoder"](hidden).unflatten(1, (3, DECODED_PX, DECODED_PX)).cpu()
         rebuilt = nn.functional.interpolate(small, SIZE_PX)
         return grid_picture(to_pictures(torch.cat([images, rebuilt])), columns=len(images))
+
+    def _hidden(self, images: Tensor) -> Tensor:
+        return self.network["net"].measure(images)[:, -HIDDEN_DIM:]
 
     @property
     def _shown(self) -> Tensor:
@@ -163,21 +169,28 @@ def features_of(detector: EmojiDetector, images: Tensor) -> FeatureSet:
 
 
 @torch.no_grad()
-def scale_features(net: EmojiNet, features: Tensor, weights: Tensor) -> None:
-    """Scale a network's features to a total variance of D, and its classifier's weights back.
+def fit_whitening(net: EmojiNet, images: Tensor) -> None:
+    """Make a network's features the first D principal components of what it measures, each of variance 1 and mean 0.
+
+    The components are those of correlations: what is measured comes on scales that have nothing to do with each other.
 
     Args:
-        net: to change.
-        features: (N, D) that it gives now.
-        weights: (N,) of the pictures, summing to 1.
+        net: to change; its whitening alone.
+        images: (M, 3, 64, 64) uint8 that are so described.
+
+    Raises:
+        DataError: there are fewer than two pictures.
     """
-    values, share = features.double(), weights[:, None]
-    variance = (share * (values - (share * values).sum(dim=0)).square()).sum()
-    scale = (FEATURE_DIM / variance).sqrt().float().to(net.classifier.weight.device)
-    hidden = net.trunk[-1]
-    hidden.weight.mul_(scale)
-    hidden.bias.mul_(scale)
-    net.classifier.weight.div_(scale)
+    device = net.whitening.weight.device
+    parts = images.split(MEASURED_BATCH)
+    mean, cov = mean_and_cov(torch.cat([net.measure(part.to(device).float() / 255).cpu() for part in parts]))
+    spread = cov.diag().sqrt()  # (E,)
+    scale = torch.where(spread > 0, 1 / spread, 0)
+    variances, basis = torch.linalg.eigh(cov * scale * scale[:, None])  # ascending; (E,), (E, E)
+    variances, basis = variances.flip(0)[:FEATURE_DIM], basis.flip(1)[:, :FEATURE_DIM]
+    weight = (basis / variances.clamp(min=FAINTEST * variances[0]).sqrt()).T * scale  # (D, E)
+    net.whitening.weight.copy_(weight)
+    net.whitening.bias.copy_(-weight @ mean)
 
 
 def save_features(
@@ -197,11 +210,9 @@ def save_features(
         save_file({name: value.half().cpu() for name, value in net.state_dict().items()}, fresh / "model.safetensors")
         (fresh / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         plain = pictures.images[plain_pictures(pictures.emoji)]
-        features = features_of(EmojiDetector.from_folder(fresh), plain).features.half()  # (M, D)
-        mean, cov = mean_and_cov(features)
-        save_reference(
-            Reference("emoji", EMOJI_NAME, mean, cov, features, len(features)), fresh / "reference.safetensors"
-        )
+        found = features_of(EmojiDetector.from_folder(fresh), plain)
+        reference = Reference.of(found, name="emoji", detector=EMOJI_NAME)
+        save_compact_reference(reference, fresh / "reference.safetensors")
 
 
 def train_features(
@@ -228,8 +239,7 @@ def train_features(
     figures = run.judge(budget)
     with run.ema.applied():
         net = copy.deepcopy(task.network["net"])
-    features = features_of(EmojiDetector(net, device=device), pictures.images).features
-    scale_features(net, features, sampling_weights(pictures.emoji, pictures.style))
+    fit_whitening(net.eval(), pictures.images[plain_pictures(pictures.emoji)])
     folder = run.folder / "model"
     accuracy, num_judged = figures["held_out_accuracy"], len(task.judged)
     save_features(net, pictures, accuracy=accuracy, num_judged=num_judged, seed=recipe.seed, folder=folder)

