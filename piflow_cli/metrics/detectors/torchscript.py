@@ -152,8 +152,8 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ModelError(
-            f"cannot read the detector {path}: {error.strerror or error}. Pass digits-cnn, emoji-cnn, the path of "
-            f"inception-2015-12-05.pt, or {INCEPTION_URL}."
+            f"cannot read the detector {path}: {error.strerror or error}. Pass digits-cnn, emoji-cnn, pixels, the "
+            f"path of inception-2015-12-05.pt, {INCEPTION_URL}, or a folder or hub id of a vision model."
         ) from error
 
 
