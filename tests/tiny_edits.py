@@ -33,13 +33,19 @@ def rows(folder: Path) -> Path:
     return place
 
 
-def recipe(kind: str, folder: Path, *overrides: str, images: bool = False) -> Preset:
-    """A family's published recipe at the size of a random pipeline, on prompts about pictures."""
+def settings(kind: str, folder: Path, *, images: bool = False) -> tuple[str, list[str]]:
+    """A published preset, and what makes it one of a random pipeline on prompts about pictures."""
     make, preset = KINDS[kind]
-    settings: TeacherFamily = make(folder / kind)
+    family: TeacherFamily = make(folder / kind)
     place = rows(folder)
     data = f"type='captioned', path='{place}'" if images else f"type='prompts', path='{place / 'edits.jsonl'}'"
-    changes = settings.model_dump(include={"source", "width", "height", "max_sequence_length"})
+    changes = family.model_dump(include={"source", "width", "height", "max_sequence_length"})
     table = [f"teacher.{key}={json.dumps(value)}" for key, value in changes.items()]
     table += ["teacher.offload_encoders=false", "teacher.guidance_scale=2.0", "training.steps=3", *SMALL_TEXT]
-    return load_preset(preset, [*table, f"data={{{data}, references='references'}}", *overrides])
+    return preset, [*table, f"data={{{data}, references='references'}}"]
+
+
+def recipe(kind: str, folder: Path, *overrides: str, images: bool = False) -> Preset:
+    """A family's published recipe at the size of a random pipeline, on prompts about pictures."""
+    preset, table = settings(kind, folder, images=images)
+    return load_preset(preset, [*table, *overrides])

@@ -58,6 +58,8 @@ EXAMPLES = console.examples(
         "piflow distill --preset flux-4nfe --num-processes 8 --strategy fsdp2",
     ),
 )
+PICTURE = "PICTURE.png"
+"""Stands in a line to try for a file of the user's."""
 KEPT_CHECKPOINTS = "What was saved is kept: the same command goes on from the newest checkpoint."
 KEPT_SHARDS = "Whole shards are kept: the same command builds the others."
 
@@ -197,9 +199,9 @@ def command(
         )
     if not as_json:
         typer.echo(f"student  {result.student}")
-        typer.echo(
-            f"try it   {shlex.join(['piflow', 'sample', *result.examples, '--model', str(result.out), '--grid'])}"
-        )
+        pictures = ["--image", PICTURE] * recipe.teacher.num_pictures[0]
+        line = ["piflow", "sample", *result.examples, *pictures, "--model", str(result.out), "--grid"]
+        typer.echo(f"try it   {shlex.join(line)}")
 
 
 def _check_processes(recipe: Preset, num_processes: int, *, sharded: bool) -> None:

@@ -76,7 +76,8 @@ def _front(card: StudentCard, *, base: str | None, licence: str | None) -> list[
     """The metadata block."""
     lines = ["---", "library_name: piflow"]
     if card.teacher.students_need_base:
-        lines.append(f"pipeline_tag: text-to-{'video' if card.teacher.num_frames > 1 else 'image'}")
+        given, drawn = ("image" if _edits(card) else "text"), ("video" if card.teacher.num_frames > 1 else "image")
+        lines.append(f"pipeline_tag: {given}-to-{drawn}")
     if base is not None:
         lines += [f"base_model: {base}", f"base_model_relation: {'adapter' if card.adapter else 'finetune'}"]
     lines.append(f"license: {licence or 'other'}")
@@ -99,16 +100,22 @@ def _facts(card: StudentCard) -> list[str]:
 
 def _usage(card: StudentCard, *, place: str, written_as: str) -> list[str]:
     """How it is used from piflow, diffusers and ComfyUI."""
-    prompt, call = ("a cat", 'prompt="a cat"') if card.teacher.students_need_base else ("0", '"0"')
+    prompt, call, needed, file = "a cat", 'prompt="a cat"', [], "picture.png"
+    if not card.teacher.students_need_base:
+        prompt, call = "0", '"0"'
+    elif _edits(card):
+        prompt, call = "make it red", 'prompt="make it red", image=Image.open("picture.png")'
+        needed, file = ["from PIL import Image"], "edited.png"
+    asked = f'"{prompt}"' + " --image picture.png" * card.teacher.num_pictures[0]
     lines = [
         "## Use",
         "",
         "```console",
-        f'$ piflow sample "{prompt}" --model {place} --nfe {card.sampling.nfe}',
+        f"$ piflow sample {asked} --model {place} --nfe {card.sampling.nfe}",
         "```",
         "",
     ]
-    written, needed = f'pipe({call}).images[0].save("picture.png")', []
+    written = f'pipe({call}).images[0].save("{file}")'
     if card.teacher.num_frames > 1:
         written = f'export_to_video(pipe({call}).frames[0], "video.mp4", fps={card.teacher.frame_rate})'
         needed = ["from diffusers.utils import export_to_video"]
@@ -134,6 +141,11 @@ def _usage(card: StudentCard, *, place: str, written_as: str) -> list[str]:
     elif card.adapter is not None and card.teacher.type in ADAPTED:
         lines += [f"For ComfyUI: `piflow convert {place} student.safetensors --to comfyui`.", ""]
     return lines
+
+
+def _edits(card: StudentCard) -> bool:
+    """Whether a prompt says nothing to the student without a picture."""
+    return card.teacher.num_pictures[0] > 0
 
 
 def _table(scores: Mapping[str, Any] | None) -> list[str]:

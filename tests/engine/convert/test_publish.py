@@ -14,6 +14,7 @@ from tiny_models import PARITY
 from piflow_cli.engine.students.find import find_student
 from piflow_cli.engine.students.load import read_student
 from piflow_cli.engine.students.model_card import model_card
+from piflow_cli.teachers.qwen_image_edit.family import QwenImageEdit
 
 SCORES = {
     "rows": [{"model": "mine", "method": "gmflow", "nfe": 4, "h": 0.0, "scores": {"fid": 1.97234, "accuracy": 0.8}}],
@@ -65,6 +66,16 @@ def test_a_text_student_names_its_base_and_comfyui() -> None:
     assert 'load_pipeline("me/mine")' in text
     assert "ComfyUI-piFlow" in text
     assert "whose licence holds for it too" in text
+
+
+def test_a_student_that_edits_is_shown_with_a_picture() -> None:
+    stored, _ = read_student(PARITY / "e2e_qwen" / "adapter_gmqwen")
+    teacher = QwenImageEdit(source="Qwen/Qwen-Image-Edit-2509", width=64, height=64)
+    text = model_card(stored.card.model_copy(update={"teacher": teacher}), place="me/mine", written_as="native")
+    assert "pipeline_tag: image-to-image" in text
+    assert '$ piflow sample "make it red" --image picture.png --model me/mine' in text
+    assert "from PIL import Image\nfrom piflow_cli import load_pipeline\n" in text
+    assert 'pipe(prompt="make it red", image=Image.open("picture.png")).images[0].save("edited.png")' in text
 
 
 class Hub:

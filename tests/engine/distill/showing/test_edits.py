@@ -1,14 +1,16 @@
 """Validation by prompts about pictures: what it shows, the same after a stop, and nothing that fails late."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from cli_runner import run
 from PIL import Image, ImageChops
 from runs import assert_same, stop_at
 from safetensors.torch import load_file
-from tiny_edits import KINDS, recipe, rows
+from tiny_edits import KINDS, recipe, rows, settings
 from tiny_models import tiny_flux
 
 from piflow_cli.data.embeddings.cache import read_index
@@ -209,3 +211,18 @@ def test_pictures_that_cannot_be_had_are_refused_at_once(tmp_path: Path) -> None
     (rows(tmp_path) / "dog.png").write_bytes(b"no picture")
     refused(preset, tmp_path, DataError, r"dog\.png does not decode as a picture")
     check_at_once(recipe("qwen-edit", tmp_path, *asked(tmp_path, ("a dog", "none.png"), every=0)))
+
+
+def test_the_line_to_try_names_as_many_pictures_as_a_prompt_needs(tmp_path: Path, kind: str) -> None:
+    """And draws, with a picture in the place of what stands for it."""
+    preset, table = settings(kind, tmp_path)
+    changes = [part for setting in (*table, "training.preview_every=0") for part in ("--set", setting)]
+    ended = run("distill", "--preset", preset, *changes, "--steps", 1, "--out", "run", "--device", "cpu", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    tried = next(line for line in ended.stdout.splitlines() if line.startswith("try it"))
+    words = shlex.split(tried.removeprefix("try it"))
+    assert words.count("--image") == words.count("PICTURE.png") == (kind == "qwen-edit")
+    words = [word.replace("PICTURE.png", "edits/cat.png") for word in words[1:]]
+    drawn = run(*words, "--device", "cpu", "--out", "drawn.png", cwd=tmp_path)
+    assert drawn.returncode == 0, drawn.stderr
+    assert (tmp_path / "drawn.png").is_file()
