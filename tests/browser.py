@@ -97,8 +97,9 @@ class Tab:
             time.sleep(0.02)
 
     def click(self, selector: str) -> None:
-        """Click on what a selector finds first."""
-        self.value(f"document.querySelector({json.dumps(selector)}).click()")
+        """Click on what a selector finds first, once it is there: a page that draws itself anew lacks it a while."""
+        found = f"document.querySelector({json.dumps(selector)})"
+        self.wait_for(f"{found} !== null && ({found}.click(), true)")
 
     def fill(self, selector: str, text: str) -> None:
         """Put a text in the place of what a field holds, as if typed."""
