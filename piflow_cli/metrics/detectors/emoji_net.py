@@ -39,8 +39,8 @@ class EmojiNet(nn.Module):
         self.classifier = nn.Linear(HIDDEN_DIM, num_classes)
         self.whitening = nn.Linear(MEASURED_DIM, FEATURE_DIM)
 
-    def measure(self, images: Tensor) -> Tensor:
-        """What the features are made of, (B, E): the surface, means of the stages, then the last layer.
+    def depths(self, images: Tensor) -> list[Tensor]:
+        """The means of the stages, (B, C) each, then the last layer, (B, H).
 
         Args:
             images: (B, 3, 64, 64) in [0, 1].
@@ -49,7 +49,11 @@ class EmojiNet(nn.Module):
         for stage in self.stages:
             maps = stage(maps)  # (B, C, places, places)
             means.append(maps.mean(dim=(2, 3)))
-        return torch.cat([surface(images), *means, self.hidden(maps.flatten(1))], dim=1)
+        return [*means, self.hidden(maps.flatten(1))]
+
+    def measure(self, images: Tensor) -> Tensor:
+        """What the features are made of, (B, E): the surface, then all depths of (B, 3, 64, 64) in [0, 1]."""
+        return torch.cat([surface(images), *self.depths(images)], dim=1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features and class logits.

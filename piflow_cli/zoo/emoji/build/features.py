@@ -156,7 +156,8 @@ class FeaturesTask:
         return grid_picture(to_pictures(torch.cat([images, rebuilt])), columns=len(images))
 
     def _hidden(self, images: Tensor) -> Tensor:
-        return self.network["net"].measure(images)[:, -HIDDEN_DIM:]
+        """The last layer, (B, H): what is trained, without the surface, which no step needs."""
+        return self.network["net"].depths(images)[-1]
 
     @property
     def _shown(self) -> Tensor:

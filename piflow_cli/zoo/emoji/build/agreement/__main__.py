@@ -21,6 +21,7 @@ from torch import Tensor
 
 from piflow_cli.errors import PiflowError
 from piflow_cli.io.files import write_atomic
+from piflow_cli.io.pictures import to_uint8
 from piflow_cli.metrics.detectors.features import mean_and_cov
 from piflow_cli.metrics.frechet.fid import fid
 from piflow_cli.zoo.emoji.build.__main__ import WORK
@@ -35,25 +36,35 @@ ROWS = "agreement"
 """Folder of the drawn rows in the work folder."""
 
 
-def scores_of(network: Looks, real: Tensor, folder: Path) -> dict[str, float]:
-    """The Fréchet distance of every row to the real pictures (M, 3, 64, 64) uint8, in a network's features."""
-    mean, cov = mean_and_cov(features_of(network, real))
+class Judge:
+    """The Fréchet distance to the real pictures (M, 3, 64, 64) uint8 in a network's features."""
+
+    def __init__(self, network: Looks, real: Tensor) -> None:
+        self.name, self.network = network.name, network
+        self.mean, self.cov = mean_and_cov(features_of(network, real))
+
+    def __call__(self, images: Tensor) -> float:
+        """Of (N, 3, 64, 64) uint8 pictures."""
+        return fid(features_of(self.network, images), self.mean, self.cov)
+
+
+def scores_of(judge: Judge, folder: Path) -> dict[str, float]:
+    """The score of every row."""
     scores = {}
     for name in (*(row.name for row in DRAWN), *CHANGES):
         images = read_row(folder, LONGEST.name if name in CHANGES else name)
         if name in CHANGES:
-            images = (CHANGES[name](images.float() / 255) * 255).round().to(torch.uint8)
-        scores[name] = fid(features_of(network, images), mean, cov)
-        print(f"{network.name}: {name} {scores[name]:.4g}", file=sys.stderr, flush=True)
+            images = to_uint8(CHANGES[name](images.float() / 255))
+        scores[name] = judge(images)
+        print(f"{judge.name}: {name} {scores[name]:.4g}", file=sys.stderr, flush=True)
     return scores
 
 
-def graded(network: Looks, real: Tensor) -> str:
-    """How many degrees of damage to some real pictures (M, 3, 64, 64) uint8 a network puts in order, and which not."""
-    mean, cov = mean_and_cov(features_of(network, real))
+def graded(judge: Judge, real: Tensor) -> str:
+    """How many degrees of damage to some real pictures (M, 3, 64, 64) uint8 it puts in order, and which not."""
     chosen = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))[:NUM_PICTURES]
-    wrong, count = disorder(lambda images: fid(features_of(network, images), mean, cov), real[chosen])
-    return f"{network.name}: {count - len(wrong)} of {count} degrees of damage in order" + _listed(map(str, wrong))
+    wrong, count = disorder(judge, real[chosen])
+    return f"{judge.name}: {count - len(wrong)} of {count} degrees of damage in order" + _listed(map(str, wrong))
 
 
 def table(scores: dict[str, dict[str, float]]) -> str:
@@ -92,10 +103,11 @@ def main(arguments: list[str] | None = None) -> int:
         pictures = load_data(work)
         draw_rows(work / ROWS, lambda name: print(f"drawn: {name}", file=sys.stderr, flush=True))
         real = pictures.images[plain_pictures(pictures.emoji)]
-        scores = {network.name: scores_of(network, real, work / ROWS) for network in compared}
+        judges = [Judge(network, real) for network in compared]
+        scores = {judge.name: scores_of(judge, work / ROWS) for judge in judges}
         if options.json is not None:
             write_atomic(options.json, json.dumps(scores, indent=1) + "\n")
-        degrees = [graded(network, real) for network in compared]
+        degrees = [graded(judge, real) for judge in judges]
     except PiflowError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

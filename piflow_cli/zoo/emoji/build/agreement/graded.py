@@ -3,6 +3,8 @@
 
 import io
 from collections.abc import Callable, Iterator
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from piflow_cli.io.pictures import to_uint8
 from piflow_cli.zoo.emoji.build.agreement.rows import blur, grey, noise, shift, swap
 
 NUM_PICTURES = 500
@@ -49,7 +52,7 @@ def fade(images: Tensor, share: float) -> Tensor:
 def jpeg(images: Tensor, quality: int) -> Tensor:
     """The same through a JPEG file."""
     found = []
-    for levels in (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1):
+    for levels in to_uint8(images).permute(0, 2, 3, 1):
         file = io.BytesIO()
         Image.fromarray(levels.numpy()).save(file, "JPEG", quality=quality)
         found.append(torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1))
@@ -112,18 +115,14 @@ def degrees(images: Tensor) -> Iterator[tuple[str, float, Tensor]]:
     values = images.float() / 255
     for name, (change, strengths) in GRADED.items():
         for strength in strengths:
-            yield name, strength, (change(values, strength).clamp(0, 1) * 255).round().to(torch.uint8)
+            yield name, strength, to_uint8(change(values, strength))
 
 
 def disorder(score: Callable[[Tensor], float], images: Tensor) -> tuple[list[Pair], int]:
     """The pairs that a score, lower better, puts in the wrong order, and of how many; 0 is the undamaged picture."""
     none, wrong, count = score(images), [], 0
-    before: dict[str, tuple[float, float]] = {}
-    for name, strength, changed in degrees(images):
-        slighter, value = before.get(name, (0.0, none))
-        found = score(changed)
-        count += 1
-        if not value < found:
-            wrong.append(Pair(name, slighter, strength))
-        before[name] = (strength, found)
+    for name, group in groupby(degrees(images), key=itemgetter(0)):
+        scored = [(0.0, none), *((strength, score(changed)) for _, strength, changed in group)]
+        wrong += [Pair(name, a, b) for (a, better), (b, worse) in pairwise(scored) if not better < worse]
+        count += len(scored) - 1
     return wrong, count

@@ -17,6 +17,7 @@ from piflow_cli.engine.sample.open import open_student
 from piflow_cli.engine.students.settings import sampling_settings
 from piflow_cli.engine.students.shared import Bases
 from piflow_cli.io.files import write_atomic
+from piflow_cli.io.pictures import to_uint8
 from piflow_cli.zoo.emoji.build.prompt_list import PROMPT_LIST
 
 NUM_PICTURES = 1500
@@ -163,4 +164,4 @@ def path_of(folder: Path, name: str) -> Path:
 def _draw(sampler: Sampler, questions: Questions, *, seed: int) -> Tensor:
     device = torch.device("cpu")
     batches = sampler.pictures(questions, batch_size=BATCH_SIZE, seed=seed, device=device, meter=Meter())
-    return torch.cat([(batch * 255).round().to(torch.uint8) for batch in batches])
+    return torch.cat([to_uint8(batch) for batch in batches])
