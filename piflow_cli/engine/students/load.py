@@ -18,7 +18,7 @@ from piflow_cli.formats.native import NativeFormat, read_card
 from piflow_cli.formats.released.layouts import tells_no_steps
 from piflow_cli.formats.student import Format, Recipe, StoredStudent, StudentCard, check_sizes
 from piflow_cli.io.checksums import MANIFEST, check_manifest
-from piflow_cli.io.tensors.exact import stays_float32
+from piflow_cli.io.tensors.exact import held_dtype
 from piflow_cli.io.weights import check_shapes
 from piflow_cli.preset import Preset, load_preset
 
@@ -195,9 +195,7 @@ def assemble(
     module, backbone, space = family.rebuild(card.network, folder=folder, device=device, dtype=dtype)
     network = Student(module, backbone=backbone, family=card.policy)
     check_shapes(stored.weights, dict(module.named_parameters()), source=name)
-    weights = {
-        key: tensor.to(torch.float32 if stays_float32(module, key) else dtype) for key, tensor in stored.weights.items()
-    }
+    weights = {key: tensor.to(held_dtype(module, key, dtype)) for key, tensor in stored.weights.items()}
     module.load_state_dict(weights, strict=False, assign=True)
     network.requires_grad_(False).eval().to(device)
     return LoadedStudent(

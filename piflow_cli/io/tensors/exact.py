@@ -19,6 +19,11 @@ def stays_float32(module: nn.Module, name: str) -> bool:
     return not set(name.split(".")).isdisjoint(kept)
 
 
+def held_dtype(module: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
+    """What a parameter is held in where the others are held in `dtype`."""
+    return torch.float32 if stays_float32(module, name) else dtype
+
+
 def rounded_dtype(module: nn.Module) -> torch.dtype:
     """What the weights are in that are not kept in float32: of the first one, float32 where all are kept."""
     named = (p.dtype for name, p in module.named_parameters() if not stays_float32(module, name))

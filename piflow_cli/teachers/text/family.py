@@ -15,7 +15,7 @@ from piflow_cli.core.interfaces import Backbone, BaseWalk
 from piflow_cli.errors import ModelError
 from piflow_cli.io.hub import local_path
 from piflow_cli.io.tensors.digests import digest_models, fingerprint
-from piflow_cli.io.tensors.exact import stays_float32
+from piflow_cli.io.tensors.exact import held_dtype
 from piflow_cli.io.tensors.slices import SlicedWeights
 from piflow_cli.io.weights import read_json
 from piflow_cli.teachers.text.described import DescribedText
@@ -103,7 +103,7 @@ class TextFamily(DescribedText, ABC):
         config = self.base_config(plain_config(read_index(self)[1]))
         module = self.build(config)
         for name, tensor in module.state_dict(keep_vars=True).items():  # buffers too where they are in files
-            tensor.data = tensor.data.to(torch.float32 if stays_float32(module, name) else dtype)
+            tensor.data = tensor.data.to(held_dtype(module, name, dtype))
         teacher = TextTeacher(
             name=self.source,
             module=module.requires_grad_(False).eval(),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from piflow_cli.errors import ModelError
-from piflow_cli.io.tensors.exact import stays_float32
+from piflow_cli.io.tensors.exact import held_dtype, stays_float32
 from piflow_cli.io.weights import check_layers, check_shapes, check_values, read_weights
 from piflow_cli.teachers.text.loading.float8 import unscale, weight_names
 
@@ -44,7 +44,7 @@ def load_single_file(
         weights = _to_diffusers(weights, kind, source=path)
     check_shapes(weights, expected, source=path)
     check_values(weights, source=path)
-    rounded = {name: t if stays_float32(module, name) else t.to(dtype) for name, t in weights.items()}
+    rounded = {name: tensor.to(held_dtype(module, name, dtype)) for name, tensor in weights.items()}
     module.load_state_dict(rounded, assign=True)
     if others:
         found = " and ".join(sorted({name.split(".")[0] for name in others}))
